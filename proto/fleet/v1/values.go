@@ -1,0 +1,98 @@
+package fleetv1
+
+// The words of the API. Enumerations are strings in the wire format so that JSON, YAML, tables and
+// SPEC.md spell them the same way.
+
+// States of a service (SPEC §3).
+const (
+	ServiceDeploying = "Deploying"
+	ServiceRunning   = "Running"
+	ServiceAlarm     = "Alarm"
+	ServiceAbnormal  = "Abnormal"
+	ServiceStopping  = "Stopping"
+	ServiceStopped   = "Stopped"
+	ServiceDeleting  = "Deleting"
+)
+
+// Desired states of services and instances.
+const (
+	DesiredRunning = "running"
+	DesiredStopped = "stopped"
+	DesiredDeleted = "deleted"
+)
+
+// Observed states of an instance, in the order in which an attempt goes through them.
+const (
+	InstanceAccepted  = "Accepted"
+	InstancePulling   = "Pulling"
+	InstancePreparing = "Preparing"
+	InstanceStarting  = "Starting"
+	InstanceRunning   = "Running"
+	InstanceDraining  = "Draining"
+	InstanceStopping  = "Stopping"
+	InstanceExited    = "Exited"
+	InstanceFailed    = "Failed"
+	InstanceReaped    = "Reaped"
+)
+
+// States of a model version (SPEC §2).
+const (
+	ModelImporting = "Importing"
+	ModelNormal    = "Normal"
+	ModelAbnormal  = "Abnormal"
+)
+
+// States of a node.
+const (
+	NodeReady       = "Ready"
+	NodeUnreachable = "Unreachable"
+)
+
+// Health of an instance and of a device.
+const (
+	Healthy      = "Healthy"
+	Unhealthy    = "Unhealthy"
+	Unresponsive = "Unresponsive"
+	Lost         = "Lost"
+)
+
+// Types of events (SPEC §1).
+const (
+	EventNormal   = "Normal"
+	EventWarning  = "Warning"
+	EventAbnormal = "Abnormal"
+)
+
+// Kinds of pools.
+const (
+	PoolPublic    = "public"
+	PoolDedicated = "dedicated"
+)
+
+// Networks of an instance.
+const (
+	NetworkBridge = "bridge"
+	NetworkHost   = "host"
+)
+
+// Roles of a token.
+const (
+	RoleAdmin = "admin"
+	RoleAgent = "agent"
+)
+
+// Default is the account and the project that exist from the start.
+const Default = "default"
+
+// Kinds of objects, as in ObjectRef.Kind.
+const (
+	KindCluster  = "cluster"
+	KindToken    = "token"
+	KindNode     = "node"
+	KindDevice   = "device"
+	KindFlavor   = "flavor"
+	KindPool     = "pool"
+	KindModel    = "model"
+	KindService  = "service"
+	KindInstance = "instance"
+)
