@@ -982,6 +982,280 @@ func (x *RelayResponse) GetInput() *ExecInput {
 	return nil
 }
 
+type ListLocalInstancesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLocalInstancesRequest) Reset() {
+	*x = ListLocalInstancesRequest{}
+	mi := &file_fleet_v1_agent_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLocalInstancesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLocalInstancesRequest) ProtoMessage() {}
+
+func (x *ListLocalInstancesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_agent_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLocalInstancesRequest.ProtoReflect.Descriptor instead.
+func (*ListLocalInstancesRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_agent_proto_rawDescGZIP(), []int{13}
+}
+
+type ListLocalInstancesResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Instances []*Instance            `protobuf:"bytes,1,rep,name=instances,proto3" json:"instances,omitempty"`
+	// Whether a scheduler is connected now.
+	Connected     bool `protobuf:"varint,2,opt,name=connected,proto3" json:"connected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLocalInstancesResponse) Reset() {
+	*x = ListLocalInstancesResponse{}
+	mi := &file_fleet_v1_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLocalInstancesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLocalInstancesResponse) ProtoMessage() {}
+
+func (x *ListLocalInstancesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLocalInstancesResponse.ProtoReflect.Descriptor instead.
+func (*ListLocalInstancesResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_agent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListLocalInstancesResponse) GetInstances() []*Instance {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+func (x *ListLocalInstancesResponse) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+type GetLocalLogsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or ID.
+	Name          string    `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Query         *LogQuery `protobuf:"bytes,2,opt,name=query,proto3" json:"query,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLocalLogsRequest) Reset() {
+	*x = GetLocalLogsRequest{}
+	mi := &file_fleet_v1_agent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLocalLogsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLocalLogsRequest) ProtoMessage() {}
+
+func (x *GetLocalLogsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_agent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLocalLogsRequest.ProtoReflect.Descriptor instead.
+func (*GetLocalLogsRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_agent_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GetLocalLogsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetLocalLogsRequest) GetQuery() *LogQuery {
+	if x != nil {
+		return x.Query
+	}
+	return nil
+}
+
+type GetLocalLogsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lines         []*LogLine             `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLocalLogsResponse) Reset() {
+	*x = GetLocalLogsResponse{}
+	mi := &file_fleet_v1_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLocalLogsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLocalLogsResponse) ProtoMessage() {}
+
+func (x *GetLocalLogsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLocalLogsResponse.ProtoReflect.Descriptor instead.
+func (*GetLocalLogsResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *GetLocalLogsResponse) GetLines() []*LogLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+type StopLocalInstanceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopLocalInstanceRequest) Reset() {
+	*x = StopLocalInstanceRequest{}
+	mi := &file_fleet_v1_agent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopLocalInstanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopLocalInstanceRequest) ProtoMessage() {}
+
+func (x *StopLocalInstanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_agent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopLocalInstanceRequest.ProtoReflect.Descriptor instead.
+func (*StopLocalInstanceRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_agent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *StopLocalInstanceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type StopLocalInstanceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Instance      *Instance              `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopLocalInstanceResponse) Reset() {
+	*x = StopLocalInstanceResponse{}
+	mi := &file_fleet_v1_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopLocalInstanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopLocalInstanceResponse) ProtoMessage() {}
+
+func (x *StopLocalInstanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopLocalInstanceResponse.ProtoReflect.Descriptor instead.
+func (*StopLocalInstanceResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_agent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *StopLocalInstanceResponse) GetInstance() *Instance {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
 var File_fleet_v1_agent_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_agent_proto_rawDesc = "" +
@@ -1059,10 +1333,27 @@ const file_fleet_v1_agent_proto_rawDesc = "" +
 	"\x06output\x18\x03 \x01(\v2\x14.fleet.v1.ExecOutputR\x06output\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\":\n" +
 	"\rRelayResponse\x12)\n" +
-	"\x05input\x18\x01 \x01(\v2\x13.fleet.v1.ExecInputR\x05input2\x90\x01\n" +
+	"\x05input\x18\x01 \x01(\v2\x13.fleet.v1.ExecInputR\x05input\"\x1b\n" +
+	"\x19ListLocalInstancesRequest\"l\n" +
+	"\x1aListLocalInstancesResponse\x120\n" +
+	"\tinstances\x18\x01 \x03(\v2\x12.fleet.v1.InstanceR\tinstances\x12\x1c\n" +
+	"\tconnected\x18\x02 \x01(\bR\tconnected\"S\n" +
+	"\x13GetLocalLogsRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
+	"\x05query\x18\x02 \x01(\v2\x12.fleet.v1.LogQueryR\x05query\"?\n" +
+	"\x14GetLocalLogsResponse\x12'\n" +
+	"\x05lines\x18\x01 \x03(\v2\x11.fleet.v1.LogLineR\x05lines\".\n" +
+	"\x18StopLocalInstanceRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"K\n" +
+	"\x19StopLocalInstanceResponse\x12.\n" +
+	"\binstance\x18\x01 \x01(\v2\x12.fleet.v1.InstanceR\binstance2\x90\x01\n" +
 	"\fAgentService\x12B\n" +
 	"\aSession\x12\x18.fleet.v1.SessionRequest\x1a\x19.fleet.v1.SessionResponse(\x010\x01\x12<\n" +
-	"\x05Relay\x12\x16.fleet.v1.RelayRequest\x1a\x17.fleet.v1.RelayResponse(\x010\x01B7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
+	"\x05Relay\x12\x16.fleet.v1.RelayRequest\x1a\x17.fleet.v1.RelayResponse(\x010\x012\x9e\x02\n" +
+	"\fLocalService\x12_\n" +
+	"\x12ListLocalInstances\x12#.fleet.v1.ListLocalInstancesRequest\x1a$.fleet.v1.ListLocalInstancesResponse\x12O\n" +
+	"\fGetLocalLogs\x12\x1d.fleet.v1.GetLocalLogsRequest\x1a\x1e.fleet.v1.GetLocalLogsResponse0\x01\x12\\\n" +
+	"\x11StopLocalInstance\x12\".fleet.v1.StopLocalInstanceRequest\x1a#.fleet.v1.StopLocalInstanceResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
 
 var (
 	file_fleet_v1_agent_proto_rawDescOnce sync.Once
@@ -1076,61 +1367,77 @@ func file_fleet_v1_agent_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_agent_proto_rawDescData
 }
 
-var file_fleet_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_fleet_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_fleet_v1_agent_proto_goTypes = []any{
-	(*SessionRequest)(nil),   // 0: fleet.v1.SessionRequest
-	(*SessionResponse)(nil),  // 1: fleet.v1.SessionResponse
-	(*Hello)(nil),            // 2: fleet.v1.Hello
-	(*Welcome)(nil),          // 3: fleet.v1.Welcome
-	(*Heartbeat)(nil),        // 4: fleet.v1.Heartbeat
-	(*AssignmentSet)(nil),    // 5: fleet.v1.AssignmentSet
-	(*StatusReport)(nil),     // 6: fleet.v1.StatusReport
-	(*InstanceReport)(nil),   // 7: fleet.v1.InstanceReport
-	(*ReportedEvent)(nil),    // 8: fleet.v1.ReportedEvent
-	(*ReportAck)(nil),        // 9: fleet.v1.ReportAck
-	(*RelayOrder)(nil),       // 10: fleet.v1.RelayOrder
-	(*RelayRequest)(nil),     // 11: fleet.v1.RelayRequest
-	(*RelayResponse)(nil),    // 12: fleet.v1.RelayResponse
-	(*NodeFacts)(nil),        // 13: fleet.v1.NodeFacts
-	(*PullProgress)(nil),     // 14: fleet.v1.PullProgress
-	(*Instance)(nil),         // 15: fleet.v1.Instance
-	(*InstanceObserved)(nil), // 16: fleet.v1.InstanceObserved
-	(*LogQuery)(nil),         // 17: fleet.v1.LogQuery
-	(*ExecStart)(nil),        // 18: fleet.v1.ExecStart
-	(*LogLine)(nil),          // 19: fleet.v1.LogLine
-	(*ExecOutput)(nil),       // 20: fleet.v1.ExecOutput
-	(*ExecInput)(nil),        // 21: fleet.v1.ExecInput
+	(*SessionRequest)(nil),             // 0: fleet.v1.SessionRequest
+	(*SessionResponse)(nil),            // 1: fleet.v1.SessionResponse
+	(*Hello)(nil),                      // 2: fleet.v1.Hello
+	(*Welcome)(nil),                    // 3: fleet.v1.Welcome
+	(*Heartbeat)(nil),                  // 4: fleet.v1.Heartbeat
+	(*AssignmentSet)(nil),              // 5: fleet.v1.AssignmentSet
+	(*StatusReport)(nil),               // 6: fleet.v1.StatusReport
+	(*InstanceReport)(nil),             // 7: fleet.v1.InstanceReport
+	(*ReportedEvent)(nil),              // 8: fleet.v1.ReportedEvent
+	(*ReportAck)(nil),                  // 9: fleet.v1.ReportAck
+	(*RelayOrder)(nil),                 // 10: fleet.v1.RelayOrder
+	(*RelayRequest)(nil),               // 11: fleet.v1.RelayRequest
+	(*RelayResponse)(nil),              // 12: fleet.v1.RelayResponse
+	(*ListLocalInstancesRequest)(nil),  // 13: fleet.v1.ListLocalInstancesRequest
+	(*ListLocalInstancesResponse)(nil), // 14: fleet.v1.ListLocalInstancesResponse
+	(*GetLocalLogsRequest)(nil),        // 15: fleet.v1.GetLocalLogsRequest
+	(*GetLocalLogsResponse)(nil),       // 16: fleet.v1.GetLocalLogsResponse
+	(*StopLocalInstanceRequest)(nil),   // 17: fleet.v1.StopLocalInstanceRequest
+	(*StopLocalInstanceResponse)(nil),  // 18: fleet.v1.StopLocalInstanceResponse
+	(*NodeFacts)(nil),                  // 19: fleet.v1.NodeFacts
+	(*PullProgress)(nil),               // 20: fleet.v1.PullProgress
+	(*Instance)(nil),                   // 21: fleet.v1.Instance
+	(*InstanceObserved)(nil),           // 22: fleet.v1.InstanceObserved
+	(*LogQuery)(nil),                   // 23: fleet.v1.LogQuery
+	(*ExecStart)(nil),                  // 24: fleet.v1.ExecStart
+	(*LogLine)(nil),                    // 25: fleet.v1.LogLine
+	(*ExecOutput)(nil),                 // 26: fleet.v1.ExecOutput
+	(*ExecInput)(nil),                  // 27: fleet.v1.ExecInput
 }
 var file_fleet_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: fleet.v1.SessionRequest.hello:type_name -> fleet.v1.Hello
 	4,  // 1: fleet.v1.SessionRequest.heartbeat:type_name -> fleet.v1.Heartbeat
 	6,  // 2: fleet.v1.SessionRequest.report:type_name -> fleet.v1.StatusReport
-	13, // 3: fleet.v1.SessionRequest.facts:type_name -> fleet.v1.NodeFacts
+	19, // 3: fleet.v1.SessionRequest.facts:type_name -> fleet.v1.NodeFacts
 	3,  // 4: fleet.v1.SessionResponse.welcome:type_name -> fleet.v1.Welcome
 	5,  // 5: fleet.v1.SessionResponse.assignments:type_name -> fleet.v1.AssignmentSet
 	9,  // 6: fleet.v1.SessionResponse.ack:type_name -> fleet.v1.ReportAck
 	10, // 7: fleet.v1.SessionResponse.relay:type_name -> fleet.v1.RelayOrder
-	13, // 8: fleet.v1.Hello.facts:type_name -> fleet.v1.NodeFacts
-	14, // 9: fleet.v1.Heartbeat.pulls:type_name -> fleet.v1.PullProgress
-	15, // 10: fleet.v1.AssignmentSet.instances:type_name -> fleet.v1.Instance
+	19, // 8: fleet.v1.Hello.facts:type_name -> fleet.v1.NodeFacts
+	20, // 9: fleet.v1.Heartbeat.pulls:type_name -> fleet.v1.PullProgress
+	21, // 10: fleet.v1.AssignmentSet.instances:type_name -> fleet.v1.Instance
 	7,  // 11: fleet.v1.StatusReport.instances:type_name -> fleet.v1.InstanceReport
 	8,  // 12: fleet.v1.StatusReport.node_events:type_name -> fleet.v1.ReportedEvent
-	16, // 13: fleet.v1.InstanceReport.observed:type_name -> fleet.v1.InstanceObserved
+	22, // 13: fleet.v1.InstanceReport.observed:type_name -> fleet.v1.InstanceObserved
 	8,  // 14: fleet.v1.InstanceReport.events:type_name -> fleet.v1.ReportedEvent
-	17, // 15: fleet.v1.RelayOrder.logs:type_name -> fleet.v1.LogQuery
-	18, // 16: fleet.v1.RelayOrder.exec:type_name -> fleet.v1.ExecStart
-	19, // 17: fleet.v1.RelayRequest.lines:type_name -> fleet.v1.LogLine
-	20, // 18: fleet.v1.RelayRequest.output:type_name -> fleet.v1.ExecOutput
-	21, // 19: fleet.v1.RelayResponse.input:type_name -> fleet.v1.ExecInput
-	0,  // 20: fleet.v1.AgentService.Session:input_type -> fleet.v1.SessionRequest
-	11, // 21: fleet.v1.AgentService.Relay:input_type -> fleet.v1.RelayRequest
-	1,  // 22: fleet.v1.AgentService.Session:output_type -> fleet.v1.SessionResponse
-	12, // 23: fleet.v1.AgentService.Relay:output_type -> fleet.v1.RelayResponse
-	22, // [22:24] is the sub-list for method output_type
-	20, // [20:22] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	23, // 15: fleet.v1.RelayOrder.logs:type_name -> fleet.v1.LogQuery
+	24, // 16: fleet.v1.RelayOrder.exec:type_name -> fleet.v1.ExecStart
+	25, // 17: fleet.v1.RelayRequest.lines:type_name -> fleet.v1.LogLine
+	26, // 18: fleet.v1.RelayRequest.output:type_name -> fleet.v1.ExecOutput
+	27, // 19: fleet.v1.RelayResponse.input:type_name -> fleet.v1.ExecInput
+	21, // 20: fleet.v1.ListLocalInstancesResponse.instances:type_name -> fleet.v1.Instance
+	23, // 21: fleet.v1.GetLocalLogsRequest.query:type_name -> fleet.v1.LogQuery
+	25, // 22: fleet.v1.GetLocalLogsResponse.lines:type_name -> fleet.v1.LogLine
+	21, // 23: fleet.v1.StopLocalInstanceResponse.instance:type_name -> fleet.v1.Instance
+	0,  // 24: fleet.v1.AgentService.Session:input_type -> fleet.v1.SessionRequest
+	11, // 25: fleet.v1.AgentService.Relay:input_type -> fleet.v1.RelayRequest
+	13, // 26: fleet.v1.LocalService.ListLocalInstances:input_type -> fleet.v1.ListLocalInstancesRequest
+	15, // 27: fleet.v1.LocalService.GetLocalLogs:input_type -> fleet.v1.GetLocalLogsRequest
+	17, // 28: fleet.v1.LocalService.StopLocalInstance:input_type -> fleet.v1.StopLocalInstanceRequest
+	1,  // 29: fleet.v1.AgentService.Session:output_type -> fleet.v1.SessionResponse
+	12, // 30: fleet.v1.AgentService.Relay:output_type -> fleet.v1.RelayResponse
+	14, // 31: fleet.v1.LocalService.ListLocalInstances:output_type -> fleet.v1.ListLocalInstancesResponse
+	16, // 32: fleet.v1.LocalService.GetLocalLogs:output_type -> fleet.v1.GetLocalLogsResponse
+	18, // 33: fleet.v1.LocalService.StopLocalInstance:output_type -> fleet.v1.StopLocalInstanceResponse
+	29, // [29:34] is the sub-list for method output_type
+	24, // [24:29] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_agent_proto_init() }
@@ -1163,9 +1470,9 @@ func file_fleet_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_agent_proto_rawDesc), len(file_fleet_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   19,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_fleet_v1_agent_proto_goTypes,
 		DependencyIndexes: file_fleet_v1_agent_proto_depIdxs,

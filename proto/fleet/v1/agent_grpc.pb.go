@@ -153,3 +153,193 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 	},
 	Metadata: "fleet/v1/agent.proto",
 }
+
+const (
+	LocalService_ListLocalInstances_FullMethodName = "/fleet.v1.LocalService/ListLocalInstances"
+	LocalService_GetLocalLogs_FullMethodName       = "/fleet.v1.LocalService/GetLocalLogs"
+	LocalService_StopLocalInstance_FullMethodName  = "/fleet.v1.LocalService/StopLocalInstance"
+)
+
+// LocalServiceClient is the client API for LocalService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// LocalService is what the agent itself answers on its local socket (root only), with or without a
+// scheduler: `drover agent list|logs|stop`.
+type LocalServiceClient interface {
+	ListLocalInstances(ctx context.Context, in *ListLocalInstancesRequest, opts ...grpc.CallOption) (*ListLocalInstancesResponse, error)
+	GetLocalLogs(ctx context.Context, in *GetLocalLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetLocalLogsResponse], error)
+	// StopLocalInstance stops an instance for good; the scheduler, when it is back, replaces it.
+	StopLocalInstance(ctx context.Context, in *StopLocalInstanceRequest, opts ...grpc.CallOption) (*StopLocalInstanceResponse, error)
+}
+
+type localServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewLocalServiceClient(cc grpc.ClientConnInterface) LocalServiceClient {
+	return &localServiceClient{cc}
+}
+
+func (c *localServiceClient) ListLocalInstances(ctx context.Context, in *ListLocalInstancesRequest, opts ...grpc.CallOption) (*ListLocalInstancesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListLocalInstancesResponse)
+	err := c.cc.Invoke(ctx, LocalService_ListLocalInstances_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *localServiceClient) GetLocalLogs(ctx context.Context, in *GetLocalLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetLocalLogsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &LocalService_ServiceDesc.Streams[0], LocalService_GetLocalLogs_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[GetLocalLogsRequest, GetLocalLogsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LocalService_GetLocalLogsClient = grpc.ServerStreamingClient[GetLocalLogsResponse]
+
+func (c *localServiceClient) StopLocalInstance(ctx context.Context, in *StopLocalInstanceRequest, opts ...grpc.CallOption) (*StopLocalInstanceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StopLocalInstanceResponse)
+	err := c.cc.Invoke(ctx, LocalService_StopLocalInstance_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// LocalServiceServer is the server API for LocalService service.
+// All implementations must embed UnimplementedLocalServiceServer
+// for forward compatibility.
+//
+// LocalService is what the agent itself answers on its local socket (root only), with or without a
+// scheduler: `drover agent list|logs|stop`.
+type LocalServiceServer interface {
+	ListLocalInstances(context.Context, *ListLocalInstancesRequest) (*ListLocalInstancesResponse, error)
+	GetLocalLogs(*GetLocalLogsRequest, grpc.ServerStreamingServer[GetLocalLogsResponse]) error
+	// StopLocalInstance stops an instance for good; the scheduler, when it is back, replaces it.
+	StopLocalInstance(context.Context, *StopLocalInstanceRequest) (*StopLocalInstanceResponse, error)
+	mustEmbedUnimplementedLocalServiceServer()
+}
+
+// UnimplementedLocalServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedLocalServiceServer struct{}
+
+func (UnimplementedLocalServiceServer) ListLocalInstances(context.Context, *ListLocalInstancesRequest) (*ListLocalInstancesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListLocalInstances not implemented")
+}
+func (UnimplementedLocalServiceServer) GetLocalLogs(*GetLocalLogsRequest, grpc.ServerStreamingServer[GetLocalLogsResponse]) error {
+	return status.Error(codes.Unimplemented, "method GetLocalLogs not implemented")
+}
+func (UnimplementedLocalServiceServer) StopLocalInstance(context.Context, *StopLocalInstanceRequest) (*StopLocalInstanceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StopLocalInstance not implemented")
+}
+func (UnimplementedLocalServiceServer) mustEmbedUnimplementedLocalServiceServer() {}
+func (UnimplementedLocalServiceServer) testEmbeddedByValue()                      {}
+
+// UnsafeLocalServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to LocalServiceServer will
+// result in compilation errors.
+type UnsafeLocalServiceServer interface {
+	mustEmbedUnimplementedLocalServiceServer()
+}
+
+func RegisterLocalServiceServer(s grpc.ServiceRegistrar, srv LocalServiceServer) {
+	// If the following call panics, it indicates UnimplementedLocalServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&LocalService_ServiceDesc, srv)
+}
+
+func _LocalService_ListLocalInstances_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListLocalInstancesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LocalServiceServer).ListLocalInstances(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LocalService_ListLocalInstances_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LocalServiceServer).ListLocalInstances(ctx, req.(*ListLocalInstancesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LocalService_GetLocalLogs_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(GetLocalLogsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LocalServiceServer).GetLocalLogs(m, &grpc.GenericServerStream[GetLocalLogsRequest, GetLocalLogsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LocalService_GetLocalLogsServer = grpc.ServerStreamingServer[GetLocalLogsResponse]
+
+func _LocalService_StopLocalInstance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StopLocalInstanceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LocalServiceServer).StopLocalInstance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LocalService_StopLocalInstance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LocalServiceServer).StopLocalInstance(ctx, req.(*StopLocalInstanceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// LocalService_ServiceDesc is the grpc.ServiceDesc for LocalService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var LocalService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "fleet.v1.LocalService",
+	HandlerType: (*LocalServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "ListLocalInstances",
+			Handler:    _LocalService_ListLocalInstances_Handler,
+		},
+		{
+			MethodName: "StopLocalInstance",
+			Handler:    _LocalService_StopLocalInstance_Handler,
+		},
+	},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "GetLocalLogs",
+			Handler:       _LocalService_GetLocalLogs_Handler,
+			ServerStreams: true,
+		},
+	},
+	Metadata: "fleet/v1/agent.proto",
+}
