@@ -1,0 +1,85 @@
+# Every target does its own set-up (scripts/setup): on Debian 12 with Go, make and root nothing else is needed.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS   += --no-print-directory
+
+# A checkout that belongs to another user must still build: the version comes from git describe alone.
+export GOFLAGS += -buildvcs=false
+
+VERSION  ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+PKGS     ?= ./...
+FUZZTIME ?= 30s
+BENCH    ?= .
+
+# The tools are built once for each content of tools/go.sum and each Go version.
+TOOLS       := .cache/bin
+TOOLS_STAMP  = $(TOOLS)/.stamp-$(shell { cat tools/go.mod tools/go.sum; go env GOVERSION GOARCH; } | sha256sum | cut -c1-16)
+
+##@ Run it
+.PHONY: help demo
+help: ## show this page
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: ## start everything on this machine, deploy the iris example, call it (needs root)
+	@[ "$$(id -u)" = 0 ] || { echo "make demo: containers and network namespaces need root; run it as root" >&2; exit 1; }
+	@scripts/setup run build
+	@$(MAKE) build
+	@demo/run
+
+##@ Build it
+.PHONY: setup build tools generate proto-baseline clean
+setup: ## install the missing Debian packages, fetch the modules
+	@scripts/setup run build test lint
+
+build: ## build bin/drover
+	@scripts/setup build
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+tools: ## build the development tools into .cache/bin
+	@[ -e $(TOOLS_STAMP) ] || { scripts/setup build && rm -f $(TOOLS)/.stamp-* && mkdir -p $(TOOLS) && \
+	  echo "building the tools of tools/go.mod (once, some minutes)" && \
+	  go build -C tools -o ../$(TOOLS)/ tool && touch $(TOOLS_STAMP); }
+
+generate: tools ## generate the Go code of proto/
+	$(TOOLS)/buf format -w
+	$(TOOLS)/buf generate
+
+proto-baseline: tools ## accept today's proto/ as what later changes must stay compatible with
+	$(TOOLS)/buf build -o proto/baseline.binpb
+
+clean: ## remove what was built here
+	rm -rf bin .cache coverage.out
+
+##@ Check it
+.PHONY: test race e2e bench fuzz lint check
+test: ## run all tests (those that need root and containerd too)
+	@scripts/setup run build test
+	go test -p 2 -timeout 9m $(PKGS)
+
+race: ## run all tests under the race detector
+	@scripts/setup run build test
+	go test -race -p 2 -timeout 20m $(PKGS)
+
+e2e: ## run the tests with a real containerd, verbosely
+	@scripts/setup run build test
+	go test -count=1 -v -timeout 20m ./test/...
+
+bench: ## measure; prints the table of figures (BENCH=regexp)
+	@scripts/setup run build test
+	@$(MAKE) build
+	go test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 20m ./test/bench/...
+
+fuzz: ## fuzz each parser for FUZZTIME (30s)
+	@scripts/setup build
+	@scripts/fuzz $(FUZZTIME)
+
+lint: tools ## format, vet, golangci-lint, proto rules, generated code, import rules, units, scripts
+	@scripts/setup lint
+	@scripts/lint
+
+check: lint test ## everything that CI runs
