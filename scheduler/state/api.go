@@ -62,6 +62,10 @@ type ReadView interface {
 	Tokens() []*fleetv1.Token
 	TokenBySecret(sha256 []byte) *fleetv1.Token
 
+	// Request is the remembered request of this ID, or nil: the API answers a repeated request from it
+	// before it looks at what the object's state allows.
+	Request(id string) *fleetv1.RequestRecord
+
 	Node(nameOrID string) *fleetv1.Node
 	Nodes() []*fleetv1.Node
 	// Allocated sums what the instances placed on the node hold.
