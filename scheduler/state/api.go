@@ -43,6 +43,9 @@ const (
 	RejectCapacity    RejectReason = "capacity"     // CPU, memory or disk of the node would be exceeded
 	RejectUnfit       RejectReason = "unfit"        // the node is cordoned or unreachable, a device unhealthy
 	RejectRequestBody RejectReason = "request-body" // the request ID was used for another request
+	RejectInvalid     RejectReason = "invalid"      // the object can't be stored as it is: the proposer's mistake
+
+	RejectUnknownCommand RejectReason = "unknown-command" // made by a newer version of the program
 )
 
 // Result is what applying a command did.

@@ -1,0 +1,218 @@
+package state
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// CommandVersion is the newest Command.introduced that this version of the program can apply. Write,
+// Plan and Report came with version 1.
+const CommandVersion = 1
+
+// Introduced is the command version that introduced the command's type of op, or 0 for one that this
+// version doesn't know. Proposers put it into Command.introduced.
+func Introduced(cmd *fleetv1.Command) uint32 {
+	switch cmd.GetOp().(type) {
+	case *fleetv1.Command_Write, *fleetv1.Command_Plan, *fleetv1.Command_Report:
+		return 1
+	}
+	return 0
+}
+
+// Request IDs are remembered for requestAgeLimit by the commands' own times, and at most
+// requestCountLimit of them, the oldest being forgotten first.
+const (
+	requestAgeLimit   = 24 * time.Hour
+	requestCountLimit = 100_000
+)
+
+// Apply applies one command at its Raft index. It reads no clock and makes no choice: the same commands
+// give the same store on every scheduler. It answers what happened, and the events to keep, which have
+// their IDs. cmd is not changed, but the store may keep parts of it: the caller must not write to it
+// afterwards.
+func (s *Store) Apply(index uint64, cmd *fleetv1.Command) (Result, []*fleetv1.Event) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	a := s.begin(index, cmd.GetTime())
+	result := a.command(cmd)
+	if len(result.Rejections) > 0 && len(a.changes) == 0 {
+		a.txn.Abort() // a refused Write has left half of itself in the transaction
+		a = s.begin(index, cmd.GetTime())
+	}
+	if cmd.GetRequestId() != "" && !result.Repeated && (len(a.changes) > 0 || len(result.Rejections) == 0) {
+		a.remember(cmd)
+	}
+	a.insert(tableRoot, &rootRow{index: index, requests: a.requests})
+	a.txn.Commit()
+	if len(a.changes) > 0 {
+		s.feeds.publish(ChangeSet{Index: index, Changes: a.changes})
+	}
+	return result, a.events
+}
+
+func (s *Store) begin(index uint64, time *timestamppb.Timestamp) *applying {
+	a := &applying{view: view{s.db.Load().Txn(true)}, index: index, time: time, touched: map[Key]int{}}
+	if r, ok := a.row(tableRoot, indexID, "root").(*rootRow); ok {
+		a.requests = r.requests
+	}
+	return a
+}
+
+// applying is one command on its way into the store.
+type applying struct {
+	view
+	index    uint64
+	time     *timestamppb.Timestamp
+	requests int // rows of the requests table
+	changes  []Change
+	touched  map[Key]int // place of the object's change in changes
+	events   []*fleetv1.Event
+}
+
+func (a *applying) command(cmd *fleetv1.Command) Result {
+	result := Result{Index: a.index}
+	if known := Introduced(cmd); known == 0 || cmd.GetIntroduced() > CommandVersion {
+		result.Rejections = []Rejection{{Reason: RejectUnknownCommand, Detail: fmt.Sprintf(
+			"the command is of a type that came with command version %d; this scheduler knows up to %d",
+			cmd.GetIntroduced(), CommandVersion)}}
+		return result
+	}
+	if id := cmd.GetRequestId(); id != "" {
+		if r, ok := a.row(tableRequests, indexID, id).(*fleetv1.RequestRecord); ok && !a.forgotten(r) {
+			if !bytes.Equal(r.GetDigest(), cmd.GetRequestDigest()) {
+				result.Rejections = []Rejection{{Reason: RejectRequestBody, Detail: fmt.Sprintf(
+					"request ID %q was used for another request", id)}}
+				return result
+			}
+			return Result{Index: r.GetIndex(), Repeated: true}
+		}
+	}
+	switch op := cmd.GetOp().(type) {
+	case *fleetv1.Command_Write:
+		if r := a.write(op.Write); r != nil {
+			result.Rejections = []Rejection{*r}
+			a.changes, a.events = nil, nil
+		}
+	case *fleetv1.Command_Plan:
+		result.Rejections = a.plan(op.Plan)
+	case *fleetv1.Command_Report:
+		a.report(op.Report)
+	}
+	return result
+}
+
+// forgotten says that a record is too old to count, whether it has been pruned or not.
+func (a *applying) forgotten(r *fleetv1.RequestRecord) bool {
+	return r.GetTime().AsTime().Before(a.time.AsTime().Add(-requestAgeLimit))
+}
+
+// remember stores the command's request ID and prunes those that are too old or too many.
+func (a *applying) remember(cmd *fleetv1.Command) {
+	a.insert(tableRequests, &fleetv1.RequestRecord{
+		Id: cmd.GetRequestId(), Digest: cmd.GetRequestDigest(), Time: a.time, Index: a.index,
+	})
+	count := a.requests + 1
+	it := must(a.txn.Get(tableRequests, indexAge))
+	for row := it.Next(); row != nil; row = it.Next() {
+		old := row.(*fleetv1.RequestRecord)
+		if count <= requestCountLimit && !a.forgotten(old) {
+			break
+		}
+		a.remove(tableRequests, old)
+		count--
+	}
+	a.requests = count
+}
+
+func (a *applying) insert(table string, row any) {
+	if err := a.txn.Insert(table, row); err != nil {
+		panic(fmt.Sprintf("state: memdb: %v", err))
+	}
+}
+
+func (a *applying) remove(table string, row any) {
+	if err := a.txn.Delete(table, row); err != nil {
+		panic(fmt.Sprintf("state: memdb: %v", err))
+	}
+}
+
+// put stores the object, which nobody else may hold, with this command's revision and time.
+func (a *applying) put(o *fleetv1.Object) {
+	meta := metaOf(o)
+	meta.Revision, meta.UpdateTime = a.index, a.time
+	key := KeyOf(o)
+	before := a.object(key.Kind, indexID, key.Key)
+	a.insert(key.Kind, o)
+	a.hold(before.GetInstance(), o.GetInstance())
+	a.changed(key, before, o)
+}
+
+func (a *applying) delete(before *fleetv1.Object) {
+	key := KeyOf(before)
+	a.remove(key.Kind, before)
+	a.hold(before.GetInstance(), nil)
+	a.changed(key, before, nil)
+}
+
+// changed records a change, one per object, and moves on the generation of the assignment set that the
+// change belongs to.
+func (a *applying) changed(key Key, before, after *fleetv1.Object) {
+	if i, ok := a.touched[key]; ok {
+		a.changes[i].After = after
+	} else {
+		a.touched[key] = len(a.changes)
+		a.changes = append(a.changes, Change{Key: key, Before: before, After: after})
+	}
+	if key.Kind == fleetv1.KindInstance {
+		for _, node := range assignmentsChanged(before.GetInstance(), after.GetInstance()) {
+			a.bump(node)
+		}
+	}
+}
+
+// assignmentsChanged names the nodes whose assignment sets differ by the change of one instance.
+func assignmentsChanged(before, after *fleetv1.Instance) []string {
+	from, to := before.GetSpec().GetNode(), after.GetSpec().GetNode()
+	if before != nil && after != nil && from == to {
+		if proto.Equal(before.GetSpec(), after.GetSpec()) && proto.Equal(before.GetDesired(), after.GetDesired()) {
+			return nil
+		}
+		return []string{to}
+	}
+	var nodes []string
+	if from != "" {
+		nodes = append(nodes, from)
+	}
+	if to != "" {
+		nodes = append(nodes, to)
+	}
+	return nodes
+}
+
+func (a *applying) bump(node string) {
+	stored := a.object(fleetv1.KindNode, indexID, node).GetNode()
+	if stored == nil || stored.GetStatus().GetAssignmentGeneration() == a.index {
+		return
+	}
+	n := proto.CloneOf(stored)
+	if n.Status == nil {
+		n.Status = &fleetv1.NodeStatus{}
+	}
+	n.Status.AssignmentGeneration = a.index
+	a.put(ObjectOf(n))
+}
+
+// event keeps an event under the next ID of this command.
+func (a *applying) event(e *fleetv1.Event) {
+	e = proto.CloneOf(e)
+	e.Id = fmt.Sprintf("%d-%d", a.index, len(a.events)+1)
+	if e.Time == nil {
+		e.Time = a.time
+	}
+	a.events = append(a.events, e)
+}

@@ -1,0 +1,51 @@
+// Package state is the cluster's one picture: typed tables in memory, changed by nothing but the
+// commands of the Raft log, watched by the leader's loops and read by everyone.
+//
+//	Apply(index, command) → Result, events      one goroutine: the FSM
+//	View() → ReadView                           a picture that never changes
+//	Subscribe() → Feed                          what changed since, in order
+//	Snapshot, Restore                           the whole as a stream of records
+//
+// # Determinism
+//
+// The log's commands and their order are all that a store is made of: Apply reads no clock, draws no
+// random number, and lets nothing depend on the order of a Go map. The proposer has put in every time and
+// ID. Equal logs give byte-identical snapshots; a test replays random logs to hold us to it.
+//
+// # What a command may do
+//
+// A Write puts and deletes objects, all or none, each guarded by the revision that the proposer saw. It
+// can't leave a dangling reference: a service needs its pool, flavors and models, and what is in use
+// can't be deleted. A Plan places instances part by part; a part is checked against the store as it is
+// now (service, nodes, free capacity, free and healthy devices) and refused whole when it no longer fits.
+// A Report touches nothing but the observed part of instances that its node holds. A device never gets a
+// second holder, whoever asks.
+//
+// # One writer for each field
+//
+// A Node has three writers: the API (spec), the session (facts), the liveness loop (status). Each reads
+// the node, changes its own part, and writes the whole with the revision it read; when another was faster
+// the write is refused with RejectRevision, and the writer reads again. So no update is lost, and no merge
+// rules are needed. Only status.assignment_generation is the store's own: it is the index of the last
+// change of what the node should run (an instance of it made, deleted, or its spec or desired changed), and
+// a Write can't change it. Because that raises the node's revision as well, writers of nodes must be ready
+// to try again. Fields that are filled in on reads are cleared before an object is stored.
+//
+// An instance holds its CPU, memory, disk and devices from its placement until it is observed as Reaped or
+// deleted. Sums and holders are kept in tables of their own, so that Allocated and DeviceHolder cost one
+// look-up.
+//
+// An instance's events are kept once, by the sequence of the report that first carried them. Events of
+// the node itself have no stored sequence: one that is sent again after a lost acknowledgement is kept twice.
+//
+// # Request IDs
+//
+// The request ID of a command that had an effect is remembered for 24 hours (by the commands' times) and
+// 100,000 of them at most. The same ID with the same digest answers with the first one's index; with
+// another digest it is refused. A refused Write isn't remembered: it may be tried again.
+//
+// # Dependencies
+//
+// hashicorp/go-memdb: immutable radix trees with indexes and transactions: readers get a consistent picture
+// without locks, and a snapshot costs nothing. It replaces a copy-on-write store of our own.
+package state

@@ -1,0 +1,124 @@
+package state
+
+import (
+	"fmt"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"google.golang.org/protobuf/proto"
+)
+
+// ObjectOf wraps one of the stored messages (Cluster, Token, Node, Flavor, Pool, Model, Service,
+// Instance). Any other message gives an Object without a kind, which Apply refuses.
+func ObjectOf(m proto.Message) *fleetv1.Object {
+	switch m := m.(type) {
+	case *fleetv1.Cluster:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Cluster{Cluster: m}}
+	case *fleetv1.Token:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Token{Token: m}}
+	case *fleetv1.Node:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Node{Node: m}}
+	case *fleetv1.Flavor:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Flavor{Flavor: m}}
+	case *fleetv1.Pool:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Pool{Pool: m}}
+	case *fleetv1.Model:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Model{Model: m}}
+	case *fleetv1.Service:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Service{Service: m}}
+	case *fleetv1.Instance:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Instance{Instance: m}}
+	}
+	return &fleetv1.Object{}
+}
+
+// Put is the mutation that stores m when the stored object's revision is expect, or, with 0, when
+// there is none.
+func Put(expect uint64, m proto.Message) *fleetv1.Mutation {
+	return &fleetv1.Mutation{ExpectRevision: expect, Change: &fleetv1.Mutation_Put{Put: ObjectOf(m)}}
+}
+
+// Delete is the mutation that deletes the object when its revision is expect.
+func Delete(expect uint64, key Key) *fleetv1.Mutation {
+	return &fleetv1.Mutation{
+		ExpectRevision: expect,
+		Change:         &fleetv1.Mutation_Delete{Delete: &fleetv1.ObjectRef{Kind: key.Kind, Id: key.Key}},
+	}
+}
+
+// ServiceKey, ModelKey and InstanceKey spell the store keys that are not just a name.
+func ServiceKey(project, name string) Key {
+	return Key{fleetv1.KindService, project + "/" + name}
+}
+
+// ModelKey is the store key of one version of a model.
+func ModelKey(project, name, version string) Key {
+	return Key{fleetv1.KindModel, project + "/" + name + "@" + version}
+}
+
+// InstanceKey is the store key of an instance.
+func InstanceKey(id string) Key { return Key{fleetv1.KindInstance, id} }
+
+// KeyOf is the object's kind and store key; both are empty when the object has no kind.
+func KeyOf(o *fleetv1.Object) Key {
+	m := metaOf(o)
+	switch k := o.GetKind().(type) {
+	case *fleetv1.Object_Cluster:
+		return Key{fleetv1.KindCluster, m.GetName()}
+	case *fleetv1.Object_Token:
+		return Key{fleetv1.KindToken, m.GetName()}
+	case *fleetv1.Object_Node:
+		return Key{fleetv1.KindNode, m.GetName()}
+	case *fleetv1.Object_Flavor:
+		return Key{fleetv1.KindFlavor, m.GetName()}
+	case *fleetv1.Object_Pool:
+		return Key{fleetv1.KindPool, m.GetName()}
+	case *fleetv1.Object_Model:
+		return ModelKey(m.GetProject(), m.GetName(), k.Model.GetSpec().GetVersion())
+	case *fleetv1.Object_Service:
+		return ServiceKey(m.GetProject(), m.GetName())
+	case *fleetv1.Object_Instance:
+		return InstanceKey(m.GetId())
+	}
+	return Key{}
+}
+
+// metaOf is nil when the object has no kind or no meta.
+func metaOf(o *fleetv1.Object) *fleetv1.Meta {
+	switch k := o.GetKind().(type) {
+	case *fleetv1.Object_Cluster:
+		return k.Cluster.GetMeta()
+	case *fleetv1.Object_Token:
+		return k.Token.GetMeta()
+	case *fleetv1.Object_Node:
+		return k.Node.GetMeta()
+	case *fleetv1.Object_Flavor:
+		return k.Flavor.GetMeta()
+	case *fleetv1.Object_Pool:
+		return k.Pool.GetMeta()
+	case *fleetv1.Object_Model:
+		return k.Model.GetMeta()
+	case *fleetv1.Object_Service:
+		return k.Service.GetMeta()
+	case *fleetv1.Object_Instance:
+		return k.Instance.GetMeta()
+	}
+	return nil
+}
+
+// checkObject finds what makes an object impossible to store.
+func checkObject(o *fleetv1.Object) error {
+	meta := metaOf(o)
+	switch {
+	case o.GetKind() == nil:
+		return fmt.Errorf("object without a kind (made by a newer version?)")
+	case meta == nil:
+		return fmt.Errorf("%s without meta", KeyOf(o).Kind)
+	case KeyOf(o).Kind != fleetv1.KindInstance && meta.GetName() == "":
+		return fmt.Errorf("%s without a name", KeyOf(o).Kind)
+	case KeyOf(o).Kind == fleetv1.KindInstance && meta.GetId() == "":
+		return fmt.Errorf("instance without an ID")
+	}
+	return nil
+}
+
+func (k Key) String() string { return k.Kind + " " + k.Key }

@@ -1,0 +1,70 @@
+package state
+
+import (
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// report merges what an agent saw. What is old, of instances that are gone, or of another node's, is
+// dropped: agents send a report again until they know it was committed.
+func (a *applying) report(r *fleetv1.Report) {
+	for _, ir := range r.GetInstances() {
+		stored := a.object(fleetv1.KindInstance, indexID, ir.GetInstanceId()).GetInstance()
+		if stored == nil || stored.GetSpec().GetNode() != r.GetNode() {
+			continue
+		}
+		for _, e := range ir.GetEvents() {
+			if e.GetSequence() > stored.GetObserved().GetSequence() {
+				a.reported(e, a.instanceRefs(stored))
+			}
+		}
+		if newer(stored.GetObserved(), ir.GetObserved()) {
+			// The rest is shared with the stored object: neither is ever written to.
+			a.put(ObjectOf(&fleetv1.Instance{
+				Meta: proto.CloneOf(stored.GetMeta()), Spec: stored.GetSpec(), Desired: stored.GetDesired(),
+				Observed: proto.CloneOf(ir.GetObserved()),
+			}))
+		}
+	}
+	if len(r.GetNodeEvents()) == 0 {
+		return
+	}
+	n := a.object(fleetv1.KindNode, indexID, r.GetNode()).GetNode()
+	for _, e := range r.GetNodeEvents() {
+		a.reported(e, []*fleetv1.ObjectRef{nodeRef(r.GetNode(), n)})
+	}
+}
+
+// newer says that an observation replaces the stored one. An attempt never goes back, and what is
+// reaped stays so: its devices may have another holder.
+func newer(stored, seen *fleetv1.InstanceObserved) bool {
+	return seen.GetSequence() > stored.GetSequence() &&
+		seen.GetAttempt() >= stored.GetAttempt() &&
+		(stored.GetState() != fleetv1.InstanceReaped || seen.GetState() == fleetv1.InstanceReaped)
+}
+
+func (a *applying) reported(e *fleetv1.ReportedEvent, refs []*fleetv1.ObjectRef) {
+	event := &fleetv1.Event{Type: e.GetType(), Reason: e.GetReason(), Message: e.GetMessage(), Objects: refs}
+	if ns := e.GetTimeUnixNano(); ns != 0 {
+		event.Time = &timestamppb.Timestamp{Seconds: ns / 1e9, Nanos: int32(ns % 1e9)}
+		if event.Time.Nanos < 0 {
+			event.Time.Seconds, event.Time.Nanos = event.Time.Seconds-1, event.Time.Nanos+1e9
+		}
+	}
+	a.event(event)
+}
+
+// instanceRefs are the instance, its service and its node.
+func (a *applying) instanceRefs(i *fleetv1.Instance) []*fleetv1.ObjectRef {
+	project, node := i.GetMeta().GetProject(), i.GetSpec().GetNode()
+	return []*fleetv1.ObjectRef{
+		{Kind: fleetv1.KindInstance, Id: i.GetMeta().GetId(), Name: i.GetMeta().GetName(), Project: project},
+		{Kind: fleetv1.KindService, Id: i.GetSpec().GetServiceId(), Name: i.GetSpec().GetServiceName(), Project: project},
+		nodeRef(node, a.object(fleetv1.KindNode, indexID, node).GetNode()),
+	}
+}
+
+func nodeRef(name string, n *fleetv1.Node) *fleetv1.ObjectRef {
+	return &fleetv1.ObjectRef{Kind: fleetv1.KindNode, Id: n.GetMeta().GetId(), Name: name}
+}
