@@ -31,11 +31,11 @@ func newMachine(t *testing.T, uid, osRelease string) *machine {
 	t.Helper()
 	m := &machine{t: t, root: t.TempDir()}
 	for _, tool := range []string{"bash", "dirname", "awk", "grep", "sed", "cat", "rm", "mktemp", "touch", "mkdir", "chmod"} {
-		real, err := exec.LookPath(tool)
+		path, err := exec.LookPath(tool)
 		if err != nil {
 			t.Fatalf("the test needs %s: %v", tool, err)
 		}
-		m.write("usr/bin/"+tool, "#!/bin/sh\nexec "+real+" \"$@\"\n")
+		m.write("usr/bin/"+tool, "#!/bin/sh\nexec "+path+" \"$@\"\n")
 	}
 	m.write("usr/bin/id", "#!/bin/sh\necho "+uid+"\n")
 	m.write("usr/bin/go", "#!/bin/sh\necho go \"$@\" >>"+m.root+"/log\n")

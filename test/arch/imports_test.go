@@ -1,0 +1,213 @@
+package arch
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// layers says what each area of the tree may import of this module, besides itself. The longest area that
+// a package is within counts; "=" before a name means that package alone, not what's below it.
+var layers = map[string][]string{
+	"proto":    {},
+	"identity": {},
+	"systemd":  {},
+	"registry": {"proto"},
+	"client":   {"proto"},
+
+	"runtime":             {"proto"},
+	"runtime/logfile":     {},
+	"runtime/runtimetest": {"=runtime", "runtime/logfile"},
+	"runtime/fake":        {"=runtime", "runtime/logfile"},
+	"runtime/containerd":  {"=runtime", "runtime/logfile", "registry"},
+	"devices":             {"proto"},
+
+	"agent":     {"=runtime", "runtime/logfile", "=devices", "identity", "proto"},
+	"scheduler": {"registry", "identity", "proto"},
+
+	"scheduler/state":     {"proto"},
+	"scheduler/place":     {"scheduler/state", "proto"},
+	"scheduler/events":    {"scheduler/state", "proto"},
+	"scheduler/raftstore": {"scheduler/state", "identity", "proto"},
+	"scheduler/gossip":    {"identity", "proto"},
+	"scheduler/auth":      {"scheduler/state", "proto"},
+	"scheduler/session":   {"scheduler/state", "identity", "proto"},
+	"scheduler/reconcile": {"scheduler/state", "scheduler/place", "proto"},
+	"scheduler/lookup":    {"scheduler/state", "scheduler/auth", "proto"},
+
+	// What puts things together.
+	"cmd":      {"agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "demo"},
+	"demo":     {"client", "proto"},
+	"examples": {},
+	"scripts":  {},
+	"test":     {"agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "cmd"},
+}
+
+// implementations are chosen in cmd; everything else sees the interface beside them.
+var implementations = []string{
+	"runtime/containerd", "runtime/fake", "devices/nvidia", "devices/ascend", "devices/fake",
+}
+
+// confined names the only places that may import something.
+var confined = []struct {
+	what  string // import path, and all below it
+	where []string
+	why   string
+}{
+	{"github.com/hashicorp/raft", []string{"scheduler/raftstore"}, "one package knows Raft's rules"},
+	{"github.com/hashicorp/raft-boltdb", []string{"scheduler/raftstore"}, "one package knows Raft's log"},
+	{"github.com/hashicorp/memberlist", []string{"scheduler/gossip"}, "gossip is never the truth about anything"},
+	{"github.com/hashicorp/go-memdb", []string{"scheduler/state"}, "tables and indexes are the store's own"},
+	{"github.com/containerd/containerd", []string{"runtime/containerd", "test"}, "the agent sees the runtime interface alone"},
+	{"github.com/containerd/go-cni", []string{"runtime/containerd", "test"}, "the agent sees the runtime interface alone"},
+	{"github.com/spf13/cobra", []string{"cmd"}, "flags are read in cmd alone"},
+	{"github.com/coreos/go-systemd", []string{"systemd"}, "one package speaks to the service manager"},
+	{"testing", []string{"test", "runtime/runtimetest", "devices/devicestest"}, "the product links no test code"},
+}
+
+// barred names what a package must not import directly, though its layer would allow it.
+var barred = []struct {
+	where string
+	what  []string
+	why   string
+}{
+	{"scheduler/place", []string{"time", "google.golang.org/grpc", "os", "net", "math/rand", "math/rand/v2", "log/slog"}, "placement is a pure function"},
+	{"scheduler/state", []string{"google.golang.org/grpc", "os", "net", "math/rand", "math/rand/v2", "crypto/rand", "github.com/google/uuid"}, "applying a command decides nothing"},
+}
+
+var forbiddenNames = []string{"util", "utils", "common", "helper", "helpers", "types", "pkg", "misc", "shared", "lib", "base", "internal"}
+
+// importFindings applies every rule about imports.
+func importFindings(g graph) []string {
+	var found []string
+	add := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	for _, p := range g.Packages {
+		found = append(found, layerFindings(g, p)...)
+		for _, imp := range p.Imports {
+			if withinAny(imp, implementations) && !withinAny(p.Path, append([]string{"cmd", "test", imp}, parents(imp)...)) {
+				add("%s imports the implementation %s: choose it in cmd", p.Path, imp)
+			}
+		}
+		for _, c := range confined {
+			imports := p.Imports
+			if c.what != "testing" {
+				imports = append(slices.Clone(imports), p.TestImports...)
+			}
+			for _, imp := range imports {
+				if within(imp, c.what) && !withinAny(p.Path, c.where) {
+					add("%s imports %s: only %s may (%s)", p.Path, imp, strings.Join(c.where, ", "), c.why)
+				}
+			}
+		}
+		for _, b := range barred {
+			for _, imp := range p.Imports {
+				if within(p.Path, b.where) && slices.Contains(b.what, imp) {
+					add("%s imports %s: %s", p.Path, imp, b.why)
+				}
+			}
+		}
+		for _, side := range [][2]string{{"agent", "scheduler"}, {"scheduler", "agent"}} {
+			for _, dep := range p.Deps {
+				if within(p.Path, side[0]) && within(dep, side[1]) {
+					add("%s depends on %s: agent and scheduler meet in the protocol alone", p.Path, dep)
+				}
+			}
+		}
+		for name := range strings.SplitSeq(p.Path, "/") {
+			if slices.Contains(forbiddenNames, name) {
+				add("%s: a folder called %q says nothing", p.Path, name)
+			}
+		}
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+func layerFindings(g graph, p pkg) []string {
+	area := p.Path
+	for area != "." && layers[area] == nil {
+		area = path.Dir(area)
+	}
+	if area == "." {
+		return []string{fmt.Sprintf("%s is in no area of the map: add it to layers and docs/architecture.md", p.Path)}
+	}
+	var found []string
+	for _, imp := range p.Imports {
+		if !g.ours(imp) || withinAny(imp, []string{area}) {
+			continue
+		}
+		if !slices.ContainsFunc(layers[area], func(allowed string) bool {
+			exact, ok := strings.CutPrefix(allowed, "=")
+			return ok && imp == exact || !ok && within(imp, allowed)
+		}) {
+			found = append(found, fmt.Sprintf("%s imports %s: %s may import of this module %v", p.Path, imp, area, layers[area]))
+		}
+	}
+	return found
+}
+
+// parents lists the implementations that contain imp: parts of one implementation see each other.
+func parents(imp string) []string {
+	var out []string
+	for _, i := range implementations {
+		if within(imp, i) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+func TestImports(t *testing.T) {
+	for _, f := range importFindings(loadGraph(t)) {
+		t.Error(f)
+	}
+}
+
+// Every rule can fail: one made-up package breaks it, and a lawful one doesn't.
+func TestImportRulesCanFail(t *testing.T) {
+	for _, c := range []struct {
+		p    pkg
+		want string // part of the only finding; "": none
+	}{
+		{pkg{Path: "agent", Imports: []string{"agent/journal", "runtime", "devices", "proto/fleet/v1", "time"}}, ""},
+		{pkg{Path: "agent", Imports: []string{"registry"}}, "agent may import of this module"},
+		{pkg{Path: "agent", Deps: []string{"scheduler/state"}}, "agent and scheduler meet in the protocol alone"},
+		{pkg{Path: "scheduler/session", Deps: []string{"agent/journal"}}, "agent and scheduler meet in the protocol alone"},
+		{pkg{Path: "scheduler/state", Imports: []string{"scheduler/place"}}, "scheduler/state may import of this module"},
+		{pkg{Path: "client", Imports: []string{"proto/fleet/v1"}}, ""},
+		{pkg{Path: "client", Imports: []string{"identity"}}, "client may import of this module"},
+		{pkg{Path: "runtime/runtimetest", Imports: []string{"testing", "runtime"}}, ""},
+		{pkg{Path: "runtime/containerd/daemon", Imports: []string{"runtime/containerd"}}, ""},
+		{pkg{Path: "cmd/drover", Imports: []string{"runtime/containerd", "runtime/fake", "agent", "scheduler"}}, ""},
+		{pkg{Path: "test/cluster", Imports: []string{"runtime/fake", "testing"}}, ""},
+		{pkg{Path: "devices", Imports: []string{"devices/fake"}}, "imports the implementation devices/fake"},
+		{pkg{Path: "scheduler/api", Imports: []string{"github.com/hashicorp/raft"}}, "only scheduler/raftstore may"},
+		{pkg{Path: "scheduler", TestImports: []string{"github.com/hashicorp/raft"}}, "only scheduler/raftstore may"},
+		{pkg{Path: "agent", Imports: []string{"github.com/containerd/containerd/v2/client"}}, "only runtime/containerd, test may"},
+		{pkg{Path: "scheduler/raftstore", Imports: []string{"github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb/v2"}}, ""},
+		{pkg{Path: "agent/health", Imports: []string{"testing"}}, "the product links no test code"},
+		{pkg{Path: "agent/health", TestImports: []string{"testing", "testing/synctest"}}, ""},
+		{pkg{Path: "scheduler/place", Imports: []string{"time"}}, "placement is a pure function"},
+		{pkg{Path: "scheduler/state", Imports: []string{"time"}}, ""},
+		{pkg{Path: "scheduler/state", Imports: []string{"crypto/rand"}}, "applying a command decides nothing"},
+		{pkg{Path: "agent/util"}, `a folder called "util" says nothing`},
+		{pkg{Path: "gateway"}, "is in no area of the map"},
+	} {
+		others := []pkg{}
+		for _, path := range []string{"agent/journal", "runtime", "runtime/containerd", "runtime/fake", "devices", "devices/fake", "identity",
+			"proto/fleet/v1", "registry", "scheduler", "scheduler/place", "scheduler/state"} {
+			if path != c.p.Path {
+				others = append(others, pkg{Path: path})
+			}
+		}
+		found := importFindings(graph{Packages: append(others, c.p)})
+		switch {
+		case c.want == "" && len(found) > 0:
+			t.Errorf("%+v: unexpected %q", c.p, found)
+		case c.want != "" && (len(found) != 1 || !strings.Contains(found[0], c.want)):
+			t.Errorf("%+v: found %q, want one that says %q", c.p, found, c.want)
+		}
+	}
+}
