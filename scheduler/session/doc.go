@@ -1,0 +1,32 @@
+// Package session is the schedulers' end of the agents' streams: it registers nodes, hands each node its
+// whole assignment set, commits what agents report, keeps leases, and pairs relays for logs and exec.
+//
+// A Hub leads only while its scheduler is the Raft leader; at other times sessions are refused with
+// Unavailable and the leader's address in the message. Within one session three things go on, and none
+// waits for another:
+//
+//   - reading: every message renews the node's lease; a change of facts becomes a Write. When nothing has
+//     changed, neither a reconnect nor a heartbeat costs a log entry.
+//   - sending: assignment sets, acknowledgements and relay orders. What is to be sent is marked and
+//     collected, so that a slow agent gets the newest set rather than every one, and never holds up the
+//     goroutine that follows the store.
+//   - reporting: one proposal per node is in flight at a time and the next carries all that arrived
+//     meanwhile; Raft groups the proposals of different nodes into one disk write. A report is
+//     acknowledged when it is committed. When a proposal fails or its outcome is unknown the session ends,
+//     and the agent, which keeps what was not acknowledged, sends it again after it has reconnected; the
+//     sequence numbers in the reports make the second time harmless.
+//
+// Leases live in the leader's memory and run on the monotonic clock. All have the same length, so the
+// one that expires first is the one renewed longest ago: a list in order of renewal and one timer serve
+// every node. A new leader grants each node that was not Unreachable a full lease from its election. On a
+// scheduler that does not lead, LeaseValid answers from the node's replicated status.
+//
+// A session says for which node it speaks once, in its Hello. Whatever its later messages claim is applied
+// to that node alone: reports of other nodes' instances are dropped. A second session of a node ends the
+// first, because after a host's crash the old connection can look alive for minutes.
+//
+// A relay is ordered down the session and answered by a stream that the agent opens; the unguessable
+// relay ID pairs the two. Either end's cancellation ends the other. Their number is bounded.
+//
+// Dependencies: google/uuid makes node and relay IDs; grpc is the agents' protocol.
+package session

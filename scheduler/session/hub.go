@@ -1,0 +1,262 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
+)
+
+// Store is what the hub reads.
+type Store interface {
+	View() state.ReadView
+	Subscribe() state.Feed
+}
+
+// Proposer commits commands. It answers when the command has been applied here.
+type Proposer interface {
+	Propose(ctx context.Context, cmd *fleetv1.Command) (state.Result, error)
+}
+
+// Config is what a Hub is made from.
+type Config struct {
+	State    Store
+	Proposer Proposer
+	// Leader answers the address that agents should dial instead of this scheduler; empty when unknown.
+	// May be nil.
+	Leader func() string
+	// HeartbeatInterval (default 2 s) is how often agents send; a node that is silent for LeaseDuration
+	// (default 10 s) has lost its lease.
+	HeartbeatInterval, LeaseDuration time.Duration
+	// ProposeTimeout bounds each commit; default 10 s.
+	ProposeTimeout time.Duration
+	// MaxRelays bounds the relays that are open or ordered; default 256.
+	MaxRelays int
+	Logger    *slog.Logger
+}
+
+// Hub implements fleetv1.AgentServiceServer. Its methods may be called from any goroutine.
+type Hub struct {
+	fleetv1.UnimplementedAgentServiceServer
+	cfg    Config
+	leases leases
+	pulls  pulls
+	relays relays
+
+	lead sync.Mutex // one Lead or Resign at a time
+
+	mu       sync.Mutex
+	term     *term // nil while not leading
+	sessions map[string]*session
+}
+
+// term is one leadership; ctx ends with it.
+type term struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+}
+
+// New makes a hub that does not lead.
+func New(cfg Config) *Hub {
+	if cfg.HeartbeatInterval <= 0 {
+		cfg.HeartbeatInterval = 2 * time.Second
+	}
+	if cfg.LeaseDuration <= 0 {
+		cfg.LeaseDuration = 10 * time.Second
+	}
+	if cfg.ProposeTimeout <= 0 {
+		cfg.ProposeTimeout = 10 * time.Second
+	}
+	if cfg.MaxRelays <= 0 {
+		cfg.MaxRelays = 256
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	h := &Hub{cfg: cfg, sessions: map[string]*session{}}
+	h.leases.init(cfg.LeaseDuration)
+	h.pulls.init()
+	h.relays.init(cfg.MaxRelays)
+	return h
+}
+
+// Lead starts leadership, which lasts until Resign or until ctx ends: every node that is not Unreachable
+// gets a full lease, and sessions are accepted. It does not block. While leading it does nothing.
+func (h *Hub) Lead(ctx context.Context) {
+	h.lead.Lock()
+	defer h.lead.Unlock()
+	if t := h.current(); t != nil && t.ctx.Err() == nil {
+		return
+	}
+	h.resign()
+	t := &term{}
+	t.ctx, t.cancel = context.WithCancel(ctx)
+	feed := h.cfg.State.Subscribe()
+	var nodes []string
+	for _, n := range h.cfg.State.View().Nodes() {
+		if n.GetStatus().GetState() != fleetv1.NodeUnreachable {
+			nodes = append(nodes, n.GetMeta().GetName())
+		}
+	}
+	h.leases.start(nodes)
+	t.work.Go(func() { h.follow(t.ctx, feed) })
+	t.work.Go(func() { h.leases.run(t.ctx) })
+	h.mu.Lock()
+	h.term = t
+	h.mu.Unlock()
+}
+
+// Resign ends leadership: every session ends with Unavailable, leases and pull progress are forgotten. It
+// returns when the hub's own goroutines have stopped.
+func (h *Hub) Resign() {
+	h.lead.Lock()
+	defer h.lead.Unlock()
+	h.resign()
+}
+
+func (h *Hub) resign() {
+	h.mu.Lock()
+	t, sessions := h.term, h.sessions
+	h.term, h.sessions = nil, map[string]*session{}
+	h.mu.Unlock()
+	if t == nil {
+		return
+	}
+	t.cancel()
+	for _, s := range sessions {
+		s.end(h.notLeader())
+	}
+	t.work.Wait()
+	h.leases.stop()
+	h.pulls.clear()
+}
+
+func (h *Hub) current() *term {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.term
+}
+
+// notLeader is the answer of a scheduler that does not lead.
+func (h *Hub) notLeader() error {
+	leader := ""
+	if h.cfg.Leader != nil {
+		leader = h.cfg.Leader()
+	}
+	if leader == "" {
+		return status.Error(codes.Unavailable, "not the leader; no leader is known")
+	}
+	return status.Errorf(codes.Unavailable, "not the leader; the leader is at %s", leader)
+}
+
+// follow marks the sessions whose node's assignments change, until ctx ends.
+func (h *Hub) follow(ctx context.Context, feed state.Feed) {
+	defer feed.Close()
+	for {
+		sets, resync, err := feed.Next(ctx)
+		if err != nil {
+			return // ctx has ended: Next has no other error
+		}
+		h.mu.Lock()
+		if resync {
+			for _, s := range h.sessions {
+				s.assignmentsChanged()
+			}
+		}
+		for _, set := range sets {
+			for _, c := range set.Changes {
+				if c.Key.Kind != fleetv1.KindNode {
+					continue
+				}
+				if s := h.sessions[c.Key.Key]; s != nil {
+					s.assignmentsChanged()
+				}
+			}
+		}
+		h.mu.Unlock()
+	}
+}
+
+// LeaseValid says whether the node counts as alive: the leader goes by its leases, others by the node's
+// replicated status.
+func (h *Hub) LeaseValid(node string) bool {
+	if valid, leading := h.leases.valid(node); leading {
+		return valid
+	}
+	return h.cfg.State.View().Node(node).GetStatus().GetState() == fleetv1.NodeReady
+}
+
+// LastHeartbeat is when the node last sent anything in this leadership; zero when it has not.
+func (h *Hub) LastHeartbeat(node string) time.Time { return h.leases.lastHeard(node) }
+
+// OnLease calls f whenever a node's lease is lost or returns, until cancel is called. Calls may come late
+// or twice: f asks LeaseValid what holds now. f must not block.
+func (h *Hub) OnLease(f func(node string)) (cancel func()) { return h.leases.hooks.add(f) }
+
+// Pull is how far the instance's node has got with its image, or nil when none is being pulled.
+func (h *Hub) Pull(instanceID string) *fleetv1.PullProgress { return h.pulls.get(instanceID) }
+
+// OnPull calls f whenever an instance's pull has moved on or has ended, until cancel is called. f must not
+// block.
+func (h *Hub) OnPull(f func(instanceID string)) (cancel func()) { return h.pulls.hooks.add(f) }
+
+// Connected says whether the node has a session here.
+func (h *Hub) Connected(node string) bool { return h.session(node) != nil }
+
+func (h *Hub) session(node string) *session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.sessions[node]
+}
+
+// propose commits an operation in the name of a node.
+func (h *Hub) propose(ctx context.Context, node string, cmd *fleetv1.Command) (state.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.ProposeTimeout)
+	defer cancel()
+	cmd.Time = timestamppb.New(time.Now())
+	cmd.Caller = "agent/" + node
+	cmd.Introduced = state.Introduced(cmd)
+	return h.cfg.Proposer.Propose(ctx, cmd)
+}
+
+// adopt makes s the session of its node and ends an older one. It answers the term that it belongs to.
+func (h *Hub) adopt(s *session) (*term, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.term
+	if t == nil || t.ctx.Err() != nil {
+		return nil, h.notLeader()
+	}
+	if old := h.sessions[s.node]; old != nil {
+		old.end(status.Errorf(codes.Aborted, "another session of node %q has taken over", s.node))
+	}
+	h.sessions[s.node] = s
+	return t, nil
+}
+
+// drop forgets s unless a newer session has replaced it.
+func (h *Hub) drop(s *session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.sessions[s.node] == s {
+		delete(h.sessions, s.node)
+	}
+}
+
+// newID makes an unguessable, unique ID.
+func newID() string { return uuid.NewString() }
+
+// unavailable wraps a failed commit for the agent.
+func unavailable(what string, err error) error {
+	return status.Error(codes.Unavailable, fmt.Sprintf("%s: %v", what, err))
+}

@@ -1,0 +1,353 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+)
+
+// maxUnacked is how many reports of one session may wait for their commit; the agent is not read from
+// while there are more.
+const maxUnacked = 64
+
+// maxOrders is how many relay orders may wait to be sent to one agent.
+const maxOrders = 64
+
+// helloTimeout is how long an agent may take for the first message of a stream.
+const helloTimeout = 10 * time.Second
+
+type agentStream = grpc.BidiStreamingServer[fleetv1.SessionRequest, fleetv1.SessionResponse]
+
+// session is one agent's stream.
+type session struct {
+	hub    *Hub
+	stream agentStream
+	node   string
+
+	ctx  context.Context // ends with the session
+	stop context.CancelCauseFunc
+	wake chan struct{} // capacity 1: there is something to send
+	room chan struct{} // a token per report that may wait
+	jobs sync.WaitGroup
+
+	mu        sync.Mutex
+	changed   bool // the assignment set may be newer than what was sent
+	acks      []uint64
+	orders    []*fleetv1.RelayOrder
+	reports   []*fleetv1.StatusReport // waiting for their proposal
+	reporting bool                    // a proposal is in flight
+}
+
+// Session implements fleetv1.AgentServiceServer.
+func (h *Hub) Session(stream agentStream) error {
+	if t := h.current(); t == nil || t.ctx.Err() != nil {
+		return h.notLeader()
+	}
+	first, err := within(stream.Context(), helloTimeout, stream.Recv)
+	if err != nil {
+		return err
+	}
+	hello := first.GetHello()
+	if err := checkHello(hello); err != nil {
+		return err
+	}
+	s := &session{hub: h, stream: stream, node: hello.GetNodeName(), changed: true,
+		wake: make(chan struct{}, 1), room: make(chan struct{}, maxUnacked)}
+	s.ctx, s.stop = context.WithCancelCause(stream.Context())
+	defer h.drop(s)
+	defer s.end(nil)
+	if err := h.welcome(s, hello); err != nil {
+		return err
+	}
+
+	// The two ends of the stream may block in it; they return when this handler has.
+	go s.receive()
+	go s.send()
+	s.signal()
+	<-s.ctx.Done()
+	s.mu.Lock() // whoever starts a job holds it and has looked at ctx
+	s.mu.Unlock()
+	s.jobs.Wait()
+	err = context.Cause(s.ctx)
+	if errors.Is(err, context.Canceled) {
+		return status.FromContextError(err).Err()
+	}
+	return err
+}
+
+// welcome registers the node, makes s its session and greets the agent.
+func (h *Hub) welcome(s *session, hello *fleetv1.Hello) error {
+	cluster := h.cfg.State.View().Cluster()
+	if cluster == nil {
+		return status.Error(codes.Unavailable, "the cluster has not been bootstrapped yet")
+	}
+	id := cluster.GetMeta().GetId()
+	if held := hello.GetClusterId(); held != "" && held != id {
+		return status.Errorf(codes.FailedPrecondition, "node %q holds assignments of cluster %s, this is cluster %s", s.node, held, id)
+	}
+	t, err := h.adopt(s)
+	if err != nil {
+		return err
+	}
+	// Before the node becomes Ready, so that nobody takes it for one that has gone silent.
+	h.leases.renew(s.node)
+	nodeID, err := h.register(s.ctx, s.node, hello.GetFacts())
+	if err != nil {
+		return err
+	}
+	if t.ctx.Err() != nil {
+		return h.notLeader()
+	}
+	return s.stream.Send(&fleetv1.SessionResponse{Message: &fleetv1.SessionResponse_Welcome{Welcome: &fleetv1.Welcome{
+		ClusterId: id, NodeId: nodeID,
+		HeartbeatMillis: h.cfg.HeartbeatInterval.Milliseconds(), LeaseMillis: h.cfg.LeaseDuration.Milliseconds(),
+	}}})
+}
+
+// end ends the session; the agent sees err. Later calls do nothing.
+func (s *session) end(err error) { s.stop(err) }
+
+// signal wakes the sender.
+func (s *session) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// assignmentsChanged makes the sender look at the node again. It never blocks.
+func (s *session) assignmentsChanged() {
+	s.mu.Lock()
+	s.changed = true
+	s.mu.Unlock()
+	s.signal()
+}
+
+// order queues a relay order; false when too many wait already.
+func (s *session) order(o *fleetv1.RelayOrder) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.orders) >= maxOrders || s.ctx.Err() != nil {
+		return false
+	}
+	s.orders = append(s.orders, o)
+	s.signal()
+	return true
+}
+
+// receive reads the agent's messages until the stream ends.
+func (s *session) receive() {
+	for {
+		m, err := s.stream.Recv()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = status.Error(codes.Canceled, "the agent closed its session")
+			}
+			s.end(err)
+			return
+		}
+		if err := s.take(m); err != nil {
+			s.end(err)
+			return
+		}
+	}
+}
+
+// take acts on one message.
+func (s *session) take(m *fleetv1.SessionRequest) error {
+	if s.ctx.Err() != nil {
+		return context.Cause(s.ctx) // replaced: an old session must not renew the lease
+	}
+	s.hub.leases.renew(s.node)
+	switch m := m.GetMessage().(type) {
+	case *fleetv1.SessionRequest_Heartbeat:
+		s.hub.pulls.update(s.node, m.Heartbeat.GetPulls())
+	case *fleetv1.SessionRequest_Report:
+		select {
+		case s.room <- struct{}{}:
+			s.report(m.Report)
+		case <-s.ctx.Done():
+		}
+	case *fleetv1.SessionRequest_Facts:
+		if m.Facts == nil {
+			return status.Error(codes.InvalidArgument, "facts: must be set")
+		}
+		_, err := s.hub.register(s.ctx, s.node, m.Facts)
+		return err
+	case *fleetv1.SessionRequest_Hello:
+		return status.Error(codes.InvalidArgument, "hello: only the first message may be one")
+	default:
+		// An agent newer than this scheduler may say things that it does not know.
+		s.hub.cfg.Logger.Warn("unknown message from agent", "node", s.node)
+	}
+	return nil
+}
+
+// send writes what has been marked until the session ends.
+func (s *session) send() {
+	var sent struct{ epoch, generation uint64 }
+	first := true
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-s.wake:
+		}
+		s.mu.Lock()
+		changed, acks, orders := s.changed, s.acks, s.orders
+		s.changed, s.acks, s.orders = false, nil, nil
+		s.mu.Unlock()
+		var out []*fleetv1.SessionResponse
+		if changed {
+			set := s.hub.assignments(s.node)
+			if first || set.GetRestoreEpoch() != sent.epoch || set.GetGeneration() != sent.generation {
+				sent.epoch, sent.generation, first = set.GetRestoreEpoch(), set.GetGeneration(), false
+				out = append(out, &fleetv1.SessionResponse{Message: &fleetv1.SessionResponse_Assignments{Assignments: set}})
+			}
+		}
+		for _, id := range acks {
+			out = append(out, &fleetv1.SessionResponse{Message: &fleetv1.SessionResponse_Ack{Ack: &fleetv1.ReportAck{Id: id}}})
+		}
+		for _, o := range orders {
+			out = append(out, &fleetv1.SessionResponse{Message: &fleetv1.SessionResponse_Relay{Relay: o}})
+		}
+		for _, m := range out {
+			if err := s.stream.Send(m); err != nil {
+				s.end(err)
+				return
+			}
+		}
+	}
+}
+
+// assignments is all that the node should run now.
+func (h *Hub) assignments(node string) *fleetv1.AssignmentSet {
+	view := h.cfg.State.View()
+	set := &fleetv1.AssignmentSet{
+		ClusterId:    view.Cluster().GetMeta().GetId(),
+		RestoreEpoch: view.Cluster().GetRestoreEpoch(),
+		Generation:   view.Node(node).GetStatus().GetAssignmentGeneration(),
+	}
+	for _, inst := range view.InstancesOnNode(node) {
+		set.Instances = append(set.Instances, &fleetv1.Instance{Meta: inst.GetMeta(), Spec: inst.GetSpec(), Desired: inst.GetDesired()})
+	}
+	return set
+}
+
+// report queues a report for its commit.
+func (s *session) report(r *fleetv1.StatusReport) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reports = append(s.reports, r)
+	if !s.reporting && s.ctx.Err() == nil {
+		s.reporting = true
+		s.jobs.Go(s.commitReports)
+	}
+}
+
+// commitReports proposes what has been reported, all that waits at a time, until nothing does.
+func (s *session) commitReports() {
+	for {
+		s.mu.Lock()
+		batch := s.reports
+		s.reports = nil
+		if len(batch) == 0 || s.ctx.Err() != nil {
+			s.reporting = false
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		if err := s.commit(batch); err != nil {
+			s.end(unavailable("commit of reports", err))
+			continue
+		}
+		s.mu.Lock()
+		for _, r := range batch {
+			s.acks = append(s.acks, r.GetId())
+			<-s.room
+		}
+		s.mu.Unlock()
+		s.signal()
+	}
+}
+
+// commit proposes the reports as one. Only instances of the session's own node are taken.
+func (s *session) commit(batch []*fleetv1.StatusReport) error {
+	view := s.hub.cfg.State.View()
+	report := &fleetv1.Report{Node: s.node}
+	for _, r := range batch {
+		for _, inst := range r.GetInstances() {
+			known := view.Instance(inst.GetInstanceId())
+			if known.GetSpec().GetNode() != s.node || known.GetMeta().GetId() != inst.GetInstanceId() {
+				s.hub.cfg.Logger.Debug("report of an instance that is not the node's", "node", s.node, "instance", inst.GetInstanceId())
+				continue
+			}
+			report.Instances = append(report.Instances, inst)
+		}
+		report.NodeEvents = append(report.NodeEvents, r.GetNodeEvents()...)
+	}
+	if len(report.Instances) == 0 && len(report.NodeEvents) == 0 {
+		return nil
+	}
+	result, err := s.hub.propose(s.ctx, s.node, &fleetv1.Command{Op: &fleetv1.Command_Report{Report: report}})
+	if err != nil {
+		return err
+	}
+	for _, r := range result.Rejections {
+		s.hub.cfg.Logger.Warn("report refused", "node", s.node, "reason", r.Reason, "detail", r.Detail)
+	}
+	return nil
+}
+
+// within answers what f does, or an error when that takes longer than d. f must return when ctx has ended,
+// at the latest after the handler that calls within.
+func within[T any](ctx context.Context, d time.Duration, f func() (T, error)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		v, err := f()
+		done <- answer{v, err}
+	}()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	var zero T
+	select {
+	case a := <-done:
+		return a.value, a.err
+	case <-timer.C:
+		return zero, status.Errorf(codes.DeadlineExceeded, "no first message within %s", d)
+	case <-ctx.Done():
+		return zero, status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+// checkHello refuses what no agent of ours would send.
+func checkHello(hello *fleetv1.Hello) error {
+	if hello == nil {
+		return status.Error(codes.InvalidArgument, "the first message must be a hello")
+	}
+	name := hello.GetNodeName()
+	if name == "" || len(name) > 64 || slices.ContainsFunc([]byte(name), func(c byte) bool { return !nameByte(c) }) {
+		return status.Errorf(codes.InvalidArgument, "hello.node_name: %q is not 1–64 letters, digits, '-', '_', '.'", name)
+	}
+	if hello.GetFacts() == nil {
+		return status.Error(codes.InvalidArgument, "hello.facts: must be set")
+	}
+	return nil
+}
+
+func nameByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.'
+}
