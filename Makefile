@@ -31,7 +31,7 @@ demo: ## start everything on this machine, deploy the iris example, call it (nee
 	@demo/run
 
 ##@ Build it
-.PHONY: setup build tools generate proto-baseline clean
+.PHONY: setup build tools format generate proto-baseline clean
 setup: ## install the missing Debian packages, fetch the modules
 	@scripts/setup run build test lint
 
@@ -44,6 +44,10 @@ tools: ## build the development tools into .cache/bin
 	@[ -e $(TOOLS_STAMP) ] || { scripts/setup build && rm -f $(TOOLS)/.stamp-* && mkdir -p $(TOOLS) && \
 	  echo "building the tools of tools/go.mod (once, some minutes)" && \
 	  go build -C tools -o ../$(TOOLS)/ tool && touch $(TOOLS_STAMP); }
+
+format: tools ## format the Go code and proto/
+	$(TOOLS)/golangci-lint fmt
+	$(TOOLS)/buf format -w
 
 generate: tools ## generate the Go code of proto/
 	$(TOOLS)/buf format -w
