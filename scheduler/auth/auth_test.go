@@ -1,0 +1,102 @@
+package auth
+
+import (
+	"context"
+	"testing"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// view is a ReadView of which only tokens and cluster are asked for.
+type view struct {
+	state.ReadView
+	cluster *fleetv1.Cluster
+	tokens  []*fleetv1.Token
+}
+
+func (v *view) Cluster() *fleetv1.Cluster { return v.cluster }
+func (v *view) TokenBySecret(sum []byte) *fleetv1.Token {
+	for _, t := range v.tokens {
+		if string(t.SecretSha256) == string(sum) {
+			return t
+		}
+	}
+	return nil
+}
+
+func token(name, secret, role, project string) *fleetv1.Token {
+	return &fleetv1.Token{Meta: &fleetv1.Meta{Name: name, Project: project}, SecretSha256: Hash(secret), Role: role}
+}
+
+type fakeStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (f fakeStream) Context() context.Context { return f.ctx }
+
+func TestAdmit(t *testing.T) {
+	full := &view{cluster: &fleetv1.Cluster{}, tokens: []*fleetv1.Token{
+		token("root", "s-admin", fleetv1.RoleAdmin, "vision"), token("nodes", "s-agent", fleetv1.RoleAgent, ""),
+		token("odd", "s-odd", "auditor", "")}}
+	const list, session = "/fleet.v1.NodeService/ListNodes", "/fleet.v1.AgentService/Session"
+	const health, reflect = "/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+	for _, c := range []struct {
+		name, header, method string
+		view                 *view
+		code                 codes.Code
+		caller               Caller
+	}{
+		{"admin lists", "Bearer s-admin", list, full, codes.OK, Caller{"root", "admin", "vision", "default"}},
+		{"scheme in lower case", "bearer s-admin", list, full, codes.OK, Caller{"root", "admin", "vision", "default"}},
+		{"admin reflects", "Bearer s-admin", reflect, full, codes.OK, Caller{"root", "admin", "vision", "default"}},
+		{"agent connects", "Bearer s-agent", session, full, codes.OK, Caller{"nodes", "agent", "default", "default"}},
+		{"admin as agent", "Bearer s-admin", session, full, codes.PermissionDenied, Caller{}},
+		{"agent as admin", "Bearer s-agent", list, full, codes.PermissionDenied, Caller{}},
+		{"agent reflects", "Bearer s-agent", reflect, full, codes.PermissionDenied, Caller{}},
+		{"unknown role", "Bearer s-odd", list, full, codes.PermissionDenied, Caller{}},
+		{"no token", "", list, full, codes.Unauthenticated, Caller{}},
+		{"other scheme", "Basic s-admin", list, full, codes.Unauthenticated, Caller{}},
+		{"wrong token", "Bearer s-admi", list, full, codes.Unauthenticated, Caller{}},
+		{"the hash as token", "Bearer " + string(Hash("s-admin")), list, full, codes.Unauthenticated, Caller{}},
+		{"health is open", "", health, full, codes.OK, Caller{}},
+		{"reflection is not", "", reflect, full, codes.Unauthenticated, Caller{}},
+		{"not bootstrapped", "Bearer s-admin", list, &view{}, codes.Unavailable, Caller{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx := t.Context()
+			if c.header != "" {
+				ctx = metadata.NewIncomingContext(ctx, metadata.Pairs("authorization", c.header))
+			}
+			i := NewInterceptors(func() state.ReadView { return c.view })
+			var got Caller
+			_, err := i.Unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: c.method}, func(ctx context.Context, _ any) (any, error) {
+				got, _ = FromContext(ctx)
+				return nil, nil
+			})
+			if status.Code(err) != c.code || got != c.caller {
+				t.Errorf("unary: got %+v, %v; want %+v, %v", got, err, c.caller, c.code)
+			}
+			got = Caller{}
+			err = i.Stream(nil, fakeStream{ctx: ctx}, &grpc.StreamServerInfo{FullMethod: c.method}, func(_ any, ss grpc.ServerStream) error {
+				got, _ = FromContext(ss.Context())
+				return nil
+			})
+			if status.Code(err) != c.code || got != c.caller {
+				t.Errorf("stream: got %+v, %v; want %+v, %v", got, err, c.caller, c.code)
+			}
+		})
+	}
+}
+
+func TestSecretsDiffer(t *testing.T) {
+	a, b := NewSecret(), NewSecret()
+	if a == b || len(a) < 40 || string(Hash(a)) == string(Hash(b)) {
+		t.Errorf("secrets %q and %q", a, b)
+	}
+}
