@@ -29,8 +29,9 @@ var layers = map[string][]string{
 
 	"scheduler/state":     {"proto"},
 	"scheduler/place":     {"scheduler/state", "proto"},
-	"scheduler/events":    {"scheduler/state", "proto"},
-	"scheduler/raftstore": {"scheduler/state", "identity", "proto"},
+	"scheduler/boltfile":  {},
+	"scheduler/events":    {"scheduler/state", "scheduler/boltfile", "proto"},
+	"scheduler/raftstore": {"scheduler/state", "scheduler/boltfile", "identity", "proto"},
 	"scheduler/gossip":    {"identity", "proto"},
 	"scheduler/auth":      {"scheduler/state", "proto"},
 	"scheduler/session":   {"scheduler/state", "identity", "proto"},
