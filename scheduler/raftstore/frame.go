@@ -1,0 +1,47 @@
+package raftstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"google.golang.org/protobuf/proto"
+)
+
+// An entry is a version byte, the CRC32C of the rest (big endian), and the Command.
+const (
+	frameVersion = 1
+	frameHeader  = 5
+)
+
+var errFrame = errors.New("log entry is damaged")
+
+func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
+
+func encodeFrame(cmd *fleetv1.Command) ([]byte, error) {
+	b, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, frameHeader, frameHeader+256), cmd)
+	if err != nil {
+		return nil, fmt.Errorf("encode command: %w", err)
+	}
+	b[0] = frameVersion
+	binary.BigEndian.PutUint32(b[1:frameHeader], checksum(b[frameHeader:]))
+	return b, nil
+}
+
+func decodeFrame(b []byte) (*fleetv1.Command, error) {
+	switch {
+	case len(b) < frameHeader:
+		return nil, fmt.Errorf("%w: it has %d bytes", errFrame, len(b))
+	case b[0] != frameVersion:
+		return nil, fmt.Errorf("%w: it has version %d, this scheduler reads %d", errFrame, b[0], frameVersion)
+	case binary.BigEndian.Uint32(b[1:frameHeader]) != checksum(b[frameHeader:]):
+		return nil, fmt.Errorf("%w: its CRC32C is wrong", errFrame)
+	}
+	cmd := &fleetv1.Command{}
+	if err := proto.Unmarshal(b[frameHeader:], cmd); err != nil {
+		return nil, fmt.Errorf("%w: %w", errFrame, err)
+	}
+	return cmd, nil
+}

@@ -1,0 +1,136 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// ID is the UUID of this scheduler, made with its data directory.
+func (s *Store) ID() string { return s.id }
+
+// Addr is the address at which other schedulers reach this one.
+func (s *Store) Addr() string { return string(s.trans.LocalAddr()) }
+
+// IsLeader: this scheduler leads, as far as it knows, and has applied everything that came before.
+func (s *Store) IsLeader() bool { return s.leading.Load() }
+
+// LeaderChanges has one reader. true means: this scheduler leads now and has applied everything that came
+// before. true after true is a new leadership: what is between was too short to be told. A reader that is
+// slow gets the latest value.
+func (s *Store) LeaderChanges() <-chan bool { return s.leaderCh }
+
+// Leader is the ID and Raft address of the leader, empty when unknown.
+func (s *Store) Leader() (id, addr string) {
+	a, i := s.raft.LeaderWithID()
+	return string(i), string(a)
+}
+
+// Member is one scheduler of the cluster.
+type Member struct {
+	ID, Addr string
+	Voter    bool
+	Leader   bool
+}
+
+// Status is what a scheduler knows of its cluster.
+type Status struct {
+	ID                 string
+	State              string // "Leader", "Follower", "Candidate", "Shutdown"
+	Term               uint64
+	LeaderID           string
+	LeaderAddr         string
+	CommitIndex        uint64
+	AppliedIndex       uint64 // of the last command in the store
+	LastSnapshotIndex  uint64
+	LastContact        time.Time // with the leader; zero on the leader itself and before the first contact
+	Members            []Member
+	FirstIndex, LogEnd uint64
+}
+
+// Status answers from memory.
+func (s *Store) Status() Status {
+	st := Status{
+		ID: s.id, State: s.raft.State().String(), Term: s.raft.CurrentTerm(),
+		CommitIndex: s.raft.CommitIndex(), AppliedIndex: s.fsm.st.View().Index(),
+	}
+	st.LeaderID, st.LeaderAddr = s.Leader()
+	if s.raft.State() != raft.Leader {
+		st.LastContact = s.raft.LastContact()
+	}
+	s.logs.mu.Lock()
+	st.FirstIndex, st.LogEnd = s.logs.head.First, s.logs.head.Last
+	s.logs.mu.Unlock()
+	if _, err := fmt.Sscan(s.raft.Stats()["last_snapshot_index"], &st.LastSnapshotIndex); err != nil {
+		st.LastSnapshotIndex = 0
+	}
+	if f := s.raft.GetConfiguration(); f.Error() == nil {
+		for _, m := range f.Configuration().Servers {
+			st.Members = append(st.Members, Member{
+				ID: string(m.ID), Addr: string(m.Address), Voter: m.Suffrage == raft.Voter, Leader: string(m.ID) == st.LeaderID,
+			})
+		}
+	}
+	return st
+}
+
+// AddVoter makes the scheduler with this ID and Raft address a voter. Only the leader can.
+func (s *Store) AddVoter(ctx context.Context, id, addr string) error {
+	f := s.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(addr), 0, enqueueTimeout(ctx))
+	if err := s.await(ctx, f); err != nil {
+		return fmt.Errorf("add voter %s: %w", id, s.mapped(err))
+	}
+	return nil
+}
+
+// RemoveServer takes a scheduler out of the cluster. Only the leader can.
+func (s *Store) RemoveServer(ctx context.Context, id string) error {
+	f := s.raft.RemoveServer(raft.ServerID(id), 0, enqueueTimeout(ctx))
+	if err := s.await(ctx, f); err != nil {
+		return fmt.Errorf("remove scheduler %s: %w", id, s.mapped(err))
+	}
+	return nil
+}
+
+// Snapshot makes a snapshot now; without anything new it does nothing.
+func (s *Store) Snapshot(ctx context.Context) error {
+	err := s.await(ctx, s.raft.Snapshot())
+	if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	return nil
+}
+
+// tcpStream is plain TCP: for loopback, until schedulers have identities.
+type tcpStream struct{ net.Listener }
+
+func (tcpStream) Dial(addr string, timeout time.Duration) (net.Conn, error) {
+	return net.DialTimeout("tcp", addr, timeout)
+}
+
+// raftStream turns a StreamLayer into Raft's.
+type raftStream struct {
+	StreamLayer
+	advertise string
+}
+
+func (r raftStream) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	return r.StreamLayer.Dial(string(addr), timeout)
+}
+
+func (r raftStream) Addr() net.Addr {
+	if r.advertise != "" {
+		return advertised(r.advertise)
+	}
+	return r.StreamLayer.Addr()
+}
+
+// advertised is an address that need not be resolvable here.
+type advertised string
+
+func (advertised) Network() string  { return "tcp" }
+func (a advertised) String() string { return string(a) }

@@ -1,0 +1,320 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
+	"github.com/hashicorp/raft"
+)
+
+// How long the store waits for what should take milliseconds.
+const (
+	closeTimeout   = 10 * time.Second
+	barrierTimeout = 30 * time.Second
+	verifyTimeout  = 10 * time.Second
+)
+
+// Store is one scheduler's part of the Raft cluster. All methods may be called by anyone at any time.
+type Store struct {
+	cfg   Config
+	id    string
+	lock  *os.File
+	logs  *logStore
+	trans *raft.NetworkTransport
+	raft  *raft.Raft
+	fsm   *fsm
+	stall *stallWatch
+
+	leading  atomic.Bool
+	leaderCh chan bool
+	failed   chan error
+	stop     chan struct{}
+	watching sync.WaitGroup // the goroutines of Open
+	calls    sync.WaitGroup // goroutines that wait for Raft's answers
+	closing  sync.Once
+	closed   error
+}
+
+// Open locks the data directory, checks everything stored there, and joins the cluster. st must be
+// empty; it is written by the store alone from now on. sink may be nil.
+func Open(cfg Config, st *state.Store, sink EventSink) (_ *Store, err error) {
+	cfg = cfg.withDefaults()
+	dir := filepath.Join(cfg.DataDir, "raft")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open raft store: %w", err)
+	}
+	s := &Store{cfg: cfg, leaderCh: make(chan bool), failed: make(chan error, 1), stop: make(chan struct{})}
+	s.fsm = &fsm{st: st, sink: sink, fail: s.fail}
+	s.stall = newStallWatch(cfg.StallLimit, s.fail)
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("open raft store: %w", err), s.release())
+		}
+	}()
+	if s.lock, err = lockDir(cfg.DataDir, dir); err != nil {
+		return nil, err
+	}
+	snapshots, err := s.openFiles(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.start(snapshots); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// start runs Raft on the opened files.
+func (s *Store) start(snapshots raft.SnapshotStore) error {
+	logger := &hlogger{to: s.cfg.Logger.With("part", "raft")}
+	stream := s.cfg.Stream
+	if stream == nil {
+		l, err := net.Listen("tcp", s.cfg.Addr)
+		if err != nil {
+			return err
+		}
+		stream = tcpStream{l}
+	}
+	s.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: raftStream{stream, s.cfg.Advertise}, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: logger,
+	})
+	conf := raft.DefaultConfig()
+	conf.ProtocolVersion = 3
+	conf.LocalID = raft.ServerID(s.id)
+	conf.HeartbeatTimeout, conf.ElectionTimeout = s.cfg.HeartbeatTimeout, s.cfg.ElectionTimeout
+	conf.LeaderLeaseTimeout = s.cfg.LeaderLease
+	conf.SnapshotInterval, conf.SnapshotThreshold = s.cfg.SnapshotInterval, s.cfg.SnapshotThreshold
+	conf.TrailingLogs = s.cfg.TrailingLogs
+	conf.NoLegacyTelemetry = true
+	conf.Logger = logger
+	notify := make(chan bool, 16)
+	conf.NotifyCh = notify
+	cache, err := raft.NewLogCache(512, s.logs)
+	if err != nil {
+		return err
+	}
+	if s.cfg.Bootstrap {
+		if err := s.bootstrap(conf, cache, snapshots); err != nil {
+			return err
+		}
+	}
+	if s.raft, err = raft.NewRaft(conf, s.fsm, cache, s.logs, snapshots, s.trans); err != nil {
+		return err
+	}
+	s.watching.Go(func() { s.followLeadership(notify) })
+	return nil
+}
+
+func (s *Store) bootstrap(conf *raft.Config, logs raft.LogStore, snapshots raft.SnapshotStore) error {
+	exists, err := raft.HasExistingState(logs, s.logs, snapshots)
+	if err != nil || exists {
+		return err
+	}
+	self := raft.Server{Suffrage: raft.Voter, ID: conf.LocalID, Address: s.trans.LocalAddr()}
+	return raft.BootstrapCluster(conf, logs, s.logs, snapshots, s.trans, raft.Configuration{Servers: []raft.Server{self}})
+}
+
+// fail reports that the process must end; only the first report is kept.
+func (s *Store) fail(err error) {
+	s.cfg.Logger.Error("the Raft store has failed: this scheduler must stop", "error", err)
+	select {
+	case s.failed <- err:
+	default:
+	}
+}
+
+// Failed answers once when this scheduler can't go on: its disk hangs, or an entry can't be applied. The
+// process should exit at once, without waiting for Close.
+func (s *Store) Failed() <-chan error { return s.failed }
+
+// followLeadership announces leadership after everything committed before it has been applied.
+func (s *Store) followLeadership(notify <-chan bool) {
+	var pending chan bool // s.leaderCh while there is something to announce
+	var value bool
+	for {
+		select {
+		case <-s.stop:
+			return
+		case leads := <-notify:
+			if leads {
+				if leads = s.barrier() == nil && s.raft.State() == raft.Leader; !leads {
+					// Lost again, or about to: Raft tells.
+					continue
+				}
+			}
+			s.leading.Store(leads)
+			pending, value = s.leaderCh, leads
+		case pending <- value:
+			pending = nil
+		}
+	}
+}
+
+// barrier waits until everything committed so far is applied here.
+func (s *Store) barrier() error {
+	f := s.raft.Barrier(barrierTimeout)
+	if err := f.Error(); err != nil {
+		return err
+	}
+	if i, ok := f.(raft.IndexFuture); ok {
+		s.fsm.progress.advance(i.Index())
+	}
+	return nil
+}
+
+// Close leaves without telling the others, and unlocks the data directory.
+func (s *Store) Close() error {
+	s.closing.Do(func() {
+		s.leading.Store(false)
+		s.closed = s.release()
+	})
+	return s.closed
+}
+
+// release undoes as much of Open as was done.
+func (s *Store) release() error {
+	close(s.stop)
+	var errs []error
+	if s.raft != nil {
+		done := make(chan error, 1)
+		go func() { // ends when Raft's last write does
+			err := s.raft.Shutdown().Error()
+			s.watching.Wait()
+			s.calls.Wait()
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			errs = append(errs, err)
+		case <-time.After(closeTimeout):
+			// Closing its files under Raft's feet would be worse than leaving them to the end of the process.
+			return fmt.Errorf("close raft store: Raft didn't stop within %s", closeTimeout)
+		}
+	}
+	s.stall.close()
+	if s.trans != nil {
+		errs = append(errs, s.trans.Close())
+	}
+	if s.logs != nil {
+		errs = append(errs, s.logs.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Propose commits the command and answers what applying it did. ErrUnknown: it may still be applied;
+// *NotLeaderError: it wasn't and won't be.
+func (s *Store) Propose(ctx context.Context, cmd *fleetv1.Command) (state.Result, error) {
+	if err := ctx.Err(); err != nil {
+		return state.Result{}, fmt.Errorf("propose: %w", err)
+	}
+	data, err := encodeFrame(cmd)
+	if err != nil {
+		return state.Result{}, fmt.Errorf("propose: %w", err)
+	}
+	f := s.raft.Apply(data, enqueueTimeout(ctx))
+	if err := s.await(ctx, f); err != nil {
+		return state.Result{}, fmt.Errorf("propose: %w", s.mapped(err))
+	}
+	switch r := f.Response().(type) {
+	case state.Result:
+		return r, nil
+	case error:
+		return state.Result{}, fmt.Errorf("propose: %w: %w", ErrUnknown, r)
+	}
+	return state.Result{}, fmt.Errorf("propose: %w", ErrUnknown)
+}
+
+// enqueueTimeout is how long a call may wait for Raft to take it.
+func enqueueTimeout(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return max(time.Until(deadline), time.Millisecond)
+	}
+	return barrierTimeout
+}
+
+// await waits for a future, which itself can't be given up.
+func (s *Store) await(ctx context.Context, f raft.Future) error {
+	done := make(chan error, 1)
+	s.calls.Go(func() { done <- f.Error() })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnknown, ctx.Err())
+	}
+}
+
+// mapped says what Raft's errors mean to a caller.
+func (s *Store) mapped(err error) error {
+	switch {
+	case errors.Is(err, ErrUnknown):
+		return err
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		_, addr := s.Leader()
+		if addr == s.Addr() { // Raft hasn't noticed yet
+			addr = ""
+		}
+		return &NotLeaderError{Leader: addr}
+	case errors.Is(err, raft.ErrRaftShutdown) && s.isClosed():
+		return fmt.Errorf("%w: %w: %w", ErrUnknown, ErrClosed, err)
+	}
+	// ErrLeadershipLost, ErrAbortedByRestore, ErrRaftShutdown, ErrEnqueueTimeout, and what we don't know.
+	return fmt.Errorf("%w: %w", ErrUnknown, err)
+}
+
+func (s *Store) isClosed() bool {
+	select {
+	case <-s.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// ReadIndex returns when the store shows everything that was committed when it was called: a View taken
+// afterwards is linearizable. It works on the leader alone and costs no log entry.
+func (s *Store) ReadIndex(ctx context.Context) error {
+	if !s.leading.Load() {
+		return fmt.Errorf("read index: %w", s.mapped(raft.ErrNotLeader))
+	}
+	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
+	defer cancel()
+	commit := s.raft.CommitIndex()
+	if err := s.await(ctx, s.raft.VerifyLeader()); err != nil {
+		if errors.Is(err, raft.ErrLeadershipLost) {
+			err = raft.ErrNotLeader // a read has no outcome that could be unknown
+		}
+		return fmt.Errorf("read index: %w", s.mapped(err))
+	}
+	short, cancelShort := context.WithTimeout(ctx, s.cfg.HeartbeatTimeout)
+	defer cancelShort()
+	err := s.fsm.progress.wait(short, commit)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("read index: %w", ctx.Err())
+	}
+	// The last entry is one that Raft keeps to itself: a barrier tells that all before it are applied.
+	if err := s.await(ctx, barrierFuture{s}); err != nil {
+		return fmt.Errorf("read index: %w", s.mapped(err))
+	}
+	return nil
+}
+
+// barrierFuture makes barrier something to await.
+type barrierFuture struct{ s *Store }
+
+func (b barrierFuture) Error() error { return b.s.barrier() }
