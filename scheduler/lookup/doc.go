@@ -1,0 +1,20 @@
+// Package lookup answers which endpoints a service has, over HTTP as SPEC §4 says and for the API's
+// ListEndpoints.
+//
+// The answer of a service is rendered when something changes (a service, an instance, a pool, a node's
+// lease) and served from memory: a request hashes its token, finds the service in a map and writes bytes
+// that exist already. It takes no lock and reads no store. One goroutine (Run) does all the rendering; it
+// replaces the whole map when services come or go, and swaps one pointer when an answer changes.
+//
+// Decisions:
+//   - An instance is in the answer when it is meant to run, is ready, has an address, and its node's lease
+//     is valid. A service that isn't meant to run has no endpoints, whatever its instances still do.
+//   - The index is that of the store when the answer last changed. A lease that is lost changes the answer
+//     and not the store, so the ETag covers the bytes, too.
+//   - A service that can't be looked up (pool not dedicated) answers 409 with the condition that fails;
+//     another project's service answers 404 like one that does not exist. Whoever can't know of a service
+//     learns nothing.
+//   - A project in the path must be the caller's own: until roles of projects exist every caller has one.
+//   - Tokens are kept by the hash of their secret beside the answers; the comparison of hashes takes
+//     constant time.
+package lookup

@@ -1,0 +1,382 @@
+package lookup
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"sort"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/auth"
+	"github.com/drover-fleet/drover/scheduler/state"
+)
+
+// Store is the scheduler's picture of the cluster.
+type Store interface {
+	View() state.ReadView
+	Subscribe() state.Feed
+}
+
+// Config is what a Table is made of.
+type Config struct {
+	Store Store
+	// LeaseValid says whether a node counts as alive.
+	LeaseValid func(node string) bool
+	// MaxAge is how long a client may use an answer; whole seconds.
+	MaxAge time.Duration
+}
+
+// Table holds the answer of every service. It is an http.Handler. Its methods may be called from any
+// goroutine; answers are current only while Run runs.
+type Table struct {
+	cfg  Config
+	now  atomic.Pointer[snapshot]
+	wake chan struct{} // holds one token when nodes or all has something
+
+	mu    sync.Mutex
+	nodes map[string]bool // whose lease changed
+	all   bool
+}
+
+type key struct{ project, service string }
+
+// snapshot is what requests read. It is replaced, never changed.
+type snapshot struct {
+	bootstrapped bool
+	services     map[key]*entry // by name and by ID
+	tokens       map[[sha256.Size]byte]*token
+}
+
+type token struct {
+	sum    [sha256.Size]byte
+	caller auth.Caller
+}
+
+// entry is one service; only its answer changes.
+type entry struct {
+	id     string
+	answer atomic.Pointer[answer]
+}
+
+// answer is rendered.
+type answer struct {
+	resp    *fleetv1.ListEndpointsResponse
+	refusal string // why it can't be looked up; then nothing else is set
+	body    []byte
+	// Header values, ready to be put into a response's map.
+	contentType, contentLength, etag, cacheControl []string
+}
+
+// New makes a table without services.
+func New(cfg Config) *Table {
+	t := &Table{cfg: cfg, wake: make(chan struct{}, 1), nodes: map[string]bool{}}
+	t.now.Store(&snapshot{})
+	return t
+}
+
+// NodeChanged says that a node's lease was lost or has returned. It does not block.
+func (t *Table) NodeChanged(node string) {
+	t.mu.Lock()
+	t.nodes[node] = true
+	t.mu.Unlock()
+	t.signal()
+}
+
+// Refresh makes everything be rendered anew: leadership has changed. It does not block.
+func (t *Table) Refresh() {
+	t.mu.Lock()
+	t.all = true
+	t.mu.Unlock()
+	t.signal()
+}
+
+func (t *Table) signal() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// ErrNotFound is what Endpoints answers for a service that does not exist.
+var ErrNotFound = errors.New("there is no such service")
+
+// Endpoints answers what the HTTP look-up does. The response is shared and must not be written to.
+func (t *Table) Endpoints(project, service string) (*fleetv1.ListEndpointsResponse, error) {
+	e := t.now.Load().services[key{project, service}]
+	if e == nil {
+		return nil, ErrNotFound
+	}
+	a := e.answer.Load()
+	if a.refusal != "" {
+		return nil, errors.New(a.refusal)
+	}
+	return a.resp, nil
+}
+
+// Run keeps the answers current until ctx ends.
+func (t *Table) Run(ctx context.Context) {
+	feed := t.cfg.Store.Subscribe()
+	defer feed.Close()
+	type news struct {
+		sets   []state.ChangeSet
+		resync bool
+	}
+	changes := make(chan news)
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	reading.Go(func() {
+		for {
+			sets, resync, err := feed.Next(ctx)
+			if err != nil {
+				return
+			}
+			select {
+			case changes <- news{sets, resync}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case n := <-changes:
+			t.apply(n.sets, n.resync)
+		case <-t.wake:
+			t.mu.Lock()
+			nodes, all := t.nodes, t.all
+			t.nodes, t.all = map[string]bool{}, false
+			t.mu.Unlock()
+			if all {
+				t.rebuild()
+				continue
+			}
+			view := t.cfg.Store.View()
+			dirty := map[string]bool{}
+			for n := range nodes {
+				markNode(view, n, dirty)
+			}
+			t.render(view, dirty)
+		}
+	}
+}
+
+// markNode marks the services that have instances on the node.
+func markNode(view state.ReadView, node string, dirty map[string]bool) {
+	for _, i := range view.InstancesOnNode(node) {
+		dirty[i.GetSpec().GetServiceId()] = true
+	}
+}
+
+// apply takes changes over: those of services that stay as they are by name and ID touch only their own
+// answers.
+func (t *Table) apply(sets []state.ChangeSet, resync bool) {
+	if resync {
+		t.rebuild()
+		return
+	}
+	view := t.cfg.Store.View()
+	dirty := map[string]bool{}
+	var moved []state.Change
+	for _, set := range sets {
+		for _, c := range set.Changes {
+			switch c.Key.Kind {
+			case fleetv1.KindToken, fleetv1.KindPool, fleetv1.KindCluster:
+				t.rebuild()
+				return
+			case fleetv1.KindService:
+				if c.Before == nil || c.After == nil {
+					moved = append(moved, c)
+				}
+				dirty[c.After.GetService().GetMeta().GetId()] = true
+			case fleetv1.KindInstance:
+				for _, o := range []*fleetv1.Object{c.Before, c.After} {
+					if id := o.GetInstance().GetSpec().GetServiceId(); id != "" {
+						dirty[id] = true
+					}
+				}
+			case fleetv1.KindNode:
+				if c.Before.GetNode().GetStatus().GetState() != c.After.GetNode().GetStatus().GetState() {
+					markNode(view, c.Key.Key, dirty)
+				}
+			}
+		}
+	}
+	t.move(view, moved)
+	t.render(view, dirty)
+}
+
+// move takes services in that were made, and out that were deleted.
+func (t *Table) move(view state.ReadView, changes []state.Change) {
+	if len(changes) == 0 {
+		return
+	}
+	last := t.now.Load()
+	next := &snapshot{bootstrapped: last.bootstrapped, services: maps.Clone(last.services), tokens: last.tokens}
+	for _, c := range changes {
+		if m := c.Before.GetService().GetMeta(); c.Before != nil {
+			for _, k := range []key{{m.GetProject(), m.GetName()}, {m.GetProject(), m.GetId()}} {
+				if e := next.services[k]; e != nil && e.id == m.GetId() {
+					delete(next.services, k)
+				}
+			}
+			continue
+		}
+		t.add(view, next.services, c.After.GetService())
+	}
+	t.now.Store(next)
+}
+
+// add puts a service's entry in under its name and its ID; a name wins over an ID, as it does in the store.
+func (t *Table) add(view state.ReadView, services map[key]*entry, s *fleetv1.Service) {
+	m := s.GetMeta()
+	e := t.now.Load().services[key{m.GetProject(), m.GetId()}]
+	if e == nil || e.id != m.GetId() {
+		e = &entry{id: m.GetId()}
+	}
+	t.update(view, e, s)
+	services[key{m.GetProject(), m.GetName()}] = e
+	byID := key{m.GetProject(), m.GetId()}
+	if services[byID] == nil {
+		services[byID] = e
+	}
+}
+
+// render renders the answers of some services anew.
+func (t *Table) render(view state.ReadView, dirty map[string]bool) {
+	services := t.now.Load().services
+	for id := range dirty {
+		s := view.ServiceByID(id)
+		if e := services[key{s.GetMeta().GetProject(), id}]; e != nil && s != nil {
+			t.update(view, e, s)
+		}
+	}
+}
+
+func (t *Table) update(view state.ReadView, e *entry, s *fleetv1.Service) {
+	next := t.answerOf(view, s)
+	if last := e.answer.Load(); last == nil || last.refusal != next.refusal || !sameEndpoints(last, next) {
+		e.answer.Store(next)
+	}
+}
+
+func sameEndpoints(a, b *answer) bool {
+	x, y := a.resp.GetEndpoints(), b.resp.GetEndpoints()
+	if len(x) != len(y) {
+		return false
+	}
+	for i := range x {
+		if rendered(x[i]) != rendered(y[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// rebuild replaces the snapshot; answers that have not changed stay.
+func (t *Table) rebuild() {
+	view, last := t.cfg.Store.View(), t.now.Load()
+	next := &snapshot{
+		bootstrapped: view.Cluster() != nil,
+		services:     make(map[key]*entry, len(last.services)),
+		tokens:       map[[sha256.Size]byte]*token{},
+	}
+	for _, tok := range view.Tokens() {
+		if sum := tok.GetSecretSha256(); len(sum) == sha256.Size {
+			one := &token{sum: [sha256.Size]byte(sum), caller: auth.CallerOf(tok)}
+			next.tokens[one.sum] = one
+		}
+	}
+	for _, s := range view.Services("") {
+		t.add(view, next.services, s)
+	}
+	t.now.Store(next)
+}
+
+// endpoint is one element of host_endpoints. The first three names are fixed by what clients read.
+type endpoint struct {
+	Schema       string `json:"schema"`
+	IP           string `json:"ip"`
+	Port         int32  `json:"port"`
+	Model        string `json:"model"`
+	ModelVersion string `json:"model_version"`
+	Weight       int32  `json:"weight"`
+	InstanceID   string `json:"instance_id"`
+}
+
+func rendered(e *fleetv1.Endpoint) endpoint {
+	return endpoint{e.GetSchema(), e.GetIp(), e.GetPort(), e.GetModel(), e.GetModelVersion(), e.GetWeight(), e.GetInstanceId()}
+}
+
+func (t *Table) answerOf(view state.ReadView, s *fleetv1.Service) *answer {
+	pool := view.Pool(s.GetSpec().GetPool())
+	if kind := pool.GetSpec().GetType(); kind != fleetv1.PoolDedicated {
+		return &answer{refusal: fmt.Sprintf("service %q runs in pool %q, which is %s: only services in a dedicated pool can be looked up",
+			s.GetMeta().GetName(), s.GetSpec().GetPool(), kind)}
+	}
+	resp := &fleetv1.ListEndpointsResponse{Index: view.Index(), MaxAgeSeconds: int32(t.cfg.MaxAge / time.Second)}
+	if s.GetDesired().GetState() == fleetv1.DesiredRunning {
+		for _, i := range view.InstancesOfService(s.GetMeta().GetId()) {
+			if e := t.endpointOf(s, i); e != nil {
+				resp.Endpoints = append(resp.Endpoints, e)
+			}
+		}
+	}
+	sort.Slice(resp.Endpoints, func(i, j int) bool { return resp.Endpoints[i].GetInstanceId() < resp.Endpoints[j].GetInstanceId() })
+	return render(resp)
+}
+
+// endpointOf is nil when the instance must not be called.
+func (t *Table) endpointOf(s *fleetv1.Service, i *fleetv1.Instance) *fleetv1.Endpoint {
+	seen := i.GetObserved()
+	if i.GetDesired().GetState() != fleetv1.DesiredRunning || !seen.GetReady() || seen.GetIp() == "" || seen.GetPort() == 0 ||
+		!t.cfg.LeaseValid(i.GetSpec().GetNode()) {
+		return nil
+	}
+	e := &fleetv1.Endpoint{
+		Schema: i.GetSpec().GetApi().GetProtocol(), Ip: seen.GetIp(), Port: seen.GetPort(), InstanceId: i.GetMeta().GetId(),
+		Model: i.GetSpec().GetModel(), ModelVersion: i.GetSpec().GetModelVersion(),
+	}
+	for _, v := range s.GetSpec().GetVersions() {
+		if v.GetModel() == e.GetModel() && v.GetModelVersion() == e.GetModelVersion() {
+			e.Weight = v.GetWeight()
+		}
+	}
+	return e
+}
+
+func render(resp *fleetv1.ListEndpointsResponse) *answer {
+	out := struct {
+		Endpoints []endpoint `json:"host_endpoints"`
+		Index     uint64     `json:"index"`
+		MaxAge    int32      `json:"max_age_seconds"`
+	}{make([]endpoint, 0, len(resp.GetEndpoints())), resp.GetIndex(), resp.GetMaxAgeSeconds()}
+	for _, e := range resp.GetEndpoints() {
+		out.Endpoints = append(out.Endpoints, rendered(e))
+	}
+	var body bytes.Buffer
+	if err := json.NewEncoder(&body).Encode(out); err != nil {
+		panic(fmt.Sprintf("lookup: encode an answer of strings and numbers: %v", err))
+	}
+	sum := fnv.New64a()
+	sum.Write(body.Bytes())
+	return &answer{
+		resp: resp, body: body.Bytes(),
+		contentType:   []string{"application/json"},
+		contentLength: []string{strconv.Itoa(body.Len())},
+		etag:          []string{fmt.Sprintf(`"%x-%x"`, resp.GetIndex(), sum.Sum64())},
+		cacheControl:  []string{fmt.Sprintf("private, max-age=%d", resp.GetMaxAgeSeconds())},
+	}
+}
