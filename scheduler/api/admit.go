@@ -1,0 +1,189 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/place"
+	"github.com/drover-fleet/drover/scheduler/state"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// admit checks a new service against everything that it refers to, and fills in the model versions.
+func admit(view state.ReadView, s *fleetv1.Service) error {
+	spec, at := s.GetSpec(), "service.spec"
+	pool := view.Pool(spec.GetPool())
+	if pool == nil {
+		return missing(at+".pool", "pool", spec.GetPool(), namesOf(view.Pools()))
+	}
+	if owner := pool.GetSpec().GetAccount(); pool.GetSpec().GetType() == fleetv1.PoolDedicated && owner != s.GetMeta().GetAccount() {
+		return refuse(codes.PermissionDenied, "%s.pool: pool %q belongs to account %q, not to %q",
+			at, spec.GetPool(), owner, s.GetMeta().GetAccount())
+	}
+	seen := map[string]int{}
+	for i, version := range spec.GetVersions() {
+		here := fmt.Sprintf("%s.versions[%d]", at, i)
+		if err := admitVersion(view, s, pool, here, version); err != nil {
+			return err
+		}
+		key := version.GetModel() + " " + version.GetModelVersion()
+		if first, twice := seen[key]; twice {
+			return invalid(here, "is the same model version (%s) as versions[%d]", key, first)
+		}
+		seen[key] = i
+	}
+	return nil
+}
+
+func admitVersion(view state.ReadView, s *fleetv1.Service, pool *fleetv1.Pool, at string, version *fleetv1.ServiceVersion) error {
+	flavor := view.Flavor(version.GetFlavor())
+	if flavor == nil {
+		return missing(at+".flavor", "flavor", version.GetFlavor(), namesOf(view.Flavors()))
+	}
+	model, err := findModel(at+".model", view, s.GetMeta().GetProject(), version.GetModel(), version.GetModelVersion())
+	if err != nil {
+		return err
+	}
+	version.ModelVersion = model.GetSpec().GetVersion()
+	named := fmt.Sprintf("model %q version %s", version.GetModel(), version.GetModelVersion())
+	if state := model.GetStatus().GetState(); state != fleetv1.ModelNormal {
+		return unfit(at+".model_version", "%s is %s (%s); only Normal versions deploy", named, state, model.GetStatus().GetReason())
+	}
+	if types := model.GetSpec().GetDeployTypes(); !slices.Contains(types, "real-time") {
+		return unfit(at+".model", "%s deploys as %s, not as real-time", named, strings.Join(types, ", "))
+	}
+	if err := matches(at+".flavor", named, model, flavor); err != nil {
+		return err
+	}
+	if err := allowedMounts(view, pool, at, version); err != nil {
+		return err
+	}
+	request := place.NewRequest(s.GetMeta().GetId(), s.GetSpec(), version, flavor, model)
+	if reason, never := place.NeverFits(view, request); never {
+		return unfit(at+".flavor", "no node of pool %q can ever hold flavor %q: %s", s.GetSpec().GetPool(), version.GetFlavor(), reason)
+	}
+	return nil
+}
+
+// unfit is a FailedPrecondition that names a field.
+func unfit(field, format string, args ...any) *Error {
+	e := invalid(field, format, args...)
+	e.Code = codes.FailedPrecondition
+	return e
+}
+
+// matches checks that the flavor offers what the model's image needs.
+func matches(field, named string, model *fleetv1.Model, flavor *fleetv1.Flavor) error {
+	offered := model.GetStatus().GetArches()
+	if arch := model.GetSpec().GetArch(); arch != "" {
+		offered = []string{arch}
+	}
+	name := flavor.GetMeta().GetName()
+	if arch := flavor.GetSpec().GetArch(); arch != "" && len(offered) > 0 && !slices.Contains(offered, arch) {
+		return unfit(field, "flavor %q is for %s, but %s runs on %s", name, arch, named, strings.Join(offered, ", "))
+	}
+	needs := model.GetSpec().GetAccelerator()
+	has := flavor.GetSpec().GetAccelerator()
+	switch {
+	case needs == "":
+		return nil
+	case has.GetCount() == 0:
+		return unfit(field, "flavor %q has no accelerator, but %s needs one of %s", name, named, needs)
+	case has.GetVendor() != "" && has.GetVendor() != needs:
+		return unfit(field, "flavor %q has accelerators of %s, but %s needs one of %s", name, has.GetVendor(), named, needs)
+	}
+	return nil
+}
+
+// allowedMounts checks that at least one node of a dedicated pool allows each mount. A pool without
+// nodes yet says nothing: the instances wait for a node that does.
+func allowedMounts(view state.ReadView, pool *fleetv1.Pool, at string, version *fleetv1.ServiceVersion) error {
+	if len(version.GetMounts()) == 0 {
+		return nil
+	}
+	if pool.GetSpec().GetType() != fleetv1.PoolDedicated {
+		return unfit(at+".mounts", "pool %q is %s; mounts are for dedicated pools only", pool.GetMeta().GetName(), pool.GetSpec().GetType())
+	}
+	nodes := view.PoolNodes(pool)
+	if len(nodes) == 0 {
+		return nil
+	}
+	allowed := map[string]bool{}
+	for _, n := range nodes {
+		for _, d := range n.GetFacts().GetMountDirs() {
+			allowed[path.Clean(d)] = true
+		}
+	}
+	for i, m := range version.GetMounts() {
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(allowed)), func(dir string) bool { return below(m.GetSource(), dir) }) {
+			list := "none allows any"
+			if len(allowed) > 0 {
+				list = "allowed are directories below " + strings.Join(slices.Sorted(maps.Keys(allowed)), ", ")
+			}
+			return unfit(fmt.Sprintf("%s.mounts[%d].source", at, i), "no node of pool %q allows mounting %s; %s",
+				pool.GetMeta().GetName(), m.GetSource(), list)
+		}
+	}
+	return nil
+}
+
+func below(file, dir string) bool {
+	file = path.Clean(file)
+	return file == dir || dir == "/" || strings.HasPrefix(file, dir+"/")
+}
+
+// quota keeps two deployments at the same time from both taking a user's last place.
+type quota struct {
+	mu      sync.Mutex
+	pending map[string]int // by user: deployments admitted but not in the store yet
+}
+
+// reserve takes a place until release is called; ok is false when the user has none left.
+func (q *quota) reserve(view state.ReadView, user string, limit int) (release func(), ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if owned(view, user)+q.pending[user] >= limit {
+		return nil, false
+	}
+	q.pending[user]++
+	return func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.pending[user]--; q.pending[user] == 0 {
+			delete(q.pending, user)
+		}
+	}, true
+}
+
+func owned(view state.ReadView, user string) (n int) {
+	for _, s := range view.Services("") {
+		if s.GetMeta().GetCreatedBy() == user {
+			n++
+		}
+	}
+	return n
+}
+
+// overQuota is the refusal; it is told in an event, too.
+func (a *API) overQuota(ctx context.Context, s *fleetv1.Service, now time.Time) error {
+	refusal := refuse(codes.ResourceExhausted, "%s has %d real-time services already, which is the quota: delete one first",
+		caller(ctx).Name, a.cfg.MaxServicesPerUser)
+	event := serviceEvent(s, "QuotaExceeded", refusal.Msg)
+	event.Type = fleetv1.EventWarning
+	event.Objects[0].Id = "" // it was never made
+	cmd := &fleetv1.Command{Time: timestamppb.New(now), Caller: caller(ctx).Name,
+		Op: &fleetv1.Command_Write{Write: &fleetv1.Write{Events: []*fleetv1.Event{event}}}}
+	cmd.Introduced = state.Introduced(cmd)
+	if _, err := a.cfg.Log.Propose(ctx, cmd); err != nil {
+		a.cfg.Logger.Warn("event of an exceeded quota is lost", "service", s.GetMeta().GetName(), "error", err)
+	}
+	return refusal
+}

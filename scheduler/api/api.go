@@ -1,0 +1,207 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/registry"
+	"github.com/drover-fleet/drover/scheduler/auth"
+	"github.com/drover-fleet/drover/scheduler/raftstore"
+	"github.com/drover-fleet/drover/scheduler/session"
+	"github.com/drover-fleet/drover/scheduler/state"
+	"github.com/google/uuid"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// Store is the scheduler's picture of the cluster.
+type Store interface {
+	View() state.ReadView
+	Subscribe() state.Feed
+}
+
+// Log is the replicated log.
+type Log interface {
+	Propose(ctx context.Context, cmd *fleetv1.Command) (state.Result, error)
+	// ReadIndex returns when the store holds everything that was committed before the call.
+	ReadIndex(ctx context.Context) error
+}
+
+// Sessions are the connected agents.
+type Sessions interface {
+	LastHeartbeat(node string) time.Time
+	Pull(instanceID string) *fleetv1.PullProgress
+	OnPull(f func(instanceID string)) (cancel func())
+	OpenRelay(ctx context.Context, node string, order *fleetv1.RelayOrder) (session.Relay, error)
+}
+
+// Events is the store of what happened. The filters it gets are complete. Events about objects of no
+// project (nodes) belong to every project.
+type Events interface {
+	// List answers the newest events that the filter selects, oldest first.
+	List(ctx context.Context, f *fleetv1.EventFilter) ([]*fleetv1.Event, error)
+	// Watch sends what List answers, then each new event, until ctx ends.
+	Watch(ctx context.Context, f *fleetv1.EventFilter, send func([]*fleetv1.Event) error) error
+}
+
+// Images resolves image references.
+type Images interface {
+	Resolve(ctx context.Context, image string) (registry.Image, error)
+}
+
+// Endpoints answers look-ups: ListEndpoints says what the HTTP look-up says.
+type Endpoints interface {
+	Endpoints(project, service string) (*fleetv1.ListEndpointsResponse, error)
+}
+
+// Members tells about the schedulers themselves.
+type Members interface {
+	ClusterStatus() *fleetv1.GetClusterStatusResponse
+}
+
+// Config is what the API is made of. All fields are needed.
+type Config struct {
+	Store     Store
+	Log       Log
+	Sessions  Sessions
+	Events    Events
+	Images    Images
+	Endpoints Endpoints
+	Members   Members
+	// MaxServicesPerUser is the quota of SPEC §3.
+	MaxServicesPerUser int
+	Now                func() time.Time
+	Logger             *slog.Logger
+}
+
+// API is the operator's API. Its methods are called through gRPC alone.
+type API struct {
+	cfg   Config
+	quota quota
+}
+
+// New makes the API.
+func New(cfg Config) *API { return &API{cfg: cfg, quota: quota{pending: map[string]int{}}} }
+
+// Register adds every service of the operator's API to a gRPC server, which must use UnaryErrors and
+// StreamErrors and put an auth.Caller into the context.
+func (a *API) Register(s grpc.ServiceRegistrar) {
+	fleetv1.RegisterNodeServiceServer(s, &nodeServer{API: a})
+	fleetv1.RegisterDeviceServiceServer(s, &deviceServer{API: a})
+	fleetv1.RegisterFlavorServiceServer(s, &flavorServer{API: a})
+	fleetv1.RegisterPoolServiceServer(s, &poolServer{API: a})
+	fleetv1.RegisterModelServiceServer(s, &modelServer{API: a})
+	fleetv1.RegisterServiceServiceServer(s, &serviceServer{API: a})
+	fleetv1.RegisterInstanceServiceServer(s, &instanceServer{API: a})
+	fleetv1.RegisterEventServiceServer(s, &eventServer{API: a})
+	fleetv1.RegisterClusterServiceServer(s, &clusterServer{API: a})
+}
+
+func (a *API) view() state.ReadView { return a.cfg.Store.View() }
+
+func caller(ctx context.Context) auth.Caller {
+	c, _ := auth.FromContext(ctx)
+	return c
+}
+
+// project is the one that the request names, or the caller's.
+func project(ctx context.Context, named string) string {
+	if named != "" {
+		return named
+	}
+	if p := caller(ctx).Project; p != "" {
+		return p
+	}
+	return fleetv1.Default
+}
+
+// newMeta is the meta of an object that the caller makes now.
+func newMeta(ctx context.Context, from *fleetv1.Meta, now time.Time) *fleetv1.Meta {
+	c := caller(ctx)
+	account := c.Account
+	if account == "" {
+		account = fleetv1.Default
+	}
+	return &fleetv1.Meta{
+		Name: from.GetName(), Id: uuid.NewString(), Account: account, Project: project(ctx, from.GetProject()),
+		Generation: 1, CreateTime: timestamppb.New(now), CreatedBy: c.Name, Tags: from.GetTags(),
+	}
+}
+
+// Bounds of a mutation.
+const (
+	maxAttempts     = 5
+	mutationTimeout = 30 * time.Second
+	maxRequestID    = 128
+)
+
+// request is a mutation's request message.
+type request interface {
+	proto.Message
+	GetRequestId() string
+}
+
+// planned is what one look at the store came to: a write, or nil when all stands as asked.
+type planned func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error)
+
+// mutate carries out a request: plan is called with a view that holds all that was committed, and again
+// when what it saw has changed before its write was applied.
+func (a *API) mutate(ctx context.Context, req request, plan planned) error {
+	ctx, cancel := context.WithTimeout(ctx, mutationTimeout)
+	defer cancel()
+	if n := len(req.GetRequestId()); n > maxRequestID {
+		return invalid("request_id", "has %d characters, at most %d are allowed", n, maxRequestID)
+	}
+	digest, err := requestDigest(req)
+	if err != nil {
+		return err
+	}
+	if err := a.cfg.Log.ReadIndex(ctx); err != nil {
+		return err
+	}
+	var last state.Rejection
+	for range maxAttempts {
+		view, now := a.view(), a.cfg.Now()
+		if done, err := repeated(view, req.GetRequestId(), digest); done || err != nil {
+			return err
+		}
+		write, err := plan(ctx, view, now)
+		if err != nil || write == nil {
+			return err
+		}
+		cmd := &fleetv1.Command{
+			Time: timestamppb.New(now), Caller: caller(ctx).Name, RequestId: req.GetRequestId(), RequestDigest: digest,
+			Op: &fleetv1.Command_Write{Write: write},
+		}
+		cmd.Introduced = state.Introduced(cmd)
+		result, err := a.cfg.Log.Propose(ctx, cmd)
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+			return fmt.Errorf("%w: %w", raftstore.ErrUnknown, err)
+		}
+		if err != nil {
+			return err
+		}
+		if len(result.Rejections) == 0 {
+			return nil
+		}
+		if last = result.Rejections[0]; !again(last.Reason) {
+			return rejected(last)
+		}
+	}
+	return refuse(codes.Aborted, "others keep changing it (%s): nothing was written, try again", last.Detail)
+}
+
+// again says whether a rejection may go away when the store is looked at anew.
+func again(r state.RejectReason) bool {
+	return r == state.RejectRevision || r == state.RejectExists || r == state.RejectNotFound
+}
+
+func rejected(r state.Rejection) error {
+	return refuse(codes.FailedPrecondition, "%s", r.Detail)
+}

@@ -1,0 +1,30 @@
+// Package api answers the operator's gRPC services, one file per noun.
+//
+// A mutation is: validate the request → wait until this scheduler has all that was committed → look at
+// one view of the store → work out the resulting objects → propose them with the revisions that they
+// were worked out from. When an object changed meanwhile the whole is done again, a bounded number of
+// times. Nothing is written before all checks have passed, so a refused request changes nothing; the one
+// exception is the event that tells of an exceeded quota.
+//
+// Decisions:
+//   - Specs are completed with their defaults when they are admitted. What is stored says all of it, so a
+//     later change of a default never changes what runs.
+//   - A request ID is looked up before the object's state is judged: a repeated "stop" finds the service
+//     stopping, and must be answered like the first one. Without a request ID a call has no such
+//     protection; the scheduler makes none up, since the caller could not repeat it.
+//   - Creating what stands already as asked is no error and no write, so `drover apply` can be repeated.
+//     Anything immutable that differs is refused with the fields that differ.
+//   - Errors are *Error values inside and become gRPC statuses in one place (errors.go), with the
+//     violated fields as google.rpc.BadRequest. An unknown outcome is codes.Unknown: the write may have
+//     happened, and sending it again with its request ID is safe. No other error has that code.
+//   - Reads are answered from this scheduler's store; only mutations wait for the leader's confirmation.
+//     A mutation on a scheduler that isn't the leader is Unavailable and names the leader.
+//   - The API writes spec and desired. The state that it shows is the one that the service loop found last,
+//     unless what was asked since then overrules it (effectiveState): nobody should see "Running" after
+//     his stop was accepted.
+//   - The service loop tells of starts, stops and deletions when it sets about them. The API emits only the
+//     events that nobody else knows of: Scaled, QuotaExceeded, NodeCordoned, NodeUncordoned.
+//
+// Dependencies: grpc for statuses and streams, genproto's errdetails because BadRequest is the form in
+// which generic clients show field errors, google/uuid for object IDs.
+package api

@@ -1,0 +1,45 @@
+package api
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+
+	"github.com/drover-fleet/drover/scheduler/state"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+)
+
+// requestDigest is the SHA-256 of the request without its ID: the same ID with another digest is
+// another request.
+func requestDigest(req request) ([]byte, error) {
+	bare := proto.Clone(req)
+	if f := bare.ProtoReflect().Descriptor().Fields().ByName("request_id"); f != nil {
+		bare.ProtoReflect().Clear(f)
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(bare)
+	if err != nil {
+		return nil, fmt.Errorf("digest request: %w", err)
+	}
+	h := sha256.New()
+	h.Write([]byte(bare.ProtoReflect().Descriptor().FullName()))
+	h.Write([]byte{0})
+	h.Write(b)
+	return h.Sum(nil), nil
+}
+
+// repeated says whether the request was carried out before.
+func repeated(view state.ReadView, id string, digest []byte) (bool, error) {
+	if id == "" {
+		return false, nil
+	}
+	record := view.Request(id)
+	if record == nil {
+		return false, nil
+	}
+	if !bytes.Equal(record.GetDigest(), digest) {
+		return false, refuse(codes.FailedPrecondition,
+			"request ID %q was used for another request: give every request its own", id)
+	}
+	return true, nil
+}

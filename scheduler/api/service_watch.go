@@ -1,0 +1,125 @@
+package api
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+)
+
+// WatchService ends with NotFound when the service is gone.
+func (s *serviceServer) WatchService(req *fleetv1.WatchServiceRequest, stream grpc.ServerStreamingServer[fleetv1.WatchServiceResponse]) error {
+	in := project(stream.Context(), req.GetProject())
+	service, err := findService(s.view(), in, req.GetName())
+	if err != nil {
+		return err
+	}
+	id := service.GetMeta().GetId()
+	w := &watch{service: id, wake: make(chan struct{}, 1)}
+	feed := s.cfg.Store.Subscribe()
+	defer feed.Close()
+	defer s.cfg.Sessions.OnPull(w.pulled)()
+
+	ctx, cancel := context.WithCancel(stream.Context())
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	defer cancel()
+	reading.Go(func() { w.follow(ctx, feed) })
+
+	var last *fleetv1.WatchServiceResponse
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-w.wake:
+		}
+		now := s.watched(id)
+		if now == nil {
+			return refuse(codes.NotFound, "service %q is gone", req.GetName())
+		}
+		w.remember(now.GetInstances())
+		if last != nil && proto.Equal(now, last) {
+			continue
+		}
+		if err := stream.Send(now); err != nil {
+			return err
+		}
+		last = now
+	}
+}
+
+// watched is what a watcher is sent, or nil when the service is gone.
+func (s *serviceServer) watched(id string) *fleetv1.WatchServiceResponse {
+	view := s.view()
+	service := view.ServiceByID(id)
+	if service == nil {
+		return nil
+	}
+	resp := &fleetv1.WatchServiceResponse{Service: shownService(service), Instances: view.InstancesOfService(id)}
+	for _, i := range resp.GetInstances() {
+		if p := s.cfg.Sessions.Pull(i.GetMeta().GetId()); p != nil {
+			resp.Pulls = append(resp.Pulls, p)
+		}
+	}
+	return resp
+}
+
+// watch tells one WatchService call when to look again.
+type watch struct {
+	service   string
+	wake      chan struct{} // holds one token when there is something to look at
+	instances atomic.Pointer[map[string]bool]
+}
+
+func (w *watch) signal() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// follow signals changes of the service and its instances until ctx ends or the feed is closed.
+func (w *watch) follow(ctx context.Context, feed state.Feed) {
+	for {
+		sets, resync, err := feed.Next(ctx)
+		if err != nil {
+			return
+		}
+		if resync || w.concerned(sets) {
+			w.signal()
+		}
+	}
+}
+
+func (w *watch) concerned(sets []state.ChangeSet) bool {
+	for _, set := range sets {
+		for _, c := range set.Changes {
+			for _, o := range []*fleetv1.Object{c.Before, c.After} {
+				if o.GetService().GetMeta().GetId() == w.service || o.GetInstance().GetSpec().GetServiceId() == w.service {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func (w *watch) remember(instances []*fleetv1.Instance) {
+	ids := make(map[string]bool, len(instances))
+	for _, i := range instances {
+		ids[i.GetMeta().GetId()] = true
+	}
+	w.instances.Store(&ids)
+}
+
+// pulled is called for every pull of the cluster and must be quick.
+func (w *watch) pulled(instance string) {
+	if ids := w.instances.Load(); ids != nil && (*ids)[instance] {
+		w.signal()
+	}
+}
