@@ -83,6 +83,18 @@ func TestLinksCanFail(t *testing.T) {
 	}
 }
 
+// drover builds the binary of this tree and returns its directory.
+func drover(t *testing.T) string {
+	t.Helper()
+	bin := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "./cmd/drover")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build ./cmd/drover: %v\n%s", err, out)
+	}
+	return bin
+}
+
 // TestPagesWork runs every session of every page against the drover of this tree.
 func TestPagesWork(t *testing.T) {
 	if os.Getuid() != 0 {
@@ -91,12 +103,7 @@ func TestPagesWork(t *testing.T) {
 	if _, err := exec.LookPath("containerd"); err != nil {
 		t.Skip("SKIPPED: the pages' commands aren't run: containerd is missing (scripts/setup run installs it)")
 	}
-	bin := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "./cmd/drover")
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build ./cmd/drover: %v\n%s", err, out)
-	}
+	bin := drover(t)
 	for name, content := range pages(t) {
 		blocks, err := extract(content)
 		if err != nil {
