@@ -1,0 +1,7 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func (a *app) daemonCommands() []*cobra.Command {
+	return []*cobra.Command{a.noun("agent", "Reach this node's agent", a.localCommands()...)}
+}

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+)
+
+func main() { os.Exit(run()) }
+
+// run is main with the exit code as its result.
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	go func() {
+		<-ctx.Done()
+		stop() // a second signal ends the process at once
+	}()
+	a := &app{
+		in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		getenv: os.Getenv, now: time.Now,
+		terminal: term.IsTerminal(int(os.Stdout.Fd())),
+		keyboard: term.IsTerminal(int(os.Stdin.Fd())),
+	}
+	return a.execute(ctx, os.Args[1:])
+}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+
+	"github.com/drover-fleet/drover/cmd/drover/manifest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"drover": main})
+}
+
+// TestScripts runs the command line against a scripted scheduler of each script's own.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			socket := filepath.Join(env.WorkDir, "agent.sock")
+			addr := serveFake(env.T().(testing.TB), socket)
+			env.Setenv("DROVER_ADDR", addr)
+			env.Setenv("DROVER_TOKEN", fakeToken)
+			env.Setenv("SOCKET", socket)
+			env.Setenv("TZ", "UTC")
+			env.Setenv("HOME", env.WorkDir)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			// exits CODE COMMAND…: the command ends with exactly this code, and a failure is one line.
+			"exits": exits,
+		},
+		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
+	})
+}
+
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND…")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+	if stderr := ts.ReadFile("stderr"); want != 0 && strings.Contains(stderr, "rpc error") {
+		ts.Fatalf("gRPC's words in the error: %s", stderr)
+	}
+}
+
+// runApp runs one command line in this process.
+func runApp(t *testing.T, a *app, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	a.out, a.err, a.in = &out, &errOut, strings.NewReader("")
+	if a.getenv == nil {
+		a.getenv = func(string) string { return "" }
+	}
+	a.now = func() time.Time { return started.Add(90 * time.Second) }
+	code = a.execute(context.Background(), args)
+	return code, out.String(), errOut.String()
+}
+
+func walk(cmd *cobra.Command, visit func(*cobra.Command)) {
+	visit(cmd)
+	for _, c := range cmd.Commands() {
+		walk(c, visit)
+	}
+}
+
+func TestEveryCommandHasExamplesThatStartWithIt(t *testing.T) {
+	a := &app{out: &bytes.Buffer{}, err: &bytes.Buffer{}, in: strings.NewReader(""), getenv: os.Getenv}
+	walk(a.root(), func(cmd *cobra.Command) {
+		if cmd.Hidden {
+			return
+		}
+		if cmd.Short == "" || cmd.Example == "" {
+			t.Errorf("%s: Short %q, Example %q", cmd.CommandPath(), cmd.Short, cmd.Example)
+		}
+		if !strings.Contains(cmd.Example, "drover") {
+			t.Errorf("%s: the example %q doesn't call drover", cmd.CommandPath(), cmd.Example)
+		}
+	})
+}
+
+// TestExamplesParse: the flags that examples use exist.
+func TestExamplesParse(t *testing.T) {
+	a := &app{out: &bytes.Buffer{}, err: &bytes.Buffer{}, in: strings.NewReader(""), getenv: os.Getenv}
+	root := a.root()
+	walk(root, func(cmd *cobra.Command) {
+		for line := range strings.Lines(cmd.Example) {
+			words := strings.Fields(line)
+			if len(words) < 2 || words[0] != "drover" || words[1] == "help" {
+				continue
+			}
+			found, rest, err := root.Find(words[1:])
+			if err != nil {
+				t.Errorf("%s: %q: %v", cmd.CommandPath(), line, err)
+				continue
+			}
+			for _, w := range rest {
+				if w == "--" {
+					break
+				}
+				name, isFlag := strings.CutPrefix(w, "--")
+				if !isFlag {
+					continue
+				}
+				name, _, _ = strings.Cut(name, "=")
+				if found.Flags().Lookup(name) == nil {
+					t.Errorf("%s: %q: %s has no flag --%s", cmd.CommandPath(), line, found.CommandPath(), name)
+				}
+			}
+		}
+	})
+}
+
+func TestDeployOnATerminalStopsByItself(t *testing.T) {
+	addr := serveFake(t, filepath.Join(t.TempDir(), "s"))
+	env := func(name string) string {
+		return map[string]string{"DROVER_ADDR": addr, "DROVER_TOKEN": fakeToken, "NO_COLOR": "1"}[name]
+	}
+	args := []string{"service", "deploy", "iris", "--pool", "p", "--model", "iris@1.0.0", "--flavor", "f"}
+	code, out, errOut := runApp(t, &app{terminal: true, getenv: env}, append(args, "--wait")...)
+	if code != 0 || !strings.Contains(out, "auto stop: after 1h\n") {
+		t.Errorf("code %d, output %q, %q", code, out, errOut)
+	}
+	if !strings.Contains(out, "\x1b[2A\r") || !strings.Contains(out, "[#######.................]  30% 3 MiB/10 MiB") {
+		t.Errorf("no moving progress: %q", out)
+	}
+	args[2] = "iris2"
+	code, out, _ = runApp(t, &app{terminal: true, getenv: env}, append(args, "--auto-stop", "off")...)
+	if code != 0 || !strings.Contains(out, "auto stop: off") {
+		t.Errorf("code %d, output %q", code, out)
+	}
+	args[2] = "iris3"
+	code, out, _ = runApp(t, &app{getenv: env}, args...)
+	if code != 0 || !strings.Contains(out, "auto stop: off") {
+		t.Errorf("not on a terminal: code %d, output %q", code, out)
+	}
+}
+
+func TestColourOnlyOnTerminals(t *testing.T) {
+	addr := serveFake(t, filepath.Join(t.TempDir(), "s"))
+	for _, tc := range []struct {
+		terminal bool
+		noColor  string
+		want     bool
+	}{{true, "", true}, {true, "1", false}, {false, "", false}} {
+		env := func(name string) string {
+			return map[string]string{"DROVER_ADDR": addr, "DROVER_TOKEN": fakeToken, "NO_COLOR": tc.noColor}[name]
+		}
+		_, out, _ := runApp(t, &app{terminal: tc.terminal, getenv: env}, "node", "list")
+		if got := strings.Contains(out, "\x1b[32mReady"); got != tc.want {
+			t.Errorf("terminal %t, NO_COLOR %q: colour %t", tc.terminal, tc.noColor, got)
+		}
+	}
+}
+
+func TestWatchEndsWhenInterrupted(t *testing.T) {
+	addr := serveFake(t, filepath.Join(t.TempDir(), "s"))
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	out := &cancelOn{text: "InstanceExited", cancel: cancel}
+	a := &app{out: out, err: &bytes.Buffer{}, now: time.Now, getenv: func(name string) string {
+		return map[string]string{"DROVER_ADDR": addr, "DROVER_TOKEN": fakeToken}[name]
+	}}
+	if code := a.execute(ctx, []string{"event", "list", "--watch"}); code != 0 {
+		t.Errorf("code %d", code)
+	}
+	if !strings.Contains(out.String(), "instance/iris-11111110  code 137; OOMKilled\n") {
+		t.Errorf("output %q", out.String())
+	}
+}
+
+// cancelOn cancels once text was written.
+type cancelOn struct {
+	bytes.Buffer
+	text   string
+	cancel context.CancelFunc
+}
+
+func (c *cancelOn) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(c.text)) {
+		c.cancel()
+	}
+	return c.Buffer.Write(p)
+}
+
+func TestExampleManifestsParse(t *testing.T) {
+	docs, err := manifest.Load([]string{"../../examples/iris"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, d := range docs {
+		names = append(names, d.Name())
+	}
+	if got := strings.Join(names, " "); got != "flavor/iris.cpu pool/demo model/iris@1.0.0 service/iris" {
+		t.Errorf("objects = %s", got)
+	}
+}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/drover-fleet/drover/client"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+)
+
+// waitFlags are the flags of every command that takes time.
+type waitFlags struct {
+	wait    bool
+	timeout time.Duration
+}
+
+func (w *waitFlags) register(cmd *cobra.Command, what string) {
+	cmd.Flags().BoolVar(&w.wait, "wait", false, "wait for "+what+", showing the progress")
+	cmd.Flags().DurationVar(&w.timeout, "wait-timeout", time.Hour, "how long --wait waits at most")
+}
+
+// goal is what a wait waits for. It looks at a service as it is now: done, or an error when it can't be
+// reached any more.
+type goal struct {
+	name  string
+	check func(s *fleetv1.Service) (done bool, err error)
+}
+
+// The service's status lags behind what was asked, so that a goal never takes a state for an answer that
+// it may have had before: numbers of instances and restarts are compared, and times of deployment.
+var (
+	running = goal{"run", func(s *fleetv1.Service) (bool, error) {
+		st := s.GetStatus()
+		if s.GetDesired().GetState() != fleetv1.DesiredRunning {
+			return false, fmt.Errorf("it was asked to be %s meanwhile", s.GetDesired().GetState())
+		}
+		current := !st.GetDeployTime().AsTime().Before(s.GetDesired().GetStartTime().AsTime())
+		switch st.GetState() {
+		case fleetv1.ServiceAbnormal:
+			if current {
+				return false, fmt.Errorf("Abnormal: %s", first(st.GetReason(), "no reason given"))
+			}
+		case fleetv1.ServiceRunning:
+			return current && allReady(s) && st.GetRestarted() >= s.GetDesired().GetRestart(), nil
+		}
+		return false, nil
+	}}
+	stopped = goal{"stop", func(s *fleetv1.Service) (bool, error) {
+		if s.GetDesired().GetState() == fleetv1.DesiredRunning {
+			return false, errors.New("it was started again meanwhile")
+		}
+		return s.GetStatus().GetState() == fleetv1.ServiceStopped, nil
+	}}
+	gone = goal{"go", func(*fleetv1.Service) (bool, error) { return false, nil }}
+)
+
+func allReady(s *fleetv1.Service) bool {
+	status := s.GetStatus().GetVersions()
+	if len(status) != len(s.GetSpec().GetVersions()) {
+		return false
+	}
+	for i, v := range s.GetSpec().GetVersions() {
+		if status[i].GetDesired() != v.GetInstances() || status[i].GetReady() < v.GetInstances() {
+			return false
+		}
+	}
+	return true
+}
+
+// waitService watches the service until the goal is reached or can't be any more.
+func (a *app) waitService(ctx context.Context, cl *client.Client, s *fleetv1.Service, g goal, w waitFlags) error {
+	name := "service/" + s.GetMeta().GetName()
+	ctx, cancel := context.WithTimeoutCause(ctx, w.timeout, errWaitTimeout)
+	defer cancel()
+	show := a.newProgress(name)
+	defer show.end()
+	last := "nothing known"
+	for {
+		done, err := watchUntil(ctx, cl, s, g, func(r *fleetv1.WatchServiceResponse) {
+			st := r.GetService().GetStatus()
+			last = first(st.GetState(), last)
+			if st.GetReason() != "" {
+				last += ": " + st.GetReason()
+			}
+			show.update(r)
+		})
+		switch {
+		case done:
+			show.finish(g)
+			return nil
+		case errors.Is(context.Cause(ctx), errWaitTimeout):
+			return about(name, fmt.Errorf("still %s after %s (--wait-timeout); it goes on without us: see `drover service show %s`",
+				last, duration(w.timeout), s.GetMeta().GetName()))
+		case ctx.Err() != nil:
+			return about(name, ctx.Err())
+		case status.Code(err) != codes.Unavailable:
+			return about(name, err)
+		}
+		if err := pause(ctx, time.Second); err != nil {
+			continue
+		}
+	}
+}
+
+var errWaitTimeout = errors.New("waited long enough")
+
+// pause waits between two attempts to reach a scheduler that is away.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// watchUntil reads one watch stream until the goal is reached or the stream ends.
+func watchUntil(ctx context.Context, cl *client.Client, s *fleetv1.Service, g goal, seen func(*fleetv1.WatchServiceResponse)) (bool, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := cl.Services.WatchService(ctx, &fleetv1.WatchServiceRequest{Project: s.GetMeta().GetProject(), Name: s.GetMeta().GetName()})
+	for err == nil {
+		var r *fleetv1.WatchServiceResponse
+		if r, err = stream.Recv(); err != nil {
+			break
+		}
+		seen(r)
+		if id := s.GetMeta().GetId(); g.name == gone.name && id != "" && r.GetService().GetMeta().GetId() != id {
+			return true, nil
+		}
+		done, impossible := g.check(r.GetService())
+		if done || impossible != nil {
+			return done, impossible
+		}
+	}
+	if status.Code(err) == codes.NotFound {
+		if g.name == gone.name {
+			return true, nil
+		}
+		return false, errors.New("was deleted meanwhile")
+	}
+	if status.Code(err) == codes.Unknown && err.Error() == "EOF" {
+		return false, status.Error(codes.Unavailable, "the scheduler ended the watch")
+	}
+	return false, err
+}
