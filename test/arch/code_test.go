@@ -142,29 +142,33 @@ func initFindings(sources []source) []string {
 	return found
 }
 
-// docFindings: every package of hand-written code has a doc.go that starts with its name.
+// docFindings: every package of hand-written code has a doc.go that starts with its name; a package of one
+// file may say it there.
 func docFindings(g graph, sources []source) []string {
-	docs, written := map[string]*ast.File{}, map[string]bool{}
+	files := map[string][]source{}
 	for _, s := range sources {
-		written[path.Dir(s.path)] = true
-		if path.Base(s.path) == "doc.go" {
-			docs[path.Dir(s.path)] = s.file
-		}
+		files[path.Dir(s.path)] = append(files[path.Dir(s.path)], s)
 	}
 	var found []string
 	for _, p := range g.Packages {
-		if !written[p.Path] {
+		var doc *ast.File
+		for _, s := range files[p.Path] {
+			if path.Base(s.path) == "doc.go" || len(files[p.Path]) == 1 && s.file.Doc != nil {
+				doc = s.file
+			}
+		}
+		if len(files[p.Path]) == 0 {
 			continue
 		}
 		start := "Package " + p.Name + " "
 		if p.Name == "main" {
 			start = "Command " + path.Base(p.Path) + " "
 		}
-		switch doc := docs[p.Path]; {
+		switch {
 		case doc == nil:
 			found = append(found, p.Path+": no doc.go")
 		case !strings.HasPrefix(doc.Doc.Text(), start):
-			found = append(found, fmt.Sprintf("%s/doc.go: the package comment must start with %q", p.Path, start))
+			found = append(found, fmt.Sprintf("%s: the package comment must start with %q", p.Path, start))
 		}
 	}
 	return found
@@ -209,9 +213,10 @@ func TestCodeRulesCanFail(t *testing.T) {
 			[]string{"scheduler/state/x.go:2: time.Now: the proposer puts times into the command"}},
 		"init": {initFindings([]source{file("agent/x.go", "package agent\nfunc init() {}\nfunc (a A) init() {}\n")}),
 			[]string{"agent/x.go:2: an init function: pass it in from cmd"}},
-		"doc": {docFindings(graph{Packages: []pkg{{Path: "a", Name: "a"}, {Path: "b", Name: "b"}, {Path: "c", Name: "c"}, {Path: "cmd/d", Name: "main"}, {Path: "gen", Name: "gen"}}},
-			[]source{file("a/a.go", "package a"), file("b/doc.go", "// Package b is.\npackage b"), file("c/doc.go", "package c"), file("cmd/d/doc.go", "// Package main is.\npackage main")}),
-			[]string{"a: no doc.go", `c/doc.go: the package comment must start with "Package c "`, `cmd/d/doc.go: the package comment must start with "Command d "`}},
+		"doc": {docFindings(graph{Packages: []pkg{{Path: "a", Name: "a"}, {Path: "b", Name: "b"}, {Path: "c", Name: "c"}, {Path: "cmd/d", Name: "main"}, {Path: "e", Name: "e"}, {Path: "gen", Name: "gen"}}},
+			[]source{file("a/a.go", "package a"), file("b/doc.go", "// Package b is.\npackage b"), file("c/doc.go", "package c"), file("cmd/d/doc.go", "// Package main is.\npackage main"),
+				file("e/e.go", "// Package e is.\npackage e")}),
+			[]string{"a: no doc.go", `c: the package comment must start with "Package c "`, `cmd/d: the package comment must start with "Command d "`}},
 	} {
 		if !slices.Equal(c.got, c.want) {
 			t.Errorf("%s: found %q, want %q", name, c.got, c.want)

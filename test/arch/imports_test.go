@@ -65,7 +65,6 @@ var confined = []struct {
 	{"github.com/containerd/go-cni", []string{"runtime/containerd", "test"}, "the agent sees the runtime interface alone"},
 	{"github.com/spf13/cobra", []string{"cmd"}, "flags are read in cmd alone"},
 	{"github.com/coreos/go-systemd", []string{"systemd"}, "one package speaks to the service manager"},
-	{"testing", []string{"test", "runtime/runtimetest", "devices/devicestest"}, "the product links no test code"},
 }
 
 // barred names what a package must not import directly, though its layer would allow it.
@@ -92,15 +91,14 @@ func importFindings(g graph) []string {
 			}
 		}
 		for _, c := range confined {
-			imports := p.Imports
-			if c.what != "testing" {
-				imports = append(slices.Clone(imports), p.TestImports...)
-			}
-			for _, imp := range imports {
+			for _, imp := range append(slices.Clone(p.Imports), p.TestImports...) {
 				if within(imp, c.what) && !withinAny(p.Path, c.where) {
 					add("%s imports %s: only %s may (%s)", p.Path, imp, strings.Join(c.where, ", "), c.why)
 				}
 			}
+		}
+		if slices.Contains(p.Imports, "testing") && !forTests(p.Path) {
+			add("%s imports testing: the product links no test code", p.Path)
 		}
 		for _, b := range barred {
 			for _, imp := range p.Imports {
@@ -147,6 +145,16 @@ func layerFindings(g graph, p pkg) []string {
 		}
 	}
 	return found
+}
+
+// forTests reports whether a package is there for tests alone: it or a folder above it ends in "test".
+func forTests(path string) bool {
+	for name := range strings.SplitSeq(path, "/") {
+		if strings.HasSuffix(name, "test") {
+			return true
+		}
+	}
+	return false
 }
 
 // parents lists the implementations that contain imp: parts of one implementation see each other.
