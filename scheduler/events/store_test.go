@@ -285,7 +285,7 @@ func TestDamagedFileIsMovedAside(t *testing.T) {
 		t.Fatal(err)
 	}
 	aside := 0
-	for at := 0; at < len(good); at += 13 {
+	for at := 0; at < len(good); at += 61 {
 		bad := append([]byte(nil), good...)
 		bad[at] ^= 0x41
 		if err := os.WriteFile(path, bad, 0o600); err != nil {

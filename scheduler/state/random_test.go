@@ -1,0 +1,301 @@
+package state
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+func at(seconds int64) *timestamppb.Timestamp {
+	return timestamppb.New(time.Unix(1_700_000_000+seconds, 0))
+}
+
+func writeCommand(seconds int64, mutations ...*fleetv1.Mutation) *fleetv1.Command {
+	return &fleetv1.Command{Time: at(seconds), Introduced: 1, Op: &fleetv1.Command_Write{Write: &fleetv1.Write{
+		Mutations: mutations, Events: []*fleetv1.Event{{Type: "Normal", Reason: "Wrote"}},
+	}}}
+}
+
+func testNode(name string) *fleetv1.Node {
+	n := &fleetv1.Node{
+		Meta: &fleetv1.Meta{Name: name, Id: "id-" + name},
+		Facts: &fleetv1.NodeFacts{
+			CpuMillis: 8000, ReservedCpuMillis: 1000, MemoryBytes: 1000, DiskBytes: 1000,
+			Labels: map[string]string{"zone": name, "all": "yes"},
+		},
+		Status: &fleetv1.NodeStatus{State: fleetv1.NodeReady},
+	}
+	for i := range 4 {
+		n.Facts.Devices = append(n.Facts.Devices, &fleetv1.Device{Id: fmt.Sprint("d", i), Health: fleetv1.Healthy})
+	}
+	n.Facts.Devices[3].Health = fleetv1.Unhealthy
+	return n
+}
+
+func testService(name string) *fleetv1.Service {
+	return &fleetv1.Service{
+		Meta: &fleetv1.Meta{Name: name, Id: "id-" + name, Project: "default", Generation: 1},
+		Spec: &fleetv1.ServiceSpec{Pool: "p", Versions: []*fleetv1.ServiceVersion{
+			{Model: "m", ModelVersion: "0.0.1", Flavor: "f", Weight: 100},
+		}},
+		Desired: &fleetv1.ServiceDesired{State: fleetv1.DesiredRunning},
+	}
+}
+
+func testInstance(id, service, node string, devices ...string) *fleetv1.Instance {
+	return &fleetv1.Instance{
+		Meta: &fleetv1.Meta{Id: id, Name: service + "-" + id, Project: "default"},
+		Spec: &fleetv1.InstanceSpec{
+			ServiceId: "id-" + service, ServiceName: service, ServiceGeneration: 1, Node: node, DeviceIds: devices,
+			CpuMillis: 1000, MemoryBytes: 100, DiskBytes: 10, Flavor: "f", Model: "m", ModelVersion: "0.0.1",
+		},
+		Desired: &fleetv1.InstanceDesired{State: fleetv1.DesiredRunning},
+	}
+}
+
+func planCommand(service string, instances ...*fleetv1.Instance) *fleetv1.Command {
+	return &fleetv1.Command{Time: at(1), Introduced: 1, Op: &fleetv1.Command_Plan{Plan: &fleetv1.Plan{
+		Parts: []*fleetv1.PlanPart{{ServiceId: "id-" + service, ServiceGeneration: 1, Instances: instances}},
+	}}}
+}
+
+func reportCommand(node string, reports ...*fleetv1.InstanceReport) *fleetv1.Command {
+	return &fleetv1.Command{Time: at(2), Introduced: 1, Op: &fleetv1.Command_Report{Report: &fleetv1.Report{
+		Node: node, Instances: reports,
+	}}}
+}
+
+// baseCommands make the flavor, pool, model, nodes n1 and n2, and services a and b.
+func baseCommands() []*fleetv1.Command {
+	return []*fleetv1.Command{
+		writeCommand(0,
+			Put(0, &fleetv1.Cluster{Meta: &fleetv1.Meta{Name: "cluster", Id: "c"}}),
+			Put(0, &fleetv1.Flavor{Meta: &fleetv1.Meta{Name: "f"}}),
+			Put(0, &fleetv1.Pool{Meta: &fleetv1.Meta{Name: "p"}, Spec: &fleetv1.PoolSpec{Selector: map[string]string{"all": "yes"}}}),
+			Put(0, &fleetv1.Model{Meta: &fleetv1.Meta{Name: "m", Project: "default"}, Spec: &fleetv1.ModelSpec{Version: "0.0.1"}}),
+			Put(0, testNode("n1")), Put(0, testNode("n2")), Put(0, testService("a")), Put(0, testService("b")),
+		),
+	}
+}
+
+// randomCommand draws from everything that a log can hold, stale and impossible things too.
+func randomCommand(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
+	node, service := fmt.Sprint("n", 1+r.IntN(2)), string(rune('a'+r.IntN(2)))
+	var c *fleetv1.Command
+	switch r.IntN(6) {
+	case 0, 1:
+		var instances []*fleetv1.Instance
+		for n := range 1 + r.IntN(2) {
+			var devices []string
+			for d := range r.IntN(3) {
+				devices = append(devices, fmt.Sprint("d", (d+r.IntN(4))%4))
+			}
+			instances = append(instances, testInstance(fmt.Sprintf("i%d-%d", i, n), service, node, devices...))
+		}
+		c = planCommand(service, instances...)
+	case 2, 3:
+		var reports []*fleetv1.InstanceReport
+		for _, in := range v.InstancesOnNode(node) {
+			if r.IntN(2) == 0 {
+				reports = append(reports, &fleetv1.InstanceReport{
+					InstanceId: in.GetMeta().GetId(),
+					Observed: &fleetv1.InstanceObserved{
+						Sequence: uint64(r.IntN(6)), Attempt: uint32(r.IntN(3)),
+						State: []string{fleetv1.InstanceRunning, fleetv1.InstanceExited, fleetv1.InstanceReaped}[r.IntN(3)],
+					},
+					Events: []*fleetv1.ReportedEvent{{Sequence: uint64(r.IntN(6)), Type: "Normal", Reason: "X", TimeUnixNano: int64(i)}},
+				})
+			}
+		}
+		c = reportCommand(node, reports...)
+	case 4:
+		c = writeCommand(int64(i))
+		for _, in := range v.Instances() {
+			if r.IntN(3) == 0 {
+				c.GetWrite().Mutations = append(c.GetWrite().Mutations,
+					Delete(in.GetMeta().GetRevision()-uint64(r.IntN(10)/9), InstanceKey(in.GetMeta().GetId())))
+			}
+		}
+	case 5:
+		n := proto.CloneOf(v.Node(node))
+		expect := n.GetMeta().GetRevision()
+		n.Spec = &fleetv1.NodeSpec{Cordoned: r.IntN(3) == 0}
+		n.GetMeta().Tags = map[string]string{"x": "1", "y": "2", "z": "3", fmt.Sprint(i): ""}
+		c = writeCommand(int64(i), Put(expect, n))
+	}
+	if r.IntN(2) == 0 {
+		c.RequestId, c.RequestDigest = fmt.Sprint("r", r.IntN(20)), []byte{byte(r.IntN(2))}
+	}
+	c.Time = at(int64(i) * 3600)
+	return c
+}
+
+// randomLog makes a log of n commands; each is drawn by looking at the store that the ones before made.
+func randomLog(seed uint64, n int) []*fleetv1.Command {
+	r, s := rand.New(rand.NewPCG(seed, 1)), New()
+	log := baseCommands()
+	for i, c := range log {
+		s.Apply(uint64(i+1), c)
+	}
+	for i := len(log); i < n; i++ {
+		c := randomCommand(r, i, s.View())
+		log = append(log, c)
+		s.Apply(uint64(i+1), c)
+	}
+	return log
+}
+
+func replay(s *Store, log []*fleetv1.Command, from int) (events string) {
+	for i := from; i < len(log); i++ {
+		// As it comes out of the log: decoded anew.
+		b, _ := proto.Marshal(log[i])
+		c := &fleetv1.Command{}
+		if err := proto.Unmarshal(b, c); err != nil {
+			panic(err)
+		}
+		_, evs := s.Apply(uint64(i+1), c)
+		for _, e := range evs {
+			events += e.GetId() + " " + e.GetReason() + "\n"
+		}
+	}
+	return events
+}
+
+func snapshotOf(t testing.TB, s *Store) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if _, err := s.Snapshot().WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestReplayIsDeterministic(t *testing.T) {
+	for seed := range uint64(20) {
+		log := randomLog(seed, 150)
+		one, two := New(), New()
+		if replay(one, log, 0) != replay(two, log, 0) {
+			t.Fatalf("seed %d: replays make different events", seed)
+		}
+		whole := snapshotOf(t, one)
+		if !bytes.Equal(whole, snapshotOf(t, two)) {
+			t.Fatalf("seed %d: replays differ", seed)
+		}
+		for _, cut := range []int{1, 75, 149} {
+			s := New()
+			replay(s, log[:cut], 0)
+			restored := New()
+			if err := restored.Restore(bytes.NewReader(snapshotOf(t, s))); err != nil {
+				t.Fatal(err)
+			}
+			replay(restored, log, cut)
+			if !bytes.Equal(whole, snapshotOf(t, restored)) {
+				t.Fatalf("seed %d: snapshot at %d and the rest differ from the whole", seed, cut)
+			}
+			checkAllocation(t, restored.View())
+		}
+	}
+}
+
+// checkAllocation compares the incremental sums and holders with a recomputation.
+func checkAllocation(t *testing.T, v ReadView) {
+	t.Helper()
+	sums, holders := map[string]Allocation{}, map[string]string{}
+	for _, i := range v.Instances() {
+		if i.GetObserved().GetState() == fleetv1.InstanceReaped {
+			continue
+		}
+		node := i.GetSpec().GetNode()
+		x := sums[node]
+		x.CPUMillis += i.GetSpec().GetCpuMillis()
+		x.MemoryBytes += i.GetSpec().GetMemoryBytes()
+		x.DiskBytes += i.GetSpec().GetDiskBytes()
+		x.Devices += int64(len(i.GetSpec().GetDeviceIds()))
+		x.Instances++
+		sums[node] = x
+		for _, d := range i.GetSpec().GetDeviceIds() {
+			if other, held := holders[node+d]; held {
+				t.Fatalf("device %s of %s is held by %s and %s", d, node, other, i.GetMeta().GetId())
+			}
+			holders[node+d] = i.GetMeta().GetId()
+		}
+	}
+	for _, n := range v.Nodes() {
+		name := n.GetMeta().GetName()
+		if got := v.Allocated(name); got != sums[name] {
+			t.Fatalf("%s: allocated %+v, recomputed %+v", name, got, sums[name])
+		}
+		if over := sums[name].exceeds(n); over != "" {
+			t.Fatal(over)
+		}
+		for _, d := range n.GetFacts().GetDevices() {
+			if got := v.DeviceHolder(name, d.GetId()).GetMeta().GetId(); got != holders[name+d.GetId()] {
+				t.Fatalf("%s of %s: held by %q, recomputed %q", d.GetId(), name, got, holders[name+d.GetId()])
+			}
+		}
+	}
+}
+
+func TestAllocationIsIncremental(t *testing.T) {
+	placed := 0
+	for seed := range uint64(10) {
+		s := New()
+		for i, c := range randomLog(100+seed, 200) {
+			s.Apply(uint64(i+1), c)
+			checkAllocation(t, s.View())
+			placed = max(placed, len(s.View().Instances()))
+		}
+	}
+	if placed < 4 {
+		t.Errorf("at most %d instances were placed at once: the test tries nothing", placed)
+	}
+}
+
+// Feeds tell everything that happened: applying their changes to a copy gives the store.
+func TestFeedTellsEverything(t *testing.T) {
+	s := New()
+	feed := s.Subscribe()
+	defer feed.Close()
+	if _, resync, err := feed.Next(t.Context()); !resync || err != nil {
+		t.Fatalf("first: resync %v, %v", resync, err)
+	}
+	for i, c := range randomLog(7, 200) {
+		s.Apply(uint64(i+1), c)
+	}
+	sets, resync, err := feed.Next(t.Context())
+	if resync || err != nil {
+		t.Fatalf("resync %v, %v", resync, err)
+	}
+	seen := map[Key]*fleetv1.Object{}
+	for _, set := range sets {
+		for _, c := range set.Changes {
+			if !proto.Equal(seen[c.Key], c.Before) {
+				t.Fatalf("%d: %s: before is not what the feed told last", set.Index, c.Key)
+			}
+			if c.After == nil {
+				delete(seen, c.Key)
+				continue
+			}
+			seen[c.Key] = c.After
+		}
+	}
+	for _, kind := range objectKinds() {
+		for _, o := range list(s.view(), func(o *fleetv1.Object) *fleetv1.Object { return o }, kind, indexID) {
+			if !proto.Equal(seen[KeyOf(o)], o) {
+				t.Errorf("%s is not what the feed told", KeyOf(o))
+			}
+			delete(seen, KeyOf(o))
+		}
+	}
+	if len(seen) > 0 {
+		t.Errorf("the feed told of %v, which are not there", slices.Collect(maps.Keys(seen)))
+	}
+}
