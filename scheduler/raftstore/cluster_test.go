@@ -1,0 +1,152 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/drover-fleet/drover/scheduler/state"
+)
+
+type member struct {
+	*Store
+	st  *state.Store
+	cfg Config
+}
+
+// newCluster makes three schedulers; the first bootstraps and lets the others join.
+func newCluster(t *testing.T) []*member {
+	t.Helper()
+	var members []*member
+	for i := range 3 {
+		cfg := testConfig(t.TempDir())
+		cfg.Bootstrap = i == 0
+		cfg.TrailingLogs = 5
+		// Slower than alone: three elect on a machine that may be busy.
+		cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLease = 400*time.Millisecond, 400*time.Millisecond, 300*time.Millisecond
+		s, st := mustOpen(t, cfg, nil)
+		cfg.Addr = s.Addr()
+		members = append(members, &member{s, st, cfg})
+	}
+	awaitLeader(t, members[0].Store)
+	for _, m := range members[1:] {
+		if err := members[0].AddVoter(testContext(t), m.ID(), m.Addr()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return members
+}
+
+// leaderOf waits until one of the members leads.
+func leaderOf(t *testing.T, members []*member) *member {
+	t.Helper()
+	ctx := testContext(t)
+	led := make(chan *member, len(members))
+	for _, m := range members {
+		if m.IsLeader() {
+			return m
+		}
+		go func() {
+			for {
+				select {
+				case leads := <-m.LeaderChanges():
+					if leads {
+						led <- m
+						return
+					}
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+	}
+	select {
+	case m := <-led:
+		return m
+	case <-ctx.Done():
+		t.Fatal("no leader")
+		return nil
+	}
+}
+
+// awaitFlavors waits by the store's own feed until it has n flavors.
+func awaitFlavors(t *testing.T, st *state.Store, n int) {
+	t.Helper()
+	feed := st.Subscribe()
+	defer feed.Close()
+	ctx := testContext(t)
+	for len(st.View().Flavors()) != n {
+		if _, _, err := feed.Next(ctx); err != nil {
+			t.Fatalf("%d flavors, want %d: %v", len(st.View().Flavors()), n, err)
+		}
+	}
+}
+
+func TestThreeSchedulersFailOver(t *testing.T) {
+	members := newCluster(t)
+	first := leaderOf(t, members)
+	for i := range 10 {
+		propose(t, first.Store, fmt.Sprint("a", i))
+	}
+	var rest []*member
+	for _, m := range members {
+		awaitFlavors(t, m.st, 10)
+		if m == first {
+			continue
+		}
+		rest = append(rest, m)
+		var notLeader *NotLeaderError
+		if _, err := m.Propose(testContext(t), flavorCommand("no")); !errors.As(err, &notLeader) || notLeader.Leader != first.Addr() {
+			t.Errorf("a follower answers %v, the leader is %s", err, first.Addr())
+		}
+		if id, addr := m.Leader(); id != first.ID() || addr != first.Addr() {
+			t.Errorf("a follower takes %s at %s for the leader", id, addr)
+		}
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second := leaderOf(t, rest)
+	if n := len(second.st.View().Flavors()); n != 10 {
+		t.Fatalf("the new leader has %d writes of 10", n)
+	}
+	for i := range 20 {
+		propose(t, second.Store, fmt.Sprint("b", i))
+	}
+	if err := second.ReadIndex(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	// The first one comes back behind the log's begin: it gets a snapshot, and what follows.
+	if err := second.Snapshot(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	propose(t, second.Store, "last")
+	_, st := mustOpen(t, first.cfg, nil)
+	awaitFlavors(t, st, 31)
+}
+
+// With its followers gone a leader can't answer, and says that it doesn't know.
+func TestWritesWithoutMajorityAreUnknown(t *testing.T) {
+	members := newCluster(t)
+	leader := leaderOf(t, members)
+	propose(t, leader.Store, "a")
+	for _, m := range members {
+		if m != leader {
+			if err := m.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err := leader.Propose(ctx, flavorCommand("b"))
+	var notLeader *NotLeaderError
+	if !errors.Is(err, ErrUnknown) && !errors.As(err, &notLeader) {
+		t.Errorf("propose: %v", err)
+	}
+	if err := leader.ReadIndex(ctx); err == nil {
+		t.Error("a leader without a majority answers linearizable reads")
+	}
+}

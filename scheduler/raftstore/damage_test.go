@@ -1,0 +1,250 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drover-fleet/drover/scheduler/state"
+)
+
+func copyDir(t testing.TB, from, to string) {
+	t.Helper()
+	if err := os.RemoveAll(to); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A kill leaves the files as they are at some moment after the answer.
+func TestKillKeepsAcknowledgedWrites(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	s, _ := mustOpen(t, cfg, nil)
+	awaitLeader(t, s)
+	killed := cfg
+	killed.DataDir = filepath.Join(t.TempDir(), "killed")
+	for i := range 6 {
+		propose(t, s, fmt.Sprint("f", i))
+		if i == 2 {
+			if err := s.Snapshot(testContext(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		copyDir(t, cfg.DataDir, killed.DataDir)
+		again, st := mustOpen(t, killed, nil)
+		awaitLeader(t, again)
+		if n := len(st.View().Flavors()); n != i+1 {
+			t.Fatalf("%d of %d writes are there after a kill", n, i+1)
+		}
+		if err := again.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Whatever byte of whatever file changes: the store refuses and names the file, or has everything. It
+// never starts with less.
+func TestDamageIsRefusedOrHarmless(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.TrailingLogs = 2
+	s, st := mustOpen(t, cfg, nil)
+	awaitLeader(t, s)
+	for i := range 12 {
+		propose(t, s, fmt.Sprint("f", i))
+		if i == 7 {
+			if err := s.Snapshot(testContext(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	flavors, term := len(st.View().Flavors()), s.Status().Term
+	head := s.logs.head
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	damaged := t.TempDir()
+	refused := map[string]int{}
+	err := filepath.WalkDir(filepath.Join(cfg.DataDir, "raft"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || d.Name() == "lock" {
+			return err
+		}
+		good, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(cfg.DataDir, path)
+		step := max(1, len(good)/150)
+		for at := 0; at < len(good); at += step {
+			copyDir(t, cfg.DataDir, damaged)
+			bad := append([]byte(nil), good...)
+			bad[at] ^= 0x10
+			if err := os.WriteFile(filepath.Join(damaged, rel), bad, 0o600); err != nil {
+				return err
+			}
+			if checkDamaged(t, damaged, rel, at, head) {
+				refused[d.Name()]++
+			}
+		}
+		for _, size := range []int{0, len(good) / 2, len(good) - 1} {
+			copyDir(t, cfg.DataDir, damaged)
+			if err := os.Truncate(filepath.Join(damaged, rel), int64(size)); err != nil {
+				return err
+			}
+			checkDamaged(t, damaged, rel, -size, head)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{fileLog, fileID, "state.bin", "meta.json"} {
+		if refused[name] == 0 {
+			t.Errorf("no damage of %s was found", name)
+		}
+	}
+	t.Logf("%d flavors, term %d; refused %v", flavors, term, refused)
+}
+
+// checkDamaged opens the files without running Raft, and says whether they were refused.
+func checkDamaged(t *testing.T, dir, rel string, at int, want head) bool {
+	t.Helper()
+	s := &Store{cfg: testConfig(dir).withDefaults()}
+	s.stall = newStallWatch(time.Hour, func(error) {})
+	defer s.stall.close()
+	snapshots, err := s.openFiles(filepath.Join(dir, "raft"))
+	if s.logs != nil {
+		defer s.logs.Close()
+	}
+	var corrupt *CorruptError
+	if errors.As(err, &corrupt) {
+		// A snapshot is named by its directory.
+		if !strings.Contains(filepath.Join(dir, rel), corrupt.File) && !strings.Contains(err.Error(), rel) {
+			t.Errorf("%s, byte %d: the error names another file: %v", rel, at, err)
+		}
+		if !strings.Contains(err.Error(), "backup") {
+			t.Errorf("the error says nothing of what to do: %v", err)
+		}
+		return true
+	}
+	if err != nil {
+		t.Errorf("%s, byte %d: %v", rel, at, err)
+		return true
+	}
+	got := s.logs.head
+	if got.First != want.First || got.Last != want.Last || got.ID != want.ID || fmt.Sprint(got.Stable) != fmt.Sprint(want.Stable) {
+		t.Errorf("%s, byte %d: opened with %+v, want %+v", rel, at, got, want)
+	}
+	if metas, err := snapshots.List(); err != nil || len(metas) != 1 {
+		t.Errorf("%s, byte %d: %d snapshots, %v", rel, at, len(metas), err)
+	}
+	return false
+}
+
+func TestStallIsReported(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.StallLimit = 20 * time.Millisecond
+	s, _ := mustOpen(t, cfg, nil)
+	awaitLeader(t, s)
+	release := s.stall.begin() // a write that doesn't come back
+	select {
+	case err := <-s.Failed():
+		if !strings.Contains(err.Error(), "disk") {
+			t.Errorf("got %v", err)
+		}
+	case <-testContext(t).Done():
+		t.Fatal("nobody was told")
+	}
+	release()
+}
+
+func TestDamagedEntryStopsApplying(t *testing.T) {
+	s, st := mustOpen(t, testConfig(t.TempDir()), nil)
+	awaitLeader(t, s)
+	propose(t, s, "a")
+	bad, err := encodeFrame(flavorCommand("b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad[len(bad)-1] ^= 1
+	if err := s.raft.Apply(bad, time.Second).Error(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-s.Failed():
+		if !errors.Is(err, errFrame) {
+			t.Errorf("got %v", err)
+		}
+	case <-testContext(t).Done():
+		t.Fatal("nobody was told")
+	}
+	if _, err := s.Propose(testContext(t), flavorCommand("c")); !errors.Is(err, ErrUnknown) {
+		t.Errorf("propose after a damaged entry: %v", err)
+	}
+	if len(st.View().Flavors()) != 1 {
+		t.Error("something was applied after a damaged entry")
+	}
+	if err := s.Snapshot(testContext(t)); err == nil {
+		t.Error("a snapshot was made of a store that has stopped")
+	}
+}
+
+func TestFrames(t *testing.T) {
+	good, err := encodeFrame(flavorCommand("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := decodeFrame(good); err != nil {
+		t.Fatal(err)
+	}
+	for at := range good {
+		bad := append([]byte(nil), good...)
+		bad[at] ^= 4
+		if _, err := decodeFrame(bad); !errors.Is(err, errFrame) {
+			t.Errorf("byte %d: %v", at, err)
+		}
+		if _, err := decodeFrame(good[:at]); !errors.Is(err, errFrame) {
+			t.Errorf("cut at %d: %v", at, err)
+		}
+	}
+}
+
+func FuzzDecodeFrame(f *testing.F) {
+	good, err := encodeFrame(flavorCommand("a"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte{1, 0, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		cmd, err := decodeFrame(b)
+		if (cmd == nil) == (err == nil) {
+			t.Errorf("%v, %v", cmd, err)
+		}
+	})
+}
+
+func BenchmarkPropose(b *testing.B) {
+	s, err := Open(testConfig(b.TempDir()), state.New(), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	awaitLeader(b, s)
+	ctx := context.Background()
+	n := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		n++
+		if _, err := s.Propose(ctx, flavorCommand(fmt.Sprint("f", n))); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
