@@ -41,8 +41,7 @@ type Sessions interface {
 	OpenRelay(ctx context.Context, node string, order *fleetv1.RelayOrder) (session.Relay, error)
 }
 
-// Events is the store of what happened. The filters it gets are complete. Events about objects of no
-// project (nodes) belong to every project.
+// Events is the store of what happened. The filters it gets are complete; an empty project is all.
 type Events interface {
 	// List answers the newest events that the filter selects, oldest first.
 	List(ctx context.Context, f *fleetv1.EventFilter) ([]*fleetv1.Event, error)

@@ -35,7 +35,7 @@ func (s *eventServer) WatchEvents(req *fleetv1.WatchEventsRequest, stream grpc.S
 	})
 }
 
-// eventFilter checks and completes a filter.
+// eventFilter checks and completes a filter. Only an admin gets here, who may see all projects.
 func eventFilter(ctx context.Context, f *fleetv1.EventFilter) (*fleetv1.EventFilter, error) {
 	if f = proto.CloneOf(f); f == nil {
 		f = &fleetv1.EventFilter{}
@@ -49,6 +49,12 @@ func eventFilter(ctx context.Context, f *fleetv1.EventFilter) (*fleetv1.EventFil
 	}
 	v.between("filter.limit", int64(f.GetLimit()), 0, maxEvents)
 	fillInt(&f.Limit, maxEvents)
-	f.Project = project(ctx, f.GetProject())
+	switch f.GetKind() {
+	case "": // everything, whatever its project, unless one is named
+	case fleetv1.KindModel, fleetv1.KindService, fleetv1.KindInstance:
+		f.Project = project(ctx, f.GetProject())
+	default:
+		f.Project = "" // the others belong to no project
+	}
 	return f, v.err()
 }

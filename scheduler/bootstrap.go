@@ -1,0 +1,116 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/auth"
+	"github.com/drover-fleet/drover/scheduler/state"
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// Files that the bootstrap leaves in the data directory.
+const (
+	AdminTokenFile = "admin.token"
+	AgentTokenFile = "agent.token"
+)
+
+// bootstrapRetry is the pause before a failed bootstrap is tried again.
+const bootstrapRetry = time.Second
+
+// bootstrap makes the cluster's first objects if they don't exist. It ends when they do, or with ctx.
+func (s *Server) bootstrap(ctx context.Context) error {
+	for s.state.View().Cluster() == nil {
+		err := s.tryBootstrap(ctx)
+		if err == nil {
+			continue
+		}
+		s.log.Warn("bootstrap failed, trying again", "error", err)
+		timer := time.NewTimer(bootstrapRetry)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+	return nil
+}
+
+func (s *Server) tryBootstrap(ctx context.Context) error {
+	now := timestamppb.New(time.Now())
+	meta := func(name string) *fleetv1.Meta {
+		return &fleetv1.Meta{Name: name, Id: uuid.NewString(), Account: fleetv1.Default, Project: fleetv1.Default,
+			Generation: 1, CreateTime: now, CreatedBy: "scheduler"}
+	}
+	write := &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, &fleetv1.Cluster{Meta: meta("cluster")})}}
+	for _, t := range []struct{ file, name, role string }{
+		{AdminTokenFile, "admin", fleetv1.RoleAdmin}, {AgentTokenFile, "agent", fleetv1.RoleAgent},
+	} {
+		secret, err := secretFile(filepath.Join(s.cfg.DataDir, t.file))
+		if err != nil {
+			return err
+		}
+		write.Mutations = append(write.Mutations,
+			state.Put(0, &fleetv1.Token{Meta: meta(t.name), Role: t.role, SecretSha256: auth.Hash(secret)}))
+	}
+	cmd := &fleetv1.Command{Time: now, Caller: "scheduler", Op: &fleetv1.Command_Write{Write: write}}
+	cmd.Introduced = state.Introduced(cmd)
+	result, err := s.proposals.Propose(ctx, cmd)
+	if err != nil {
+		return fmt.Errorf("bootstrap the cluster: %w", err)
+	}
+	if len(result.Rejections) > 0 {
+		return fmt.Errorf("bootstrap the cluster: %s", result.Rejections[0].Detail)
+	}
+	s.log.Info("the cluster is bootstrapped", "admin_token", filepath.Join(s.cfg.DataDir, AdminTokenFile))
+	return nil
+}
+
+// secretFile answers the secret in the file, and makes both when there is none.
+func secretFile(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err == nil {
+		if secret := strings.TrimSpace(string(b)); secret != "" {
+			return secret, nil
+		}
+		return "", fmt.Errorf("token file %s is empty: remove it", path)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read token file: %w", err)
+	}
+	secret := auth.NewSecret()
+	if err := writeDurably(path, secret+"\n"); err != nil {
+		return "", fmt.Errorf("write token file: %w", err)
+	}
+	return secret, nil
+}
+
+// writeDurably makes the file appear whole or not at all, readable by its owner alone.
+func writeDurably(path, content string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone already when all went well
+	_, err = f.WriteString(content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

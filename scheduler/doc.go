@@ -1,0 +1,23 @@
+// Package scheduler is the server: it wires the parts and starts and stops the leader's loops.
+//
+//	New:  listen → events → raft (locks the data directory) → session hub, loops, look-up table, API
+//	Run:  serve; while leading: bootstrap once, lead the sessions, run the loops
+//	end:  resign → stop serving, with deadlines → close raft, then events
+//
+// Decisions:
+//   - Ports are taken before the log is opened, so that a second scheduler on one machine fails at once and
+//     touches nothing.
+//   - The bootstrap writes the token files before it commits their hashes: after a crash in between, the
+//     next start finds the files and commits the same secrets. The files are the only place where a secret
+//     stands in the clear; a file that the operator has taken away is not made again.
+//   - Serving starts before leadership is known. Until then reads see what is in the store, mutations are
+//     Unavailable, and the health service says NOT_SERVING.
+//   - Every listener must be on loopback until schedulers, agents and users have identities.
+//   - The process must end when raftstore.Failed fires: Run returns that error without waiting for anything
+//     that might need the disk.
+//   - Metrics have a registry of their own. Labels take few values by construction: states, results and
+//     codes; never names of objects.
+//
+// Dependencies: grpc with its health and reflection services, because generic tools speak them;
+// prometheus/client_golang for the exposition format and its histograms.
+package scheduler

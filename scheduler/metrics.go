@@ -1,0 +1,164 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"path"
+	"runtime/debug"
+	"time"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/raftstore"
+	"github.com/drover-fleet/drover/scheduler/state"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+)
+
+// metrics of this scheduler, in a registry of its own.
+type metrics struct {
+	registry *prometheus.Registry
+	calls    *prometheus.CounterVec
+}
+
+func newMetrics(s *Server) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "drover_scheduler_calls_total", Help: "gRPC calls that have ended, by method and code."}, []string{"method", "code"}),
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "drover_build_info", Help: "What was built; always 1.", ConstLabels: buildLabels()})
+	build.Set(1)
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		build, m.calls, s.proposals.total, s.proposals.seconds, &snapshotCollector{s})
+	return m
+}
+
+func buildLabels() prometheus.Labels {
+	labels := prometheus.Labels{"version": version(), "revision": "", "go_version": ""}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		labels["go_version"] = info.GoVersion
+		for _, setting := range info.Settings {
+			if setting.Key == "vcs.revision" {
+				labels["revision"] = setting.Value
+			}
+		}
+	}
+	return labels
+}
+
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+}
+
+func (m *metrics) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	resp, err := next(ctx, req)
+	m.calls.WithLabelValues(path.Base(info.FullMethod), status.Code(err).String()).Inc()
+	return resp, err
+}
+
+func (m *metrics) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	err := next(srv, ss)
+	m.calls.WithLabelValues(path.Base(info.FullMethod), status.Code(err).String()).Inc()
+	return err
+}
+
+// proposals is the Raft store, measured.
+type proposals struct {
+	raft    *raftstore.Store
+	total   *prometheus.CounterVec
+	seconds prometheus.Histogram
+}
+
+func newProposals(raft *raftstore.Store) *proposals {
+	return &proposals{
+		raft: raft,
+		total: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "drover_scheduler_proposals_total", Help: "Commands proposed to the Raft log, by result."}, []string{"result"}),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "drover_scheduler_proposal_duration_seconds", Help: "From the proposal of a command to its application.",
+			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10}}),
+	}
+}
+
+// Propose commits a command.
+func (p *proposals) Propose(ctx context.Context, cmd *fleetv1.Command) (state.Result, error) {
+	start := time.Now()
+	result, err := p.raft.Propose(ctx, cmd)
+	word := "applied"
+	var notLeader *raftstore.NotLeaderError
+	switch {
+	case errors.Is(err, raftstore.ErrUnknown):
+		word = "unknown"
+	case errors.As(err, &notLeader):
+		word = "not-leader"
+	case err != nil:
+		word = "failed"
+	case result.Repeated:
+		word = "repeated"
+	case len(result.Rejections) > 0:
+		word = "rejected"
+	}
+	p.total.WithLabelValues(word).Inc()
+	if err == nil {
+		p.seconds.Observe(time.Since(start).Seconds())
+	}
+	return result, err
+}
+
+// ReadIndex waits until the store holds everything committed before.
+func (p *proposals) ReadIndex(ctx context.Context) error { return p.raft.ReadIndex(ctx) }
+
+// snapshotCollector reads gauges off the server when it is scraped.
+type snapshotCollector struct{ s *Server }
+
+// Describe sends nothing: which states exist is known when they are counted.
+func (c *snapshotCollector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c *snapshotCollector) Collect(out chan<- prometheus.Metric) {
+	send := func(kind prometheus.ValueType, name, help string, value float64, label, labelValue string) {
+		var labels prometheus.Labels
+		if label != "" {
+			labels = prometheus.Labels{label: labelValue}
+		}
+		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, nil, labels), kind, value)
+	}
+	gauge := func(name, help string, value float64) { send(prometheus.GaugeValue, name, help, value, "", "") }
+	raft := c.s.raft.Status()
+	leads := 0.0
+	if c.s.leading.Load() {
+		leads = 1
+	}
+	gauge("drover_scheduler_leader", "1 while this scheduler leads.", leads)
+	gauge("drover_scheduler_raft_term", "Present Raft term.", float64(raft.Term))
+	gauge("drover_scheduler_raft_commit_index", "Raft index of the last committed entry.", float64(raft.CommitIndex))
+	gauge("drover_scheduler_raft_applied_index", "Raft index of the last entry in the store.", float64(raft.AppliedIndex))
+	gauge("drover_scheduler_raft_snapshot_index", "Raft index of the last snapshot.", float64(raft.LastSnapshotIndex))
+	gauge("drover_scheduler_events_queued", "Events that wait for the disk.", float64(c.s.events.Queued()))
+	send(prometheus.CounterValue, "drover_scheduler_events_dropped_total", "Events lost because the disk did not keep up.",
+		float64(c.s.events.Dropped()), "", "")
+	connected := 0
+	for _, n := range c.s.state.View().Nodes() {
+		if c.s.hub.Connected(n.GetMeta().GetName()) {
+			connected++
+		}
+	}
+	gauge("drover_scheduler_sessions", "Agents that are connected.", float64(connected))
+	counts := c.s.counts()
+	for _, set := range []struct {
+		name, help string
+		counts     map[string]int
+	}{
+		{"drover_scheduler_nodes", "Nodes by state.", counts.nodes},
+		{"drover_scheduler_services", "Services by state.", counts.services},
+		{"drover_scheduler_instances", "Instances by observed state; empty before the first report.", counts.instances},
+	} {
+		for word, n := range set.counts {
+			send(prometheus.GaugeValue, set.name, set.help, float64(n), "state", word)
+		}
+	}
+}

@@ -1,0 +1,267 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/registry"
+	"github.com/drover-fleet/drover/scheduler/api"
+	"github.com/drover-fleet/drover/scheduler/auth"
+	"github.com/drover-fleet/drover/scheduler/events"
+	"github.com/drover-fleet/drover/scheduler/lookup"
+	"github.com/drover-fleet/drover/scheduler/raftstore"
+	"github.com/drover-fleet/drover/scheduler/reconcile"
+	"github.com/drover-fleet/drover/scheduler/session"
+	"github.com/drover-fleet/drover/scheduler/state"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+)
+
+// Bounds of serving.
+const (
+	maxMessage      = 16 << 20 // an assignment set of a node with thousands of instances
+	keepaliveTime   = 30 * time.Second
+	keepaliveAnswer = 10 * time.Second
+	keepaliveLeast  = 5 * time.Second // between a client's pings
+	headerTimeout   = 5 * time.Second
+	idleTimeout     = 2 * time.Minute
+	maxHeader       = 16 << 10
+	stopTimeout     = 3 * time.Second // for calls under way when the server ends
+)
+
+// Server is one scheduler.
+type Server struct {
+	cfg       Config
+	log       *slog.Logger
+	started   time.Time
+	state     *state.Store
+	events    *events.Store
+	raft      *raftstore.Store
+	proposals *proposals
+	hub       *session.Hub
+	loops     *reconcile.Loops
+	table     *lookup.Table
+
+	grpcListener, httpListener net.Listener
+	grpc                       *grpc.Server
+	health                     *health.Server
+	http                       *http.Server
+
+	ready   chan struct{}
+	isReady sync.Once
+	leading atomic.Bool           // bootstrapped, and the loops run
+	failure atomic.Pointer[error] // why this process must end
+}
+
+// New takes the ports and opens the data directory. Run must be called next; it gives everything back.
+func New(cfg Config, logger *slog.Logger) (_ *Server, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("scheduler configuration: %w", err)
+	}
+	s := &Server{cfg: cfg, log: logger, started: time.Now(), state: state.New(), ready: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.release())
+		}
+	}()
+	if s.grpcListener, err = net.Listen("tcp", cfg.GRPCAddr); err != nil {
+		return nil, fmt.Errorf("listen for gRPC: %w", err)
+	}
+	if s.httpListener, err = net.Listen("tcp", cfg.HTTPAddr); err != nil {
+		return nil, fmt.Errorf("listen for HTTP: %w", err)
+	}
+	if err := s.open(); err != nil {
+		return nil, err
+	}
+	s.wire()
+	return s, nil
+}
+
+// open opens what is durable.
+func (s *Server) open() (err error) {
+	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("open the data directory: %w", err)
+	}
+	raftConfig := raftstore.DefaultConfig()
+	raftConfig.DataDir, raftConfig.Addr = s.cfg.DataDir, s.cfg.RaftAddr
+	raftConfig.Bootstrap, raftConfig.Logger = s.cfg.Bootstrap, s.log
+	s.events, err = events.Open(filepath.Join(s.cfg.DataDir, "events.db"), events.Options{Logger: s.log})
+	if err != nil {
+		return err
+	}
+	s.raft, err = raftstore.Open(raftConfig, s.state, s.events)
+	return err
+}
+
+// wire makes the parts that live in memory.
+func (s *Server) wire() {
+	s.proposals = newProposals(s.raft)
+	s.hub = session.New(session.Config{
+		State: s.state, Proposer: s.proposals, HeartbeatInterval: s.cfg.HeartbeatInterval, LeaseDuration: s.cfg.LeaseDuration,
+		Leader: func() string { _, addr := s.raft.Leader(); return addr }, Logger: s.log,
+	})
+	s.loops = reconcile.New(reconcile.Config{
+		State: s.state, Proposer: s.proposals, Sessions: s.hub, LookupMaxAge: s.cfg.LookupMaxAge, Logger: s.log,
+	})
+	s.table = lookup.New(lookup.Config{Store: s.state, LeaseValid: s.hub.LeaseValid, MaxAge: s.cfg.LookupMaxAge})
+	a := api.New(api.Config{
+		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
+		Endpoints: s.table, Members: s, MaxServicesPerUser: s.cfg.MaxServicesPerUser, Now: time.Now, Logger: s.log,
+	})
+	in := auth.NewInterceptors(s.state.View)
+	m := newMetrics(s)
+	s.grpc = grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveAnswer}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
+		grpc.ChainUnaryInterceptor(m.unary, in.Unary, api.UnaryErrors(s.log)),
+		grpc.ChainStreamInterceptor(m.stream, in.Stream, api.StreamErrors(s.log)),
+	)
+	a.Register(s.grpc)
+	fleetv1.RegisterAgentServiceServer(s.grpc, s.hub)
+	s.health = health.NewServer()
+	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
+	s.http = &http.Server{
+		Handler: s.handler(m), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+}
+
+// Run serves until ctx ends, which is no error, or until this scheduler can't go on. It is called once.
+func (s *Server) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer s.hub.OnLease(s.table.NodeChanged)()
+	var parts sync.WaitGroup
+	part := func(name string, run func() error) {
+		parts.Go(func() {
+			if err := run(); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	part("look-up", func() error { s.table.Run(ctx); return nil })
+	part("leadership", func() error { return s.followLeadership(ctx) })
+	part("gRPC", func() error { return s.grpc.Serve(s.grpcListener) })
+	part("HTTP", func() error {
+		if err := s.http.Serve(s.httpListener); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	s.log.Info("scheduler serves", "grpc", s.GRPCAddr(), "http", s.HTTPAddr(), "raft", s.raft.Addr())
+	select {
+	case <-ctx.Done():
+	case err := <-s.raft.Failed():
+		err = fmt.Errorf("the Raft log has failed: %w", err)
+		s.failure.Store(&err)
+		return err // the disk may hang: nothing is waited for
+	}
+	err := context.Cause(ctx)
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		err = nil
+	}
+	s.stopServing()
+	parts.Wait()
+	return errors.Join(err, s.release())
+}
+
+// followLeadership leads while this scheduler is the leader.
+func (s *Server) followLeadership(ctx context.Context) error {
+	end := func() {}
+	defer func() { end() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case leads := <-s.raft.LeaderChanges():
+			end()
+			end = func() {}
+			if leads {
+				end = s.lead(ctx)
+			}
+		}
+	}
+}
+
+// lead starts what only a leader does, and answers how to end it.
+func (s *Server) lead(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var work sync.WaitGroup
+	work.Go(func() {
+		if s.bootstrap(ctx) != nil {
+			return // leadership ended
+		}
+		s.hub.Lead(ctx)
+		s.table.Refresh()
+		s.leading.Store(true)
+		s.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+		s.isReady.Do(func() { close(s.ready) })
+		s.log.Info("this scheduler leads")
+		if err := s.loops.Run(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("the leader's loops ended", "error", err)
+		}
+	})
+	return func() {
+		cancel()
+		s.leading.Store(false)
+		s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+		work.Wait()
+		s.hub.Resign()
+		s.table.Refresh()
+		s.log.Info("this scheduler no longer leads")
+	}
+}
+
+// stopServing ends calls under way, politely first.
+func (s *Server) stopServing() {
+	s.health.Shutdown()
+	done := make(chan struct{})
+	go func() { s.grpc.GracefulStop(); close(done) }() // ends with Stop at the latest
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if err := s.http.Shutdown(ctx); err != nil {
+		s.log.Warn("HTTP calls were cut off", "error", err)
+		s.http.Close()
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.grpc.Stop()
+		<-done
+	}
+}
+
+// release closes what New has opened.
+func (s *Server) release() error {
+	var errs []error
+	for _, l := range []net.Listener{s.grpcListener, s.httpListener} {
+		if l != nil {
+			if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if s.raft != nil {
+		errs = append(errs, s.raft.Close())
+	}
+	if s.events != nil {
+		errs = append(errs, s.events.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,134 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strings"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/events"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// GRPCAddr is the address that gRPC is served at.
+func (s *Server) GRPCAddr() string { return s.grpcListener.Addr().String() }
+
+// HTTPAddr is the address that HTTP is served at.
+func (s *Server) HTTPAddr() string { return s.httpListener.Addr().String() }
+
+// Ready is closed when this scheduler has led for the first time: the cluster is bootstrapped and
+// mutations are accepted.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Healthy is nil while this process does its work, whether it leads or not.
+func (s *Server) Healthy() error {
+	if err := s.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Status is one line for people.
+func (s *Server) Status() string {
+	role := "waits for a leader"
+	if s.leading.Load() {
+		role = "leads"
+	} else if _, addr := s.raft.Leader(); addr != "" {
+		role = "follows " + addr
+	}
+	st := s.counts()
+	return fmt.Sprintf("%s; %d of %d nodes ready; %d services, %d instances", role,
+		st.nodes[fleetv1.NodeReady], sum(st.nodes), sum(st.services), sum(st.instances))
+}
+
+// counts are the numbers of objects by state.
+type counts struct{ nodes, services, instances map[string]int }
+
+func (s *Server) counts() counts {
+	view := s.state.View()
+	c := counts{map[string]int{}, map[string]int{}, map[string]int{}}
+	for _, n := range view.Nodes() {
+		c.nodes[n.GetStatus().GetState()]++
+	}
+	for _, v := range view.Services("") {
+		c.services[v.GetStatus().GetState()]++
+	}
+	for _, i := range view.Instances() {
+		c.instances[i.GetObserved().GetState()]++
+	}
+	return c
+}
+
+func sum(m map[string]int) (n int) {
+	for _, v := range m {
+		n += v
+	}
+	return n
+}
+
+// ClusterStatus implements api.Members.
+func (s *Server) ClusterStatus() *fleetv1.GetClusterStatusResponse {
+	st := s.raft.Status()
+	resp := &fleetv1.GetClusterStatusResponse{
+		LeaderId: st.LeaderID, LeaderAddress: st.LeaderAddr, Term: st.Term, CommitIndex: st.CommitIndex, AppliedIndex: st.AppliedIndex,
+		Version: version(), StartTime: timestamppb.New(s.started),
+	}
+	for _, m := range st.Members {
+		role := "non-voter"
+		if m.Voter {
+			role = "voter"
+		}
+		resp.Members = append(resp.Members, &fleetv1.Member{Id: m.ID, Address: m.Addr, Role: role, Leader: m.Leader})
+	}
+	return resp
+}
+
+// version of this program, as the build recorded it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// handler serves look-ups, metrics and health. Look-ups come first: they are the ones that are many.
+func (s *Server) handler(m *metrics) http.Handler {
+	exposition := m.handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/v1/"):
+			s.table.ServeHTTP(w, r)
+		case r.URL.Path == "/metrics":
+			exposition.ServeHTTP(w, r)
+		case r.URL.Path == "/healthz":
+			if err := s.Healthy(); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+			fmt.Fprintln(w, s.Status())
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// eventQueries turns the API's filters into queries of the event store.
+type eventQueries struct{ store *events.Store }
+
+func (q eventQueries) List(ctx context.Context, f *fleetv1.EventFilter) ([]*fleetv1.Event, error) {
+	return q.store.List(ctx, query(f))
+}
+
+func (q eventQueries) Watch(ctx context.Context, f *fleetv1.EventFilter, send func([]*fleetv1.Event) error) error {
+	return q.store.Watch(ctx, query(f), send)
+}
+
+func query(f *fleetv1.EventFilter) events.Query {
+	q := events.Query{Kind: f.GetKind(), Name: f.GetName(), Project: f.GetProject(), Limit: int(f.GetLimit()), Problems: f.GetProblems()}
+	if f.GetSince() != nil {
+		q.Since = f.GetSince().AsTime()
+	}
+	return q
+}
