@@ -124,8 +124,10 @@ func missingVerb(cmd *cobra.Command, args []string) error {
 	}
 	hint := ""
 	cmd.SuggestionsMinimumDistance = 2
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		hint = fmt.Sprintf("; did you mean %s?", near[0])
+	for _, near := range cmd.SuggestionsFor(args[0]) {
+		if hint == "" || strings.HasPrefix(args[0], near) {
+			hint = fmt.Sprintf("; did you mean %s?", near)
+		}
 	}
 	return usagef(cmd, "unknown command %q for %q%s", args[0], cmd.CommandPath(), hint)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -147,7 +148,7 @@ func watchUntil(ctx context.Context, cl *client.Client, s *fleetv1.Service, g go
 		}
 		return false, errors.New("was deleted meanwhile")
 	}
-	if status.Code(err) == codes.Unknown && err.Error() == "EOF" {
+	if errors.Is(err, io.EOF) {
 		return false, status.Error(codes.Unavailable, "the scheduler ended the watch")
 	}
 	return false, err
