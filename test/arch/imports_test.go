@@ -39,11 +39,11 @@ var layers = map[string][]string{
 	"scheduler/lookup":    {"scheduler/state", "scheduler/auth", "proto"},
 
 	// What puts things together.
-	"cmd":      {"agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "demo"},
-	"demo":     {"client", "proto"},
-	"examples": {},
-	"scripts":  {},
-	"test":     {"agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "cmd"},
+	"cmd":           {"agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices"},
+	"examples":      {},
+	"examples/demo": {"client", "proto"},
+	"scripts":       {},
+	"test":          {"agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "cmd"},
 }
 
 // implementations are chosen in cmd; everything else sees the interface beside them.
