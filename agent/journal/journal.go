@@ -183,8 +183,12 @@ func (j *Journal) Err() error {
 
 // Save writes records and, when not nil, the header, in one transaction; it returns when they are on the
 // disk. The journal keeps what it is given: the caller clones before changing it.
-func (j *Journal) Save(header *Header, records ...Record) error {
-	return j.put(func(b *batch) {
+func (j *Journal) Save(header *Header, records ...Record) error { return j.Stage(header, records...)() }
+
+// Stage is Save in two parts: what is staged first is written first, and wait returns when it is on the
+// disk. It lets a caller fix the order under its own lock without waiting under it.
+func (j *Journal) Stage(header *Header, records ...Record) (wait func() error) {
+	return j.stage(func(b *batch) {
 		if header != nil {
 			b.header, j.header = header, *header
 		}
@@ -196,17 +200,17 @@ func (j *Journal) Save(header *Header, records ...Record) error {
 
 // Forget deletes the record of an instance.
 func (j *Journal) Forget(id string) error {
-	return j.put(func(b *batch) {
+	return j.stage(func(b *batch) {
 		delete(j.records, id)
 		b.records[id] = nil
-	})
+	})()
 }
 
-func (j *Journal) put(change func(*batch)) error {
+func (j *Journal) stage(change func(*batch)) (wait func() error) {
 	j.mu.Lock()
+	defer j.mu.Unlock()
 	if err := j.failed; err != nil || j.closed {
-		j.mu.Unlock()
-		return errors.Join(ErrClosed, err)
+		return func() error { return errors.Join(ErrClosed, err) }
 	}
 	if j.pending == nil {
 		j.pending = &batch{records: map[string]*Record{}, written: make(chan struct{})}
@@ -222,9 +226,10 @@ func (j *Journal) put(change func(*batch)) error {
 	case j.some <- struct{}{}:
 	default:
 	}
-	j.mu.Unlock()
-	<-b.written
-	return b.err
+	return func() error {
+		<-b.written
+		return b.err
+	}
 }
 
 // write is the goroutine that owns the file's writes; Close ends it.

@@ -1,0 +1,27 @@
+// Package instance walks each instance of this node through its life (DESIGN §5).
+//
+// A Manager holds a machine for each record of the journal. A machine is one goroutine that does one step
+// at a time; a step answers "again", "when something happens, or later at this time", or "gone". What
+// happens elsewhere (a new assignment set, an exit, a probe's result) is put into the machine's mailbox
+// and wakes it; a wish to stop also cuts the running step short. All waiting is thereby in one place, and
+// no step follows another by a tick.
+//
+// Up: Accepted, Pulling, Preparing (hooks, create), Starting, Running; the port is published while the
+// first probes run, and the instance is ready when both are done. Down: Draining (not ready, still
+// serving), Stopping (SIGTERM, SIGKILL), delete, then Reaped or the next attempt. After an exit: Exited,
+// delete, back-off, next attempt, and after five failed restarts Failed.
+//
+// What survives a crash. The attempt and its port are journalled before anything is made, and names derive
+// from them, so the machine's first step is always to look: a container that runs is adopted, one that
+// exited meanwhile is treated as an exit seen now. Create, start and their states need no write of their
+// own before they happen; the write of "running" overlaps with the first probe. Reports carry sequence
+// numbers reserved in the journal in blocks, so that they keep growing without a write each.
+//
+// Unknown is never absent: only ErrNotFound lets a machine conclude anything; while the runtime is
+// unavailable it waits. Containers of instances that the journal does not know are removed only after
+// this process has received a current assignment set of its own cluster.
+//
+// A set of another cluster, of an older restore epoch or generation is refused. A higher restore epoch
+// means that the cluster was restored from a backup: the set's instances are taken in, but instances and
+// containers that it does not name stay, for good until operators can confirm the loss (a later issue).
+package instance
