@@ -1,0 +1,169 @@
+package reconcile
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
+)
+
+// defaultReschedule is ServiceSpec.reschedule_after_seconds when it is unset.
+const defaultReschedule = 60 * time.Second
+
+// census is one look at a service's instances.
+type census struct {
+	versions []*versionCensus
+	// stop are to be asked to stop, ending have been; remove are to be deleted from the store.
+	stop   []fate
+	ending []*fleetv1.Instance
+	remove []*fleetv1.Instance
+	// look is when the next instance counts as lost; zero when none will.
+	look time.Time
+}
+
+// versionCensus is one version's share.
+type versionCensus struct {
+	key   string
+	spec  *fleetv1.ServiceVersion
+	want  int
+	kept  []member // that are to run on
+	ready int
+}
+
+// member is an instance that is to run on.
+type member struct {
+	*fleetv1.Instance
+	ready     bool // serves
+	reachable bool // its node is
+}
+
+// fate is an instance that is to be stopped, and why.
+type fate struct {
+	*fleetv1.Instance
+	reason string
+	failed bool // it gave up
+}
+
+func versionKey(model, version string) string { return model + "@" + version }
+
+func (v *versionCensus) missing() int { return v.want - len(v.kept) }
+
+func (v *versionCensus) allReady() bool { return v.ready >= v.want && len(v.kept) == v.want }
+
+// take looks at the instances of a service. svc is nil when it no longer exists: then all must go.
+func take(view state.ReadView, svc *fleetv1.Service, id string, now time.Time) *census {
+	c := &census{}
+	byKey := map[string]*versionCensus{}
+	if svc.GetDesired().GetState() == fleetv1.DesiredRunning {
+		for _, v := range svc.GetSpec().GetVersions() {
+			key := versionKey(v.GetModel(), v.GetModelVersion())
+			if byKey[key] == nil {
+				byKey[key] = &versionCensus{key: key, spec: v}
+				c.versions = append(c.versions, byKey[key])
+			}
+			byKey[key].want += int(v.GetInstances())
+		}
+	}
+	for _, inst := range view.InstancesOfService(id) {
+		c.sort(view, svc, inst, byKey, now)
+	}
+	for _, v := range c.versions {
+		c.cut(v)
+	}
+	return c
+}
+
+// sort decides what becomes of one instance.
+func (c *census) sort(view state.ReadView, svc *fleetv1.Service, inst *fleetv1.Instance, byKey map[string]*versionCensus, now time.Time) {
+	node := view.Node(inst.GetSpec().GetNode())
+	version := byKey[versionKey(inst.GetSpec().GetModel(), inst.GetSpec().GetModelVersion())]
+	reachable := node.GetStatus().GetState() == fleetv1.NodeReady
+	switch {
+	case node == nil || inst.GetObserved().GetState() == fleetv1.InstanceReaped:
+		c.remove = append(c.remove, inst)
+	case inst.GetDesired().GetState() == fleetv1.DesiredStopped:
+		c.ending = append(c.ending, inst)
+	case svc.GetDesired().GetState() != fleetv1.DesiredRunning:
+		c.stop = append(c.stop, fate{inst, "the service is to be " + cmp.Or(svc.GetDesired().GetState(), fleetv1.DesiredDeleted), false})
+	case version == nil:
+		c.stop = append(c.stop, fate{inst, "the service no longer has this version", false})
+	case inst.GetObserved().GetState() == fleetv1.InstanceFailed:
+		c.stop = append(c.stop, fate{inst, "it failed: " + cmp.Or(inst.GetObserved().GetReason(), "no reason was given"), true})
+	case !reachable && c.lost(svc, node, now):
+		c.stop = append(c.stop, fate{inst, "its node " + node.GetMeta().GetName() + " is unreachable", false})
+	default:
+		version.kept = append(version.kept, member{inst, reachable && inst.GetObserved().GetReady(), reachable})
+	}
+}
+
+// lost says whether the node has been away for too long, and otherwise notes when it will have been.
+func (c *census) lost(svc *fleetv1.Service, node *fleetv1.Node, now time.Time) bool {
+	after := defaultReschedule
+	if svc.GetSpec().RescheduleAfterSeconds != nil {
+		after = time.Duration(svc.GetSpec().GetRescheduleAfterSeconds()) * time.Second
+	}
+	at := node.GetStatus().GetStateTime().AsTime().Add(after)
+	if !now.Before(at) {
+		return true
+	}
+	if c.look.IsZero() || at.Before(c.look) {
+		c.look = at
+	}
+	return false
+}
+
+// cut stops what a version has too many of: those that do not serve first, then the newest.
+func (c *census) cut(v *versionCensus) {
+	slices.SortFunc(v.kept, func(a, b member) int {
+		if a.ready != b.ready {
+			if a.ready {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(a.GetMeta().GetCreateTime().AsTime().Compare(b.GetMeta().GetCreateTime().AsTime()),
+			cmp.Compare(a.GetMeta().GetId(), b.GetMeta().GetId()))
+	})
+	for len(v.kept) > v.want {
+		last := v.kept[len(v.kept)-1]
+		v.kept = v.kept[:len(v.kept)-1]
+		c.stop = append(c.stop, fate{last.Instance, fmt.Sprintf("the service was scaled to %d", v.want), false})
+	}
+	for _, m := range v.kept {
+		if m.ready {
+			v.ready++
+		}
+	}
+}
+
+// left is how many instances the store still has.
+func (c *census) left() int {
+	n := len(c.stop) + len(c.ending) + len(c.remove)
+	for _, v := range c.versions {
+		n += len(v.kept)
+	}
+	return n
+}
+
+// counts sums over the versions.
+func (c *census) counts() (want, placed, ready int) {
+	for _, v := range c.versions {
+		want, placed, ready = want+v.want, placed+len(v.kept), ready+v.ready
+	}
+	return want, placed, ready
+}
+
+func (c *census) allReady() bool {
+	for _, v := range c.versions {
+		if !v.allReady() {
+			return false
+		}
+	}
+	return true
+}
+
+func sortedKeys(set map[string]bool) []string { return slices.Sorted(maps.Keys(set)) }

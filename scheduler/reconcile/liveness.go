@@ -1,0 +1,116 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
+)
+
+// livenessLoop writes node states from leases.
+type livenessLoop struct {
+	proposer
+	wake chan struct{} // capacity 1
+
+	mu    sync.Mutex
+	dirty map[string]bool // names of nodes to look at
+}
+
+func newLivenessLoop(cfg Config) *livenessLoop {
+	return &livenessLoop{proposer: proposer{cfg}, wake: make(chan struct{}, 1), dirty: map[string]bool{}}
+}
+
+func (l *livenessLoop) mark(node string) {
+	l.mu.Lock()
+	l.dirty[node] = true
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (l *livenessLoop) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	names := slices.Sorted(maps.Keys(l.dirty))
+	clear(l.dirty)
+	return names
+}
+
+func (l *livenessLoop) run(ctx context.Context) error {
+	defer l.cfg.Sessions.OnLease(l.mark)()
+	for _, n := range l.cfg.State.View().Nodes() {
+		l.mark(n.GetMeta().GetName())
+	}
+	retry := time.NewTimer(0)
+	retry.Stop()
+	defer retry.Stop()
+	var failed []string
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-l.wake:
+		case <-retry.C:
+			for _, node := range failed {
+				l.mark(node)
+			}
+			failed = nil
+		}
+		for _, node := range l.take() {
+			done, err := l.write(ctx, func(view state.ReadView) *fleetv1.Write { return l.judge(view, node) })
+			if err != nil {
+				l.cfg.Logger.Warn("node state not written", "node", node, "error", err)
+			}
+			if !done {
+				failed = append(failed, node)
+				retry.Reset(retryDelay)
+			}
+		}
+	}
+}
+
+// judge is the write that brings the node's state in line with its lease, or nil.
+func (l *livenessLoop) judge(view state.ReadView, name string) *fleetv1.Write {
+	stored := view.Node(name)
+	if stored == nil {
+		return nil
+	}
+	want := fleetv1.NodeUnreachable
+	if l.cfg.Sessions.LeaseValid(name) {
+		want = fleetv1.NodeReady
+	}
+	if stored.GetStatus().GetState() == want {
+		return nil
+	}
+	now := l.cfg.Now()
+	node := proto.CloneOf(stored)
+	node.Status = &fleetv1.NodeStatus{State: want, StateTime: timestamppb.New(now)}
+	w := &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(stored.GetMeta().GetRevision(), node)}}
+	event := &fleetv1.Event{Time: timestamppb.New(now), Type: fleetv1.EventNormal, Reason: "NodeReturned", Message: "it is heard of again",
+		Objects: []*fleetv1.ObjectRef{{Kind: fleetv1.KindNode, Id: node.GetMeta().GetId(), Name: name}}}
+	w.Events = append(w.Events, event)
+	if want == fleetv1.NodeReady {
+		return w
+	}
+	instances := view.InstancesOnNode(name)
+	node.Status.Reason = "its agent has been silent for longer than its lease"
+	event.Type, event.Reason = fleetv1.EventWarning, "NodeUnreachable"
+	event.Message = fmt.Sprintf("%s; %d instances are on it", node.Status.Reason, len(instances))
+	for _, inst := range instances {
+		if inst.GetDesired().GetState() == fleetv1.DesiredRunning {
+			w.Events = append(w.Events, instanceEvent(inst, node, now, fleetv1.EventWarning, "InstanceLost",
+				fmt.Sprintf("node %s is unreachable; it may still run there", name)))
+		}
+	}
+	return w
+}

@@ -1,0 +1,109 @@
+package reconcile
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
+)
+
+// settle is the write that stops and deletes instances whose fate is sealed, and takes the next step of an
+// ordered restart.
+func (l *serviceLoop) settle(view state.ReadView, id string, now time.Time) *fleetv1.Write {
+	svc := view.ServiceByID(id)
+	c := take(view, svc, id, now)
+	l.wakeAt(id, c.look)
+	w := &fleetv1.Write{}
+	for _, f := range c.stop {
+		if f.failed {
+			m := l.remembered(id)
+			m.failed(versionKey(f.GetSpec().GetModel(), f.GetSpec().GetModelVersion()), f.GetSpec().GetNode(), now)
+			m.gaveUp = fmt.Sprintf("instance %s on %s: %s", f.GetMeta().GetName(), f.GetSpec().GetNode(), f.reason)
+		}
+		inst := proto.CloneOf(f.Instance)
+		inst.Desired = &fleetv1.InstanceDesired{State: fleetv1.DesiredStopped, Restart: inst.GetDesired().GetRestart(), Reason: f.reason}
+		w.Mutations = append(w.Mutations, state.Put(f.GetMeta().GetRevision(), inst))
+	}
+	for _, inst := range c.remove {
+		w.Mutations = append(w.Mutations, state.Delete(inst.GetMeta().GetRevision(), state.InstanceKey(inst.GetMeta().GetId())))
+	}
+	l.restart(svc, c, w, now)
+	return w
+}
+
+// restart orders the restart of as many instances as may be down at once. The first order of a restart
+// sets the service's deploy_time: instances made later need none.
+func (l *serviceLoop) restart(svc *fleetv1.Service, c *census, w *fleetv1.Write, now time.Time) {
+	target := svc.GetDesired().GetRestart()
+	if !restarting(svc) {
+		return
+	}
+	begun := false
+	for _, v := range c.versions {
+		for _, m := range v.kept {
+			begun = begun || m.GetDesired().GetRestart() >= target
+		}
+	}
+	ordered := 0
+	for _, v := range c.versions {
+		down := v.missing()
+		for _, m := range v.kept {
+			if !m.ready || m.GetDesired().GetRestart() > m.GetObserved().GetRestarted() {
+				down++
+			}
+		}
+		for _, m := range v.kept {
+			if !needsRestart(svc, m, begun) {
+				continue
+			}
+			wasDown := !m.ready || m.GetDesired().GetRestart() > m.GetObserved().GetRestarted()
+			if !wasDown && down >= max(1, int(svc.GetSpec().GetMaxInvalidInstances())) {
+				continue
+			}
+			if !wasDown {
+				down++
+			}
+			inst := proto.CloneOf(m.Instance)
+			inst.Desired.Restart, inst.Desired.Reason = target, "the service is being restarted"
+			w.Mutations = append(w.Mutations, state.Put(m.GetMeta().GetRevision(), inst))
+			ordered++
+		}
+	}
+	if ordered > 0 && !begun {
+		next := proto.CloneOf(svc)
+		next.Status.DeployTime = timestamppb.New(now)
+		w.Mutations = append(w.Mutations, state.Put(svc.GetMeta().GetRevision(), next))
+		w.Events = append(w.Events, serviceEvent(svc, now, fleetv1.EventNormal, "Restarting",
+			fmt.Sprintf("at most %d instances of a version at once", max(1, svc.GetSpec().GetMaxInvalidInstances()))))
+	}
+}
+
+// restarting says whether a restart has been asked for that is not done. A deployment that has not begun
+// starts every instance anyway.
+func restarting(svc *fleetv1.Service) bool {
+	return svc.GetDesired().GetState() == fleetv1.DesiredRunning && svc.GetStatus() != nil && !begins(svc) &&
+		svc.GetDesired().GetRestart() > svc.GetStatus().GetRestarted()
+}
+
+// needsRestart says whether the instance is still to be told of the present restart.
+func needsRestart(svc *fleetv1.Service, m member, begun bool) bool {
+	if m.GetDesired().GetRestart() >= svc.GetDesired().GetRestart() {
+		return false
+	}
+	made, began := m.GetMeta().GetCreateTime().AsTime(), svc.GetStatus().GetDeployTime().AsTime()
+	return !begun || made.Before(began)
+}
+
+// begins says whether the service has been asked to run and its status does not know of it yet.
+func begins(svc *fleetv1.Service) bool {
+	st := svc.GetStatus()
+	switch st.GetState() {
+	case "", fleetv1.ServiceStopped, fleetv1.ServiceStopping:
+		return true
+	}
+	return st.GetDeployTime() == nil || st.GetDeployTime().AsTime().Before(svc.GetDesired().GetStartTime().AsTime())
+}
