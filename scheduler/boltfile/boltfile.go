@@ -44,13 +44,17 @@ func Check(path string) error {
 	if err != nil {
 		return err
 	}
+	return check(f)
+}
+
+func check(f []byte) error {
 	c := &checker{file: f, seen: map[uint64]bool{0: true, 1: true}}
 	m, err := c.metas()
 	if err != nil {
 		return err
 	}
 	c.end = m.end
-	if uint64(len(f)) < m.end*c.pageSize {
+	if m.end > uint64(len(f)) || uint64(len(f)) < m.end*c.pageSize {
 		return fmt.Errorf("the file is cut off: it has %d bytes of %d", len(f), m.end*c.pageSize)
 	}
 	if m.freelist != noFreelist {

@@ -65,7 +65,9 @@ func TestDamageIsRefusedOrHarmless(t *testing.T) {
 			}
 		}
 	}
-	flavors, term := len(st.View().Flavors()), s.Status().Term
+	if n := len(st.View().Flavors()); n != 12 {
+		t.Fatalf("%d flavors", n)
+	}
 	head := s.logs.head
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -81,15 +83,15 @@ func TestDamageIsRefusedOrHarmless(t *testing.T) {
 			return err
 		}
 		rel, _ := filepath.Rel(cfg.DataDir, path)
-		step := max(1, len(good)/150)
-		for at := 0; at < len(good); at += step {
-			copyDir(t, cfg.DataDir, damaged)
+		copyDir(t, cfg.DataDir, damaged)
+		places := used(good)
+		for i := 0; i < len(places); i += max(1, len(places)/400) {
 			bad := append([]byte(nil), good...)
-			bad[at] ^= 0x10
+			bad[places[i]] ^= 0x10
 			if err := os.WriteFile(filepath.Join(damaged, rel), bad, 0o600); err != nil {
 				return err
 			}
-			if checkDamaged(t, damaged, rel, at, head) {
+			if checkDamaged(t, damaged, rel, places[i], head) {
 				refused[d.Name()]++
 			}
 		}
@@ -110,7 +112,17 @@ func TestDamageIsRefusedOrHarmless(t *testing.T) {
 			t.Errorf("no damage of %s was found", name)
 		}
 	}
-	t.Logf("%d flavors, term %d; refused %v", flavors, term, refused)
+	t.Logf("refused: %v", refused)
+}
+
+// used are the places of the bytes that are not zero: most of a bbolt file is empty.
+func used(b []byte) (places []int) {
+	for i, c := range b {
+		if c != 0 {
+			places = append(places, i)
+		}
+	}
+	return places
 }
 
 // checkDamaged opens the files without running Raft, and says whether they were refused.

@@ -19,7 +19,7 @@ const (
 // Indexes beside "id", the store key.
 const (
 	indexID      = "id"
-	indexUID     = "uid"     // meta.id
+	indexUID     = "uid"     // meta.id of nodes and services
 	indexName    = "name"    // meta.name of instances
 	indexService = "service" // spec.service_id of instances
 	indexNode    = "node"    // spec.node of instances
@@ -94,7 +94,10 @@ func schema() *memdb.DBSchema {
 	key := func(o *fleetv1.Object) string { return KeyOf(o).Key }
 	uid := func(o *fleetv1.Object) string { return metaOf(o).GetId() }
 	for _, kind := range objectKinds() {
-		add(table(kind, index(indexID, true, false, key), index(indexUID, false, true, uid)))
+		add(table(kind, index(indexID, true, false, key)))
+	}
+	for _, kind := range []string{fleetv1.KindNode, fleetv1.KindService} { // found by ID as well
+		s.Tables[kind].Indexes[indexUID] = index(indexUID, false, true, uid)
 	}
 	tokens := s.Tables[fleetv1.KindToken].Indexes
 	tokens[indexSecret] = index(indexSecret, false, true, func(o *fleetv1.Object) string {
