@@ -13,8 +13,8 @@ import (
 
 const module = "github.com/drover-fleet/drover"
 
-// pkg is what the rules know of a package. Paths are those of imports; a package of this module is named
-// without the module's path ("scheduler/state").
+// pkg is what the rules know of a package. Paths are those of imports, as short names them: a package of
+// this module without the module's path ("scheduler/state").
 type pkg struct {
 	Path        string
 	Name        string
@@ -95,11 +95,18 @@ func (p listed) pkg() pkg {
 	}
 }
 
+// short names a package as the rules do. The standard library's runtime would look like ours.
 func short(path string) string {
-	if path == module {
+	switch own, ok := strings.CutPrefix(path, module+"/"); {
+	case ok:
+		return own
+	case path == module:
 		return "."
+	case within(path, "runtime"):
+		return "std/" + path
+	default:
+		return path
 	}
-	return strings.TrimPrefix(path, module+"/")
 }
 
 func shortAll(paths []string) []string {

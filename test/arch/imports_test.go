@@ -174,6 +174,17 @@ func TestImports(t *testing.T) {
 	}
 }
 
+func TestShort(t *testing.T) {
+	for path, want := range map[string]string{
+		module + "/runtime/fake": "runtime/fake", "runtime": "std/runtime", "runtime/debug": "std/runtime/debug",
+		"time": "time", "github.com/drover-fleet/drover-tools": "github.com/drover-fleet/drover-tools",
+	} {
+		if got := short(path); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+}
+
 // Every rule can fail: one made-up package breaks it, and a lawful one doesn't.
 func TestImportRulesCanFail(t *testing.T) {
 	for _, c := range []struct {
