@@ -1,0 +1,296 @@
+package fault
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/drover-fleet/drover/client"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/runtime"
+	"github.com/drover-fleet/drover/runtime/containerd/containerdtest"
+	"github.com/drover-fleet/drover/test/machine"
+)
+
+// container finds the one container of an instance.
+func container(t *testing.T, m *machine.Machine, instance *fleetv1.Instance) runtime.Status {
+	t.Helper()
+	list, err := m.Runtime.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []runtime.Status
+	for _, st := range list {
+		if st.Labels[runtime.LabelInstance] == instance.GetMeta().GetId() {
+			found = append(found, st)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("instance %s has containers %v, want one", instance.GetMeta().GetName(), found)
+	}
+	return found[0]
+}
+
+// Fault 5.
+func TestShimKilled(t *testing.T) {
+	m := machine.Start(t, machine.Options{})
+	instance := m.DeployRunning(machine.Deployment{Name: "svc"})[0]
+	m.WaitEndpoints(limit, "svc", 1)
+	was := container(t, m, instance)
+	for what, there := range containerdtest.Traces(t, m.Env, was.ID, was.IP) {
+		if !there {
+			t.Errorf("a running container has no %s: the test looks in the wrong place", what)
+		}
+	}
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(was.Pid) + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(stat), "PPid:")
+	shim, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(shim, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	m.WaitEndpoints(5*time.Second, "svc", 0)
+	m.WaitEvent(limit, "svc", "InstanceExited", "ShimKilled")
+	m.WaitEndpoints(limit, "svc", 1)
+	m.WaitService(limit, "svc", fleetv1.ServiceRunning)
+
+	now := container(t, m, m.Instances("svc")[0])
+	if now.ID == was.ID {
+		t.Fatalf("container %s runs on without its shim", now.ID)
+	}
+	for what, there := range containerdtest.Traces(t, m.Env, was.ID, was.IP) {
+		if there && !(was.IP == now.IP && (what == "iptables rule" || what == "address")) && what != "interface" {
+			t.Errorf("the killed shim's container left its %s", what)
+		}
+	}
+	veths, err := filepath.Glob("/sys/class/net/" + m.Config.Bridge + "/brif/*")
+	if err != nil || len(veths) != 1 {
+		t.Errorf("interfaces on the bridge: %v, %v; want the new container's alone", veths, err)
+	}
+}
+
+// Fault 7.
+func TestProbeFailsAndRecovers(t *testing.T) {
+	m := machine.Start(t, machine.Options{})
+	instance := m.DeployRunning(machine.Deployment{Name: "svc"})[0]
+	endpoint := m.WaitEndpoints(limit, "svc", 1)[0]
+	if _, err := machine.Call(endpoint, "/health/set", url.Values{"ok": {"false"}}); err != nil {
+		t.Fatal(err)
+	}
+	m.WaitEndpoints(limit, "svc", 0)
+	m.WaitService(limit, "svc", fleetv1.ServiceAlarm)
+	m.WaitEvent(limit, "svc", "InstanceUnhealthy", "503")
+	m.WaitEvent(limit, "svc", "ServiceAlarm", "")
+	if _, err := machine.Call(endpoint, "/health/set", url.Values{"ok": {"true"}}); err != nil {
+		t.Fatal(err)
+	}
+	m.WaitService(limit, "svc", fleetv1.ServiceRunning)
+	if back := m.WaitEndpoints(limit, "svc", 1)[0]; back != endpoint {
+		t.Errorf("the endpoint was %v, now %v", endpoint, back)
+	}
+	m.Within(limit, "healthy and running are events again", func() error {
+		events := m.Events("svc")
+		if h, r := machine.Count(events, "InstanceHealthy", ""), machine.Count(events, "ServiceRunning", ""); h != 2 || r != 2 {
+			return fmt.Errorf("InstanceHealthy %d times, ServiceRunning %d times; want each twice", h, r)
+		}
+		return nil
+	})
+	if now := m.Instances("svc")[0]; now.GetObserved().GetAttempt() != 1 || now.GetObserved().GetPid() != instance.GetObserved().GetPid() {
+		t.Errorf("the instance was restarted: %v", now.GetObserved())
+	}
+}
+
+func logger(t *testing.T, dir string) int {
+	t.Helper()
+	links, err := filepath.Glob(filepath.Join(dir, "*", "logger"))
+	if err != nil || len(links) != 1 {
+		t.Fatalf("loggers below %s: %v, %v; want one", dir, links, err)
+	}
+	link, err := os.Readlink(links[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	if _, err := fmt.Sscanf(link, "%d:", &pid); err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// Fault 8.
+func TestLogger(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "logs"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	containerdtest.Need(t)
+	if err := unix.Mount("tmpfs", filepath.Join(dir, "logs"), "tmpfs", 0, "size=256k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(filepath.Join(dir, "logs"), unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	m := machine.Start(t, machine.Options{AgentConfig: map[string]any{"log_dir": filepath.Join(dir, "logs")}})
+	instance := m.DeployRunning(machine.Deployment{Name: "svc"})[0]
+	before := identities(t, []*fleetv1.Instance{instance})
+	endpoints := m.WaitEndpoints(limit, "svc", 1)
+	pid := logger(t, filepath.Join(dir, "logs", instance.GetMeta().GetId()))
+	for sig := syscall.Signal(1); sig <= 64; sig++ {
+		if sig != syscall.SIGKILL && sig != syscall.SIGSTOP {
+			if err := syscall.Kill(pid, sig); err != nil {
+				t.Fatalf("signal %d: %v", sig, err)
+			}
+		}
+	}
+	if _, err := machine.Call(endpoints[0], "/flood", url.Values{"bytes": {strconv.Itoa(8 << 20)}}); err != nil {
+		t.Errorf("the container noticed its logger's full disk: %v", err)
+	}
+	m.WaitEvent(limit, "svc", "LogLinesDropped", "")
+	m.Within(limit, "dropped lines are a metric", func() error {
+		if v := m.Metric("drover_instance_log_dropped_lines_total", instance.GetMeta().GetName()); v <= 0 {
+			return fmt.Errorf("it is %v", v)
+		}
+		return nil
+	})
+	untouched(t, m, "svc", before, endpoints)
+
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	m.WaitEvent(limit, "svc", "InstanceExited", "LoggerKilled")
+	m.WaitEvent(limit, "svc", "InstanceRestarted", "")
+	m.WaitService(limit, "svc", fleetv1.ServiceRunning)
+	m.WaitEndpoints(limit, "svc", 1)
+}
+
+func command(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// otherHost makes a network name space that is connected to this one as another host would be, and
+// answers its name and this host's address in it.
+func otherHost(t *testing.T) (netns, address string) {
+	t.Helper()
+	netns = fmt.Sprintf("drf%d", os.Getpid())
+	host, peer := netns+"h", netns+"p"
+	command(t, "ip", "netns", "add", netns)
+	t.Cleanup(func() { command(t, "ip", "netns", "del", netns) })
+	command(t, "ip", "link", "add", host, "type", "veth", "peer", "name", peer, "netns", netns)
+	command(t, "ip", "addr", "add", "10.254.77.1/30", "dev", host)
+	command(t, "ip", "link", "set", host, "up")
+	command(t, "ip", "-n", netns, "addr", "add", "10.254.77.2/30", "dev", peer)
+	command(t, "ip", "-n", netns, "link", "set", peer, "up")
+	command(t, "ip", "-n", netns, "route", "add", "default", "via", "10.254.77.1")
+	return netns, "10.254.77.1"
+}
+
+// callFrom calls the endpoint's port on an address from a network name space, with the test image's client.
+func callFrom(t *testing.T, m *machine.Machine, netns, address string, e client.Endpoint) error {
+	t.Helper()
+	out, err := exec.Command("ip", "netns", "exec", netns, filepath.Join(m.Programs, "app"),
+		"dial", net.JoinHostPort(address, strconv.Itoa(e.Port))).CombinedOutput()
+	if err != nil || strings.TrimSpace(string(out)) != "connected" {
+		return fmt.Errorf("%s (%v)", out, err)
+	}
+	return nil
+}
+
+// Fault 9.
+func TestRulesFlushed(t *testing.T) {
+	m := machine.Start(t, machine.Options{})
+	before := identities(t, m.DeployRunning(machine.Deployment{Name: "svc"}))
+	endpoints := m.WaitEndpoints(limit, "svc", 1)
+	netns, address := otherHost(t)
+	if err := callFrom(t, m, netns, address, endpoints[0]); err != nil {
+		t.Fatalf("from another host, before: %v", err)
+	}
+	policy := "ACCEPT"
+	if strings.Contains(command(t, "iptables", "-w", "-S", "FORWARD"), "-P FORWARD DROP") {
+		policy = "DROP"
+	}
+	t.Cleanup(func() { command(t, "iptables", "-w", "-P", "FORWARD", policy) })
+	command(t, "iptables", "-w", "-P", "FORWARD", "DROP")
+	command(t, "iptables", "-w", "-t", "nat", "-F")
+	m.Within(30*time.Second, "the endpoint answers from the host and from another", func() error {
+		_, err := machine.Call(endpoints[0], "/", nil)
+		return errors.Join(err, callFrom(t, m, netns, address, endpoints[0]))
+	})
+	m.Within(limit, "the repair is an event of the node", func() error {
+		if m.NodeEvents("NetworkRepaired") == 0 {
+			return errors.New("there is none")
+		}
+		return nil
+	})
+	untouched(t, m, "svc", before, endpoints)
+}
+
+// Fault 10.
+func TestContainersAreConfined(t *testing.T) {
+	m := machine.Start(t, machine.Options{})
+	instances := m.DeployRunning(machine.Deployment{Name: "svc", Instances: 2})
+	endpoints := m.WaitEndpoints(limit, "svc", 2)
+	l, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	gateway := strings.TrimSuffix(strings.Fields(command(t, "ip", "-4", "-o", "addr", "show", "dev", m.Config.Bridge))[3], "/24")
+
+	var other, me client.Endpoint
+	me, other = endpoints[0], endpoints[1]
+	var otherIP string
+	for _, i := range instances {
+		if i.GetMeta().GetId() == other.InstanceID {
+			otherIP = container(t, m, i).IP
+		}
+	}
+	targets := map[string]string{
+		"the host's loopback":                  "127.0.0.1:" + port,
+		"the host's bridge address":            net.JoinHostPort(gateway, port),
+		"another container":                    net.JoinHostPort(otherIP, "8080"),
+		"another container's port on the host": net.JoinHostPort(gateway, strconv.Itoa(other.Port)),
+		"the scheduler's gRPC":                 onHost(gateway, m.SchedulerGRPC()),
+		"the scheduler's HTTP":                 onHost(gateway, m.SchedulerHTTP()),
+		"the agent's HTTP":                     onHost(gateway, m.AgentHTTP()),
+		"the agent's HTTP by the loopback":     m.AgentHTTP(),
+		"the scheduler's gRPC by the loopback": m.SchedulerGRPC(),
+	}
+	for what, addr := range targets {
+		answer, err := machine.Call(me, "/dial", url.Values{"addr": {addr}})
+		if err != nil {
+			t.Fatalf("ask the container to dial %s: %v", what, err)
+		}
+		if !strings.Contains(answer, "refused") {
+			t.Errorf("a container's connection to %s (%s): %s; want it refused", what, addr, answer)
+		}
+	}
+}
+
+func onHost(ip, addr string) string {
+	_, port, _ := net.SplitHostPort(addr)
+	return net.JoinHostPort(ip, port)
+}

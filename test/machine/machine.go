@@ -1,0 +1,255 @@
+package machine
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/drover-fleet/drover/client"
+	"github.com/drover-fleet/drover/runtime/containerd/containerdtest"
+)
+
+// Machine is one host with real processes. Its fields may be read; the processes are changed by the
+// methods alone.
+type Machine struct {
+	*containerdtest.Env
+	Client    *client.Client
+	Scheduler *Process
+	Agent     *Process
+	Node      string // name of the one node
+
+	t       testing.TB
+	dir     string
+	binary  string
+	addrs   addresses
+	options Options
+	seconds int // processes that Second started
+}
+
+// Options of a machine.
+type Options struct {
+	// AgentConfig is merged into the agent's configuration file.
+	AgentConfig map[string]any
+	// LogDir, when set, is where container logs go.
+	AgentEnv []string
+}
+
+type addresses struct{ grpc, http, raft, agent string }
+
+// patience is how long anything but a deadline under test may take on a busy machine.
+const patience = 60 * time.Second
+
+// Start starts containerd, a scheduler and an agent, and waits until the node is Ready.
+func Start(t testing.TB, options Options) *Machine {
+	t.Helper()
+	m := &Machine{Env: containerdtest.New(t), t: t, binary: Binary(t), Node: "n1", options: options}
+	m.dir = t.TempDir()
+	m.addrs = addresses{grpc: freeAddr(t), http: freeAddr(t), raft: freeAddr(t), agent: freeAddr(t)}
+	m.writeConfig("scheduler", map[string]any{
+		"data_dir": m.SchedulerDir(), "grpc_addr": m.addrs.grpc, "http_addr": m.addrs.http, "raft_addr": m.addrs.raft,
+		"heartbeat_interval": "500ms", "lease_duration": "5s", "lookup_max_age": "1s",
+	})
+	m.writeConfig("agent", m.agentConfig())
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("agent:\n%s\nscheduler:\n%s", m.Agent.Log(), m.Scheduler.Log())
+		}
+		m.Agent.Stop()
+		m.Scheduler.Stop()
+	})
+	m.StartScheduler()
+	var err error
+	if m.Client, err = client.Dial(client.Config{Addr: m.addrs.grpc, TokenFile: m.AdminToken()}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = m.Client.Close() })
+	m.StartAgent()
+	return m
+}
+
+func (m *Machine) agentConfig() map[string]any {
+	cfg := map[string]any{
+		"node_name": m.Node, "schedulers": []string{m.addrs.grpc},
+		"token_file": filepath.Join(m.SchedulerDir(), "agent.token"),
+		// The environment's runtime and the agent's share one directory: cleaning up knows what to remove.
+		"data_dir": filepath.Dir(m.Config.DataDir), "http_addr": m.addrs.agent, "advertise_address": "127.0.0.1",
+		"containerd": map[string]any{
+			"socket": m.Config.Socket, "bridge": m.Config.Bridge, "subnet": m.Config.Subnet, "cgroup_parent": m.Config.CgroupParent,
+		},
+	}
+	for k, v := range m.options.AgentConfig {
+		cfg[k] = v
+	}
+	return cfg
+}
+
+func (m *Machine) writeConfig(name string, values map[string]any) {
+	m.t.Helper()
+	raw, err := yaml.Marshal(values)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.WriteFile(m.configFile(name), raw, 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m *Machine) configFile(name string) string { return filepath.Join(m.dir, name+".yaml") }
+
+// SchedulerDir is the scheduler's data directory.
+func (m *Machine) SchedulerDir() string { return filepath.Join(m.dir, "scheduler") }
+
+// AgentDir is the agent's data directory.
+func (m *Machine) AgentDir() string { return filepath.Dir(m.Config.DataDir) }
+
+// AdminToken is the file with the operator's token.
+func (m *Machine) AdminToken() string { return filepath.Join(m.SchedulerDir(), "admin.token") }
+
+// SchedulerHTTP is "host:port" of the look-up.
+func (m *Machine) SchedulerHTTP() string { return m.addrs.http }
+
+// SchedulerGRPC is "host:port" of the API.
+func (m *Machine) SchedulerGRPC() string { return m.addrs.grpc }
+
+// AgentHTTP is "host:port" of the agent's metrics and health.
+func (m *Machine) AgentHTTP() string { return m.addrs.agent }
+
+// StartScheduler starts `drover scheduler` and waits until it has a leader's answer for its token.
+func (m *Machine) StartScheduler() {
+	m.t.Helper()
+	m.Scheduler = startProcess(m.t, m.dir, "scheduler", m.binary, nil, "scheduler", "--config", m.configFile("scheduler"))
+	m.poll("the scheduler answers", func() error {
+		if m.Scheduler.Exited() {
+			m.t.Fatalf("the scheduler ended:\n%s", m.Scheduler.Log())
+		}
+		return dialable(m.addrs.http)
+	})
+	m.poll("the operator's token exists", func() error {
+		_, err := os.Stat(m.AdminToken())
+		return err
+	})
+}
+
+// StartAgent starts `drover agent` with more environment variables and waits until its node is Ready.
+func (m *Machine) StartAgent(env ...string) {
+	m.t.Helper()
+	m.LaunchAgent(env...)
+	m.WaitNode("Ready")
+}
+
+// LaunchAgent starts `drover agent` and does not wait.
+func (m *Machine) LaunchAgent(env ...string) {
+	m.t.Helper()
+	env = append(append([]string{}, m.options.AgentEnv...), env...)
+	m.Agent = startProcess(m.t, m.dir, "agent", m.binary, env, "agent", "--config", m.configFile("agent"))
+}
+
+// Drover runs the command line against this machine and answers its output and exit code.
+func (m *Machine) Drover(args ...string) (stdout, stderr string, code int) {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, m.binary, args...)
+	cmd.Env = append(os.Environ(), "DROVER_ADDR="+m.addrs.grpc, "DROVER_TOKEN="+m.AdminToken(), "XDG_CONFIG_HOME="+m.dir)
+	var out, errs strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		m.t.Fatalf("run drover %v: %v", args, err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// poll tries until fn answers nil; processes under test give no other sign.
+func (m *Machine) poll(what string, fn func() error) {
+	m.t.Helper()
+	m.Within(patience, what, fn)
+}
+
+// Within fails the test unless fn answers nil within limit.
+func (m *Machine) Within(limit time.Duration, what string, fn func() error) {
+	m.t.Helper()
+	deadline := time.Now().Add(limit)
+	for {
+		err := fn()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			m.t.Fatalf("not within %v: %s: %v", limit, what, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func dialable(addr string) error {
+	conn, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+var build struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// Binary builds drover once for the test binary's run and answers its path. DROVER_BINARY names one
+// that is built already.
+func Binary(t testing.TB) string {
+	t.Helper()
+	if path := os.Getenv("DROVER_BINARY"); path != "" {
+		return path
+	}
+	build.once.Do(func() {
+		if build.dir, build.err = os.MkdirTemp("", "drover-test-"); build.err != nil {
+			return
+		}
+		cmd := exec.Command("go", "build", "-o", filepath.Join(build.dir, "drover"), "github.com/drover-fleet/drover/cmd/drover")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			build.err = fmt.Errorf("build drover: %w\n%s", err, out)
+		}
+	})
+	if build.err != nil {
+		t.Fatal(build.err)
+	}
+	return filepath.Join(build.dir, "drover")
+}
+
+// Main runs a package's tests and removes the binary that they built.
+func Main(m *testing.M) int {
+	code := m.Run()
+	if build.dir != "" {
+		_ = os.RemoveAll(build.dir) // a temporary directory
+	}
+	return code
+}
+
+// Second starts another process with the configuration of "scheduler" or "agent", which is expected to
+// end by itself.
+func (m *Machine) Second(daemon string) *Process {
+	m.t.Helper()
+	m.seconds++
+	return startProcess(m.t, m.dir, fmt.Sprintf("%s-%d", daemon, m.seconds+1), m.binary, nil, daemon, "--config", m.configFile(daemon))
+}
