@@ -6,10 +6,12 @@ SHELL       := bash
 .DELETE_ON_ERROR:
 MAKEFLAGS   += --no-print-directory
 
-# A checkout that belongs to another user must still build: the version comes from git describe alone.
+# The go command fails where git doesn't trust the checkout's owner: stamp only where it does.
+BUILDVCS := $(if $(shell git rev-parse HEAD 2>/dev/null),true,false)
+ifeq ($(BUILDVCS),false)
 export GOFLAGS += -buildvcs=false
-
-VERSION  ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo unknown)
+endif
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 PKGS     ?= ./...
 FUZZTIME ?= 30s
@@ -38,12 +40,12 @@ setup: ## install the missing Debian packages, fetch the modules
 build: ## build bin/drover
 	@scripts/setup build
 	@mkdir -p bin
-	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	go build -buildvcs=$(BUILDVCS) -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 tools: ## build the development tools into .cache/bin
 	@[ -e $(TOOLS_STAMP) ] || { scripts/setup build && rm -f $(TOOLS)/.stamp-* && mkdir -p $(TOOLS) && \
 	  echo "building the tools of tools/go.mod (once, some minutes)" && \
-	  go build -C tools -o ../$(TOOLS)/ tool && touch $(TOOLS_STAMP); }
+	  go build -C tools -buildvcs=false -o ../$(TOOLS)/ tool && touch $(TOOLS_STAMP); }
 
 format: tools ## format the Go code and proto/
 	$(TOOLS)/golangci-lint fmt
