@@ -14,6 +14,9 @@ func main() { os.Exit(run()) }
 
 // run is main with the exit code as its result.
 func run() int {
+	if len(os.Args) == 3 && os.Args[1] == "logger" {
+		return runLogger(os.Args[2])
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	go func() {

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"reflect"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+)
+
+// setting is one value of a daemon's configuration: "registry.plain_http". It is set from the file, from
+// DROVER_REGISTRY_PLAIN_HTTP, and from --registry-plain-http.
+type setting struct {
+	key   string
+	value reflect.Value
+}
+
+// settings finds every value of a configuration, a pointer to a struct with yaml tags.
+func settings(cfg any) []setting {
+	var all []setting
+	var walk func(prefix string, v reflect.Value)
+	walk = func(prefix string, v reflect.Value) {
+		for i := range v.NumField() {
+			f := v.Type().Field(i)
+			name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+			switch {
+			case !f.IsExported() || name == "-":
+			case options == "inline":
+				walk(prefix, v.Field(i))
+			case f.Type.Kind() == reflect.Struct:
+				walk(prefix+name+".", v.Field(i))
+			default:
+				all = append(all, setting{prefix + name, v.Field(i)})
+			}
+		}
+	}
+	walk("", reflect.ValueOf(cfg).Elem())
+	return all
+}
+
+func (s setting) env() string {
+	return "DROVER_" + strings.ToUpper(strings.ReplaceAll(s.key, ".", "_"))
+}
+func (s setting) flag() string { return strings.NewReplacer(".", "-", "_", "-").Replace(s.key) }
+
+// String, Set and Type make a setting a flag's value.
+func (s setting) String() string {
+	if !s.value.IsValid() {
+		return ""
+	}
+	return strings.Trim(fmt.Sprint(s.value.Interface()), "[]")
+}
+
+func (s setting) Type() string {
+	switch s.value.Kind() {
+	case reflect.Slice:
+		return "list"
+	case reflect.Map:
+		return "k=v,…"
+	}
+	return ""
+}
+
+// Set reads text as the value's type: a list is separated by commas, a map is k=v pairs.
+func (s setting) Set(text string) error {
+	var node any = text
+	switch s.value.Kind() {
+	case reflect.String:
+		s.value.SetString(text)
+		return nil
+	case reflect.Slice:
+		node = strings.FieldsFunc(text, func(r rune) bool { return r == ',' })
+	case reflect.Map:
+		m := map[string]string{}
+		for pair := range strings.SplitSeq(text, ",") {
+			k, v, ok := strings.Cut(pair, "=")
+			if !ok {
+				return fmt.Errorf("%q: want k=v pairs, separated by commas", text)
+			}
+			m[k] = v
+		}
+		node = m
+	}
+	data := []byte(text)
+	if node != any(text) {
+		var err error
+		if data, err = yaml.Marshal(node); err != nil {
+			return fmt.Errorf("%q: %w", text, err)
+		}
+	}
+	fresh := reflect.New(s.value.Type())
+	if err := yaml.Unmarshal(data, fresh.Interface()); err != nil {
+		return fmt.Errorf("%q is no %s", text, s.value.Type())
+	}
+	s.value.Set(fresh.Elem())
+	return nil
+}
+
+// configFlags gives a daemon its flags, and answers what reads its configuration into cfg, which holds the
+// defaults: the file, then the environment, then the flags that were given.
+func (a *app) configFlags(cmd *cobra.Command, cfg any) (load func() error) {
+	var file string
+	cmd.Flags().StringVar(&file, "config", "", "YAML `file` with the configuration")
+	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
+	given := make(map[string]string)
+	for _, s := range settings(cfg) {
+		cmd.Flags().Var(flagText{s, given}, s.flag(), "`"+s.key+"` of the configuration file, "+s.env()+" in the environment")
+	}
+	return func() error {
+		if file != "" {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				return fmt.Errorf("read the configuration: %w", err)
+			}
+			if err := decodeStrict(data, cfg); err != nil {
+				return fmt.Errorf("configuration file %s: %w", file, err)
+			}
+		}
+		for _, s := range settings(cfg) {
+			if text := a.getenv(s.env()); text != "" {
+				if err := s.Set(text); err != nil {
+					return fmt.Errorf("%s: %w", s.env(), err)
+				}
+			}
+			if text, ok := given[s.key]; ok {
+				if err := s.Set(text); err != nil {
+					return usagef(cmd, "--%s: %v", s.flag(), err)
+				}
+			}
+		}
+		return nil
+	}
+}
+
+// flagText keeps a flag's text until file and environment have been read.
+type flagText struct {
+	setting
+	given map[string]string
+}
+
+func (f flagText) Set(text string) error {
+	f.given[f.key] = text
+	return nil
+}
+
+// loggerFlags gives a daemon its logging flags, and answers what makes its logger.
+func (a *app) loggerFlags(cmd *cobra.Command) func() (*slog.Logger, error) {
+	level := slog.LevelInfo
+	var format string
+	cmd.Flags().TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	cmd.Flags().StringVar(&format, "log-format", "text", "text or json")
+	return func() (*slog.Logger, error) {
+		options := &slog.HandlerOptions{Level: level}
+		switch format {
+		case "text":
+			return slog.New(slog.NewTextHandler(a.err, options)), nil
+		case "json":
+			return slog.New(slog.NewJSONHandler(a.err, options)), nil
+		}
+		return nil, usagef(cmd, "--log-format %q: want text or json", format)
+	}
+}
