@@ -232,9 +232,9 @@ func (c *checker) leaf(id uint64, p, low, high []byte, depth int) error {
 			return fmt.Errorf("page %d, entry %d: %w", id, i, err)
 		}
 		keys[i] = key
-		switch flags {
-		case 0:
-		case elementBucket:
+		switch {
+		case flags == 0:
+		case flags == elementBucket && id != 0: // an inline bucket has none within it
 			if err := c.bucket(value, depth); err != nil {
 				return fmt.Errorf("bucket %q: %w", key, err)
 			}

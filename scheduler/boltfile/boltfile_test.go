@@ -1,6 +1,7 @@
 package boltfile
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -62,6 +63,16 @@ func TestSoundFiles(t *testing.T) {
 	}
 	if err := Check(empty); err != nil {
 		t.Errorf("a new file: %v", err)
+	}
+}
+
+func TestGuard(t *testing.T) {
+	var p *PanicError
+	if err := Guard(func() error { panic("page 7") }); !errors.As(err, &p) || p.Value != "page 7" {
+		t.Errorf("got %v", err)
+	}
+	if err := Guard(func() error { return os.ErrClosed }); err != os.ErrClosed {
+		t.Errorf("got %v", err)
 	}
 }
 

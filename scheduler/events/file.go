@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"os"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -101,15 +100,14 @@ func openFile(path string, each func(*fleetv1.Event)) (*file, error) {
 	return f, nil
 }
 
-// guarded turns bbolt's panics, and faults in its memory, into errors.
-func guarded(do func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = &damagedError{fmt.Errorf("%v", p)}
-		}
-	}()
-	return do()
+// guarded turns bbolt's panics into damage.
+func guarded(do func() error) error {
+	err := boltfile.Guard(do)
+	var p *boltfile.PanicError
+	if errors.As(err, &p) {
+		return &damagedError{err}
+	}
+	return err
 }
 
 func (f *file) update(do func(*bbolt.Tx) error) error {

@@ -77,13 +77,20 @@ func openLogStore(path string, stall *stallWatch) (*logStore, error) {
 	if err := boltfile.Check(path); err != nil {
 		return nil, &CorruptError{File: path, Err: err}
 	}
-	db, err := openBolt(path)
-	if err != nil {
+	s := &logStore{stall: stall}
+	err := boltfile.Guard(func() (err error) {
+		s.db, err = openBolt(path)
+		return err
+	})
+	var panicked *boltfile.PanicError
+	switch {
+	case errors.As(err, &panicked):
+		return nil, &CorruptError{File: path, Err: err}
+	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	s := &logStore{db: db, stall: stall}
-	if err := db.View(s.verify); err != nil {
-		return nil, errors.Join(&CorruptError{File: path, Err: err}, db.Close())
+	if err := boltfile.Guard(func() error { return s.db.View(s.verify) }); err != nil {
+		return nil, errors.Join(&CorruptError{File: path, Err: err}, s.db.Close())
 	}
 	return s, nil
 }

@@ -145,11 +145,8 @@ func (s *Store) followLeadership(notify <-chan bool) {
 		case <-s.stop:
 			return
 		case leads := <-notify:
-			if leads {
-				if leads = s.barrier() == nil && s.raft.State() == raft.Leader; !leads {
-					// Lost again, or about to: Raft tells.
-					continue
-				}
+			if leads && !s.caughtUp() {
+				continue // lost again, which comes next
 			}
 			s.leading.Store(leads)
 			pending, value = s.leaderCh, leads
@@ -157,6 +154,21 @@ func (s *Store) followLeadership(notify <-chan bool) {
 			pending = nil
 		}
 	}
+}
+
+// caughtUp waits for a barrier for as long as this scheduler leads.
+func (s *Store) caughtUp() bool {
+	for s.raft.State() == raft.Leader {
+		if s.barrier() == nil {
+			return true
+		}
+		select {
+		case <-s.stop:
+			return false
+		case <-time.After(s.cfg.HeartbeatTimeout):
+		}
+	}
+	return false
 }
 
 // barrier waits until everything committed so far is applied here.

@@ -241,12 +241,12 @@ func TestRequestIDs(t *testing.T) {
 		t.Error("forgotten within 24 hours")
 	}
 	f.must(request(2+day, "two", 2)) // forgotten
-	if n := len(list2(f.view())); n != 1 {
+	if n := len(requestsOf(f.view())); n != 1 {
 		t.Errorf("%d requests are kept", n)
 	}
 }
 
-func list2(v view) (out []*fleetv1.RequestRecord) {
+func requestsOf(v view) (out []*fleetv1.RequestRecord) {
 	it := must(v.txn.Get(tableRequests, indexAge))
 	for row := it.Next(); row != nil; row = it.Next() {
 		out = append(out, row.(*fleetv1.RequestRecord))
