@@ -1,6 +1,6 @@
 // Package scheduler is the server: it wires the parts and starts and stops the leader's loops.
 //
-//	New:  listen → events → raft (locks the data directory) → session hub, loops, look-up table, API
+//	New:  listen → raft (locks the data directory) → events → session hub, loops, look-up table, API
 //	Run:  serve; while leading: bootstrap once, lead the sessions, run the loops
 //	end:  resign → stop serving, with deadlines → close raft, then events
 //

@@ -98,12 +98,15 @@ func (s *Server) open() (err error) {
 	raftConfig := raftstore.DefaultConfig()
 	raftConfig.DataDir, raftConfig.Addr = s.cfg.DataDir, s.cfg.RaftAddr
 	raftConfig.Bootstrap, raftConfig.Logger = s.cfg.Bootstrap, s.log
-	s.events, err = events.Open(filepath.Join(s.cfg.DataDir, "events.db"), events.Options{Logger: s.log})
-	if err != nil {
+	sink := &lateSink{}
+	if s.raft, err = raftstore.Open(raftConfig, s.state, sink); err != nil {
 		return err
 	}
-	s.raft, err = raftstore.Open(raftConfig, s.state, s.events)
-	return err
+	if s.events, err = events.Open(filepath.Join(s.cfg.DataDir, "events.db"), events.Options{Logger: s.log}); err != nil {
+		return err
+	}
+	sink.use(s.events)
+	return nil
 }
 
 // wire makes the parts that live in memory.
