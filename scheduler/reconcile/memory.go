@@ -22,14 +22,14 @@ func (m *memory) clock(version string) *clock {
 	return c
 }
 
-// failed notes that an instance of the version gave up on the node.
-func (m *memory) failed(version, node string, now time.Time) {
+// failed notes that an instance of the version, made at the time made, gave up on the node.
+func (m *memory) failed(version, node string, made, now time.Time) {
 	f := m.failures[version]
 	if f == nil {
 		f = &failures{nodes: map[string]time.Time{}}
 		m.failures[version] = f
 	}
-	f.note(node, now)
+	f.note(node, made, now)
 }
 
 // failures are the instances of a version that gave up lately.
@@ -41,15 +41,16 @@ type failures struct {
 
 const (
 	avoidFor        = time.Hour
-	failureRound    = 10 * time.Second // failures closer together have one cause
 	firstHold       = 10 * time.Second
 	longestHold     = 5 * time.Minute
 	pullStall       = time.Minute
 	defaultDeadline = 20 * time.Minute
 )
 
-func (f *failures) note(node string, now time.Time) {
-	if f.rounds == 0 || now.Sub(f.last) >= failureRound {
+// note counts a round when the instance was made after the last failure: those that fail side by side have
+// one cause.
+func (f *failures) note(node string, made, now time.Time) {
+	if f.rounds == 0 || !made.Before(f.last) {
 		f.rounds++
 	}
 	f.nodes[node], f.last = now, now

@@ -131,7 +131,7 @@ func TestBrokenImageDoesNotChurn(t *testing.T) {
 			t.Errorf("state %s", got)
 		}
 		c.after(time.Hour)
-		if n := c.count("InstancePlaced"); n < 10 || n > 60 {
+		if n := c.count("InstancePlaced"); n < 10 || n > 80 {
 			t.Errorf("%d instances placed in an hour", n)
 		}
 		c.behave = nil
@@ -205,6 +205,7 @@ func TestStopStartDelete(t *testing.T) {
 func TestRestartHonoursMaxInvalid(t *testing.T) {
 	run(t, 3, func(c *cluster) {
 		c.deploy(5, func(s *fleetv1.Service) { s.Spec.MaxInvalidInstances = 2 })
+		c.after(time.Second)
 		worst := 0
 		hold := true
 		c.behave = func(inst *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {

@@ -21,7 +21,7 @@ func (l *serviceLoop) settle(view state.ReadView, id string, now time.Time) *fle
 	for _, f := range c.stop {
 		if f.failed {
 			m := l.remembered(id)
-			m.failed(versionKey(f.GetSpec().GetModel(), f.GetSpec().GetModelVersion()), f.GetSpec().GetNode(), now)
+			m.failed(versionKey(f.GetSpec().GetModel(), f.GetSpec().GetModelVersion()), f.GetSpec().GetNode(), f.GetMeta().GetCreateTime().AsTime(), now)
 			m.gaveUp = fmt.Sprintf("instance %s on %s: %s", f.GetMeta().GetName(), f.GetSpec().GetNode(), f.reason)
 		}
 		inst := proto.CloneOf(f.Instance)

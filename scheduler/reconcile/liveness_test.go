@@ -1,0 +1,209 @@
+package reconcile
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+)
+
+func TestLostNodeIsReplacedAndReconciledWhenBack(t *testing.T) {
+	run(t, 2, func(c *cluster) {
+		c.deploy(2, func(s *fleetv1.Service) { s.Spec.RescheduleAfterSeconds = proto.Int32(30) })
+		c.sessions.set("n1", true)
+		c.settled()
+		c.expect(fleetv1.ServiceAlarm, 2)
+		if n := c.store.View().Node("n1"); n.GetStatus().GetState() != fleetv1.NodeUnreachable {
+			t.Errorf("node is %v", n.GetStatus())
+		}
+		c.after(29 * time.Second)
+		c.expect(fleetv1.ServiceAlarm, 2)
+		c.after(time.Second)
+		c.expect(fleetv1.ServiceRunning, 3) // the lost one is still in the store
+		if got := c.nodesUsed(); !slices.Equal(got, []string{"n2", "n2"}) {
+			t.Errorf("running on %v", got)
+		}
+		c.quiet()
+		c.sessions.set("n1", false)
+		c.settled()
+		c.act()
+		c.settled()
+		c.expect(fleetv1.ServiceRunning, 2)
+		if got := c.nodesUsed(); !slices.Equal(got, []string{"n2", "n2"}) {
+			t.Errorf("running on %v after the node is back", got)
+		}
+		c.told("NodeUnreachable", "InstanceLost", "ServiceAlarm", "InstancePlaced", "ServiceRunning", "NodeReturned")
+		c.quiet()
+	})
+}
+
+func TestNodeBackInTimeKeepsItsInstance(t *testing.T) {
+	run(t, 2, func(c *cluster) {
+		c.deploy(1)
+		id := c.instances()[0].GetMeta().GetId()
+		c.sessions.set("n1", true)
+		c.after(20 * time.Second)
+		c.expect(fleetv1.ServiceAbnormal, 1) // nothing serves, and nobody is at work on it
+		c.sessions.set("n1", false)
+		c.after(2 * time.Minute)
+		c.expect(fleetv1.ServiceRunning, 1)
+		if c.instances()[0].GetMeta().GetId() != id {
+			t.Error("replaced though the node came back")
+		}
+	})
+}
+
+func TestStopWaitsForAnUnreachableNode(t *testing.T) {
+	run(t, 2, func(c *cluster) {
+		c.deploy(1)
+		c.sessions.set("n1", true)
+		c.settled()
+		c.change(func(s *fleetv1.Service) { s.Desired.State = fleetv1.DesiredStopped })
+		c.expect(fleetv1.ServiceStopping, 1)
+		if r := c.service().GetStatus().GetReason(); r != "1 instances are left; unreachable: n1" {
+			t.Errorf("reason %q", r)
+		}
+		c.sessions.set("n1", false)
+		c.act()
+		c.settled()
+		c.expect(fleetv1.ServiceStopped, 0)
+	})
+}
+
+func TestNewLeaderConverges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		c.behave = func(_ *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
+			if next.GetReady() {
+				return nil
+			}
+			return next
+		}
+		stop := c.lead()
+		c.deploy(3)
+		c.expect(fleetv1.ServiceDeploying, 3)
+		stop()
+		c.scale(2)
+		c.expect(fleetv1.ServiceDeploying, 3)
+		c.behave = nil
+		defer c.lead()()
+		c.settled()
+		c.expect(fleetv1.ServiceRunning, 2)
+		if n := c.count("DeploymentStarted"); n != 1 {
+			t.Errorf("deployment started %d times", n)
+		}
+		c.quiet()
+	})
+}
+
+func TestRunEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := New(Config{State: c.store, Proposer: c, Sessions: c.sessions}).Run(ctx); err != context.Canceled {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// TestHistoriesReachAFixedPoint does random things to a cluster, then lets everybody be well: the service
+// must become what was asked for, with every device held once, and then nothing more may be proposed.
+func TestHistoriesReachAFixedPoint(t *testing.T) {
+	for seed := range uint64(40) {
+		run(t, 4, func(c *cluster) {
+			rng := rand.New(rand.NewPCG(seed, 1))
+			c.behave = func(_ *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
+				switch {
+				case next == nil || rng.IntN(4) > 0:
+					return next
+				case next.GetReady() && rng.IntN(2) == 0:
+					return &fleetv1.InstanceObserved{State: fleetv1.InstanceFailed, Attempt: next.GetAttempt()}
+				}
+				return nil
+			}
+			c.deploy(3, func(s *fleetv1.Service) { s.Spec.Versions[0].Flavor = "gpu" })
+			want := 3
+			for range 25 {
+				want = disturb(c, rng, want)
+				checkDevices(c)
+				c.after(time.Duration(rng.IntN(40)) * time.Second)
+			}
+			c.mu.Lock()
+			c.behave = nil
+			c.mu.Unlock()
+			for _, n := range c.store.View().Nodes() {
+				c.sessions.set(n.GetMeta().GetName(), false)
+			}
+			c.settled()
+			c.change(func(s *fleetv1.Service) {
+				s.Desired.State, s.Desired.StartTime = fleetv1.DesiredRunning, timestamppb.Now()
+			})
+			for range 3 {
+				c.act()
+				c.after(6 * time.Minute)
+			}
+			c.expect(fleetv1.ServiceRunning, want)
+			if st := c.service().GetStatus(); st.GetRestarted() != c.service().GetDesired().GetRestart() {
+				t.Errorf("seed %d: restart is still under way: %v", seed, st)
+			}
+			checkDevices(c)
+			c.quiet()
+		})
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+// disturb does one random thing; it answers how many instances are asked for now.
+func disturb(c *cluster, rng *rand.Rand, want int) int {
+	nodes := c.store.View().Nodes()
+	node := nodes[rng.IntN(len(nodes))].GetMeta().GetName()
+	switch rng.IntN(7) {
+	case 0:
+		want = 1 + rng.IntN(8)
+		c.scale(int32(want))
+	case 1, 2:
+		c.sessions.set(node, rng.IntN(2) == 0)
+	case 3:
+		c.change(func(s *fleetv1.Service) { s.Desired.Restart++ })
+	case 4:
+		c.change(func(s *fleetv1.Service) { s.Desired.State = fleetv1.DesiredStopped })
+	case 5:
+		c.change(func(s *fleetv1.Service) {
+			if s.Desired.State == fleetv1.DesiredStopped {
+				s.Desired.State, s.Desired.StartTime = fleetv1.DesiredRunning, timestamppb.Now()
+			}
+		})
+	case 6:
+		if all := c.instances(); len(all) > 0 {
+			inst := all[rng.IntN(len(all))]
+			if inst.GetObserved().GetState() == fleetv1.InstanceRunning {
+				c.report(inst, &fleetv1.InstanceObserved{State: fleetv1.InstanceFailed, Attempt: inst.GetObserved().GetAttempt(), Restarted: inst.GetObserved().GetRestarted()})
+			}
+		}
+	}
+	c.settled()
+	return want
+}
+
+func checkDevices(c *cluster) {
+	c.t.Helper()
+	held := map[string]string{}
+	for _, i := range c.store.View().Instances() {
+		for _, d := range i.GetSpec().GetDeviceIds() {
+			if other := held[d]; other != "" && i.GetObserved().GetState() != fleetv1.InstanceReaped {
+				c.t.Fatalf("device %s is held by %s and %s", d, other, i.GetMeta().GetId())
+			}
+			held[d] = i.GetMeta().GetId()
+		}
+	}
+}
