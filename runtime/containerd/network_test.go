@@ -85,6 +85,14 @@ func TestNetwork(t *testing.T) {
 		if n, err := e.Runtime.RepairNetwork(within(t)); err != nil || n == 0 {
 			t.Errorf("repair: %d, %v; want something", n, err)
 		}
+		// A connection that was begun while the bridge's link came up may be lost.
+		eventually(t, "the port answers", func() error {
+			conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
+			if err == nil {
+				err = conn.Close()
+			}
+			return err
+		})
 		reached(t)
 		if got := dialFrom(t, sa.IP, sb.IP+":8080"); got == "connected" {
 			t.Error("a container reaches another one after the repair")
