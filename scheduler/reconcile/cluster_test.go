@@ -195,7 +195,7 @@ func (c *cluster) deploy(instances int32, change ...func(*fleetv1.Service)) {
 	c.t.Helper()
 	now := timestamppb.Now()
 	svc := &fleetv1.Service{Meta: &fleetv1.Meta{Name: "s", Id: "sid", Project: "default", Generation: 1, CreateTime: now},
-		Spec: &fleetv1.ServiceSpec{Pool: "p", Versions: []*fleetv1.ServiceVersion{{Model: "m", ModelVersion: "0.0.1", Weight: 100, Flavor: "one", Instances: instances}}},
+		Spec:    &fleetv1.ServiceSpec{Pool: "p", Versions: []*fleetv1.ServiceVersion{{Model: "m", ModelVersion: "0.0.1", Weight: 100, Flavor: "one", Instances: instances}}},
 		Desired: &fleetv1.ServiceDesired{State: fleetv1.DesiredRunning, StartTime: now}}
 	for _, f := range change {
 		f(svc)

@@ -1,0 +1,242 @@
+package place
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
+)
+
+const gib = 1 << 30
+
+// store makes a store with pool "p" of the nodes.
+func store(t testing.TB, objects ...proto.Message) *state.Store {
+	s := state.New()
+	objects = append([]proto.Message{&fleetv1.Pool{Meta: &fleetv1.Meta{Name: "p", Id: "p"}, Spec: &fleetv1.PoolSpec{Selector: map[string]string{"pool": "p"}}}}, objects...)
+	w := &fleetv1.Write{}
+	for _, o := range objects {
+		w.Mutations = append(w.Mutations, state.Put(0, o))
+	}
+	r, _ := s.Apply(1, &fleetv1.Command{Introduced: 1, Op: &fleetv1.Command_Write{Write: w}})
+	if len(r.Rejections) > 0 {
+		t.Fatal(r.Rejections)
+	}
+	return s
+}
+
+// host is a ready node of 8 cores, 16 GiB with so many devices; change may alter it.
+func host(name string, devices int, change ...func(*fleetv1.Node)) *fleetv1.Node {
+	n := &fleetv1.Node{Meta: &fleetv1.Meta{Name: name, Id: "id-" + name}, Spec: &fleetv1.NodeSpec{},
+		Facts:  &fleetv1.NodeFacts{Arch: "amd64", CpuMillis: 8000, MemoryBytes: 16 * gib, DiskBytes: 100 * gib, Labels: map[string]string{"pool": "p"}, MountDirs: []string{"/data"}},
+		Status: &fleetv1.NodeStatus{State: fleetv1.NodeReady}}
+	for i := range devices {
+		n.Facts.Devices = append(n.Facts.Devices, &fleetv1.Device{Id: fmt.Sprintf("%s-%d", name, i), Index: int32(i), Vendor: "nvidia", Model: "H100-80GB", MemoryBytes: 80 * gib, Health: fleetv1.Healthy})
+	}
+	for _, f := range change {
+		f(n)
+	}
+	return n
+}
+
+func gpus(n int32) *fleetv1.Accelerator {
+	return &fleetv1.Accelerator{Vendor: "nvidia", Model: "H100*", Count: n}
+}
+
+func TestExplanations(t *testing.T) {
+	cordon := func(n *fleetv1.Node) { n.Spec.Cordoned = true }
+	away := func(n *fleetv1.Node) { n.Status.State = fleetv1.NodeUnreachable }
+	arm := func(n *fleetv1.Node) { n.Facts.Arch = "arm64" }
+	sick := func(n *fleetv1.Node) { n.Facts.Devices[0].Health = fleetv1.Unhealthy }
+	taken := &fleetv1.Instance{Meta: &fleetv1.Meta{Id: "i"}, Desired: &fleetv1.InstanceDesired{State: fleetv1.DesiredRunning},
+		Spec: &fleetv1.InstanceSpec{Node: "a", ServiceId: "x", Network: fleetv1.NetworkHost, Api: &fleetv1.ModelAPI{Port: 80, FixedPort: true}}}
+	for _, c := range []struct {
+		name    string
+		objects []proto.Message
+		request Request
+		want    string // empty when it fits
+		never   bool
+	}{
+		{"no nodes", nil, Request{}, `pool "p" has no nodes`, false},
+		{"fits", []proto.Message{host("a", 0)}, Request{CPUMillis: 8000, MemoryBytes: 16 * gib, DiskBytes: 100 * gib, MountSources: []string{"/data/x"}}, "", false},
+		{"memory", []proto.Message{host("a", 0), host("b", 0, func(n *fleetv1.Node) { n.Facts.ReservedMemoryBytes = gib }), host("c", 0, cordon)}, Request{MemoryBytes: 20 * gib},
+			`0 of 3 nodes of pool "p" fit: 1 is cordoned, 2 lack memory (need 20.0 GiB, most free 16.0 GiB on a)`, true},
+		{"cpu", []proto.Message{host("a", 0)}, Request{CPUMillis: 8500}, `0 of 1 node of pool "p" fit: 1 lacks CPU (need 8.5 cores, most free 8 cores on a)`, true},
+		{"disk", []proto.Message{host("a", 0)}, Request{DiskBytes: 101 * gib}, `0 of 1 node of pool "p" fit: 1 lacks disk (need 101.0 GiB, most free 100.0 GiB on a)`, true},
+		{"away", []proto.Message{host("a", 0, away), host("b", 0, cordon)}, Request{}, `0 of 2 nodes of pool "p" fit: 1 is cordoned, 1 is unreachable`, false},
+		{"arch", []proto.Message{host("a", 0, arm)}, Request{ImageArches: []string{"amd64"}}, `0 of 1 node of pool "p" fit: 1 has another architecture (need amd64, a has arm64)`, true},
+		{"arch of flavor", []proto.Message{host("a", 0)}, Request{Arch: "amd64", ImageArches: []string{"arm64"}},
+			`0 of 1 node of pool "p" fit: 1 has another architecture (need amd64 by the flavor but arm64 by the image, a has amd64)`, true},
+		{"mount", []proto.Message{host("a", 0)}, Request{MountSources: []string{"/data/../etc"}}, `0 of 1 node of pool "p" fit: 1 does not allow the mount of /data/../etc`, true},
+		{"mount beside", []proto.Message{host("a", 0)}, Request{MountSources: []string{"/database"}}, `0 of 1 node of pool "p" fit: 1 does not allow the mount of /database`, true},
+		{"port", []proto.Message{host("a", 0), taken}, Request{HostPort: 80}, `0 of 1 node of pool "p" fit: 1 has port 80 taken`, false},
+		{"kind of device", []proto.Message{host("a", 2)}, Request{Accelerator: &fleetv1.Accelerator{Vendor: "ascend", Count: 1}},
+			`0 of 1 node of pool "p" fit: 1 does not have the devices (need 1 × ascend, most 0 on a)`, true},
+		{"device memory", []proto.Message{host("a", 2)}, Request{Accelerator: &fleetv1.Accelerator{Count: 1, MemoryMinBytes: 81 * gib}},
+			`0 of 1 node of pool "p" fit: 1 does not have the devices (need 1 × device with 81.0 GiB, most 0 on a)`, true},
+		{"sick device", []proto.Message{host("a", 2, sick), host("b", 1)}, Request{Accelerator: gpus(2)},
+			`0 of 2 nodes of pool "p" fit: 1 does not have the devices (need 2 × nvidia H100*, most 1 on b), 1 lacks free devices (need 2 × nvidia H100*, most free 1 on a)`, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			view := store(t, c.objects...).View()
+			c.request.Pool = "p"
+			got := NewIndex(view).Plan([]Request{c.request})[0]
+			if got.Explanation != c.want || (got.Node == "") != (c.want != "") {
+				t.Errorf("got %+v, want %q", got, c.want)
+			}
+			if _, never := NeverFits(view, c.request); never != c.never {
+				t.Errorf("never fits: %v", never)
+			}
+		})
+	}
+}
+
+func TestUnknownPoolWaits(t *testing.T) {
+	view := store(t).View()
+	if got := NewIndex(view).Plan([]Request{{Pool: "q"}})[0]; got.Explanation != `there is no pool "q"` {
+		t.Errorf("%+v", got)
+	}
+	if _, never := NeverFits(view, Request{Pool: "q"}); never {
+		t.Error("never")
+	}
+}
+
+func TestRanking(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		nodes    []proto.Message
+		requests []Request
+		want     string
+	}{
+		{"whole nodes stay free", []proto.Message{host("a", 8), host("b", 4)}, []Request{{Accelerator: gpus(2)}, {Accelerator: gpus(2)}, {Accelerator: gpus(8)}}, "b b a"},
+		{"no device, no accelerator host", []proto.Message{host("a", 8), host("b", 0)}, []Request{{}, {}}, "b b"},
+		{"spread", []proto.Message{host("a", 0), host("b", 0), host("c", 0)}, []Request{{Service: "s"}, {Service: "s"}, {Service: "s"}, {Service: "s"}}, "a b c a"},
+		{"avoided last", []proto.Message{host("a", 1), host("b", 8)}, []Request{{Accelerator: gpus(1), Avoid: map[string]bool{"a": true}}}, "b"},
+		{"avoided when nothing else fits", []proto.Message{host("a", 1)}, []Request{{Accelerator: gpus(1), Avoid: map[string]bool{"a": true}}}, "a"},
+		{"a fixed port once per node", []proto.Message{host("a", 0), host("b", 0)}, []Request{{HostPort: 80}, {HostPort: 80}, {HostPort: 80}}, "a b -"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for i := range c.requests {
+				c.requests[i].Pool = "p"
+			}
+			var got []string
+			for _, p := range NewIndex(store(t, c.nodes...).View()).Plan(c.requests) {
+				if p.Node == "" {
+					p.Node = "-"
+				}
+				got = append(got, p.Node)
+			}
+			if s := strings.Join(got, " "); s != c.want {
+				t.Errorf("got %s, want %s", s, c.want)
+			}
+		})
+	}
+}
+
+// TestPlansAreSound plans random requests on random nodes and checks what must hold for every plan.
+func TestPlansAreSound(t *testing.T) {
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 2))
+		var nodes []proto.Message
+		hosts := map[string]*fleetv1.Node{}
+		for i := range 1 + rng.IntN(6) {
+			n := host(fmt.Sprintf("n%d", i), rng.IntN(9))
+			for _, d := range n.Facts.Devices {
+				if rng.IntN(5) == 0 {
+					d.Health = fleetv1.Lost
+				}
+			}
+			nodes, hosts[n.Meta.Name] = append(nodes, n), n
+		}
+		var requests []Request
+		for range rng.IntN(30) {
+			r := Request{Pool: "p", Service: fmt.Sprint(rng.IntN(3)), CPUMillis: int64(rng.IntN(3000)), MemoryBytes: int64(rng.IntN(6)) * gib}
+			if rng.IntN(2) == 0 {
+				r.Accelerator = gpus(int32(1 + rng.IntN(4)))
+			}
+			requests = append(requests, r)
+		}
+		view := store(t, nodes...).View()
+		index := NewIndex(view)
+		plan := index.Plan(requests)
+		if again := NewIndex(view).Plan(requests); !reflect.DeepEqual(plan, again) {
+			t.Fatalf("seed %d: not deterministic:\n%v\n%v", seed, plan, again)
+		}
+		held, cpu, memory := map[string]bool{}, map[string]int64{}, map[string]int64{}
+		for i, p := range plan {
+			if p.Node == "" {
+				if p.Explanation == "" {
+					t.Fatalf("seed %d: no explanation", seed)
+				}
+				if again := index.Plan(requests[i : i+1])[0]; again.Node != "" {
+					t.Fatalf("seed %d: request %d waits, but fits after the plan: %+v", seed, i, again)
+				}
+				continue
+			}
+			if len(p.DeviceIDs) != requests[i].devices() {
+				t.Fatalf("seed %d: %d devices, want %d", seed, len(p.DeviceIDs), requests[i].devices())
+			}
+			for _, d := range p.DeviceIDs {
+				if held[d] || !strings.HasPrefix(d, p.Node+"-") {
+					t.Fatalf("seed %d: device %s of node %s twice or not there", seed, d, p.Node)
+				}
+				held[d] = true
+			}
+			cpu[p.Node] += requests[i].CPUMillis
+			memory[p.Node] += requests[i].MemoryBytes
+			if cpu[p.Node] > hosts[p.Node].Facts.CpuMillis || memory[p.Node] > hosts[p.Node].Facts.MemoryBytes {
+				t.Fatalf("seed %d: node %s is overcommitted", seed, p.Node)
+			}
+		}
+		for _, n := range hosts {
+			for _, d := range n.Facts.Devices {
+				if held[d.Id] && d.Health != fleetv1.Healthy {
+					t.Fatalf("seed %d: lost device %s given out", seed, d.Id)
+				}
+			}
+		}
+	}
+}
+
+func TestNewRequest(t *testing.T) {
+	spec := &fleetv1.ServiceSpec{Pool: "p", Network: fleetv1.NetworkHost}
+	v := &fleetv1.ServiceVersion{Mounts: []*fleetv1.Mount{{Source: "/data/a"}}}
+	flavor := &fleetv1.Flavor{Spec: &fleetv1.FlavorSpec{CpuMillis: 1, MemoryBytes: 2, DiskBytes: 3, Arch: "arm64", Accelerator: &fleetv1.Accelerator{Count: 2}}}
+	model := &fleetv1.Model{Spec: &fleetv1.ModelSpec{Accelerator: "ascend", Api: &fleetv1.ModelAPI{Port: 99, FixedPort: true}}, Status: &fleetv1.ModelStatus{Arches: []string{"arm64"}}}
+	got := NewRequest("s", spec, v, flavor, model)
+	want := Request{Service: "s", Pool: "p", CPUMillis: 1, MemoryBytes: 2, DiskBytes: 3, Arch: "arm64", ImageArches: []string{"arm64"}, MountSources: []string{"/data/a"}, HostPort: 99}
+	if !proto.Equal(got.Accelerator, &fleetv1.Accelerator{Vendor: "ascend", Count: 2}) {
+		t.Errorf("accelerator %v", got.Accelerator)
+	}
+	got.Accelerator = nil
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func BenchmarkPlan(b *testing.B) {
+	var nodes []proto.Message
+	for i := range 1000 {
+		nodes = append(nodes, host(fmt.Sprintf("n%04d", i), 8))
+	}
+	view := store(b, nodes...).View()
+	requests := make([]Request, 100)
+	for i := range requests {
+		requests[i] = Request{Pool: "p", Service: "s", CPUMillis: 100, MemoryBytes: gib, Accelerator: gpus(2)}
+	}
+	b.Run("index", func(b *testing.B) {
+		for b.Loop() {
+			NewIndex(view).Plan(requests[:1])
+		}
+	})
+	b.Run("100 instances", func(b *testing.B) {
+		for b.Loop() {
+			NewIndex(view).Plan(requests)
+		}
+	})
+}
