@@ -39,6 +39,10 @@ func (r *Runtime) Create(ctx context.Context, s runtime.Spec) (runtime.Status, e
 		if rec, ok := r.records.get(s.ID); ok && rec.Task {
 			return st, nil
 		}
+		if r.recover(s, st) {
+			st, err := r.status(ctx, s.ID)
+			return st, failed(op, err)
+		}
 		if err := r.delete(ctx, s.ID); err != nil { // made in part
 			return runtime.Status{}, failed(op, err)
 		}
@@ -63,6 +67,32 @@ func (r *Runtime) Create(ctx context.Context, s runtime.Spec) (runtime.Status, e
 	rec, _ := r.records.get(s.ID)
 	r.loggers.add(s.ID, s.LogDir)
 	return runtime.Status{ID: s.ID, Labels: maps.Clone(s.Labels), State: runtime.StateCreated, Pid: rec.Pid, IP: rec.IP}, nil
+}
+
+// recover makes the record of a container that has a task and a network but lost it, or whose maker died
+// before writing it. Where it answers false the container has to be made anew.
+func (r *Runtime) recover(s runtime.Spec, st runtime.Status) bool {
+	if st.State == runtime.StateBroken {
+		return false
+	}
+	rec := record{ID: s.ID, Host: s.HostNetwork, Port: s.Port, LogDir: s.LogDir, Task: true, Pid: st.Pid}
+	if st.State == runtime.StateRunning {
+		rec.Started = processStarted(st.Pid)
+	}
+	if !s.HostNetwork {
+		var err error
+		if rec.IP, rec.Veth, err = r.network.attached(s.ID); err != nil || rec.IP == "" {
+			r.cfg.Logger.Warn("a container without a record is made anew", "container", s.ID, "state", st.State, "error", err)
+			return false
+		}
+	}
+	if _, err := r.records.update(s.ID, func(now *record) { *now = rec }); err != nil {
+		r.cfg.Logger.Warn("a container's record cannot be written", "container", s.ID, "error", err)
+		return false
+	}
+	r.cfg.Logger.Info("adopted a container without a record", "container", s.ID, "state", st.State)
+	r.loggers.add(s.ID, s.LogDir)
+	return true
 }
 
 // assemble makes network and container side by side.

@@ -41,6 +41,6 @@
 // Dependencies: containerd's client, api, platforms, typeurl, errdefs and log are the way to speak to containerd, its contrib/seccomp
 // the profile that the ecosystem maintains; distribution/reference parses image names as it does; containernetworking/cni's libcni
 // runs the bridge plugin (go-cni around it would add another configuration format); image-spec
-// and runtime-spec are the formats themselves; uuid names exec processes; golang.org/x/sys/unix
+// and runtime-spec are the formats themselves; logrus is where its client logs, silenced; uuid names exec processes; golang.org/x/sys/unix
 // gives namespaces, mounts and pidfds.
 package containerd

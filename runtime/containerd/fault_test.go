@@ -369,27 +369,49 @@ func testLoggerKilledWhileAway(t *testing.T, e *containerdtest.Env) {
 	await(t, watch(t, again), runtime.EventLoggerDied, s.ID)
 }
 
+// testInterruptedCreate loses what a Create that was cut short had not yet written.
 func testInterruptedCreate(t *testing.T, e *containerdtest.Env) {
 	s := spec(t, e)
-	started(t, e, s)
-	path := filepath.Join(e.Config.DataDir, "containers", s.ID, "record.json")
-	if err := os.Remove(path); err != nil { // as if we had died before writing it
+	first := started(t, e, s)
+	record := filepath.Join(e.Config.DataDir, "containers", s.ID, "record.json")
+	again := func() runtime.Status {
+		t.Helper()
+		if err := os.Remove(record); err != nil {
+			t.Fatal(err)
+		}
+		rt, err := containerd.New(t.Context(), e.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rt.Close()
+		st, err := rt.Create(within(t), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	st := again()
+	if st.State != runtime.StateRunning || st.Pid != first.Pid || st.IP != first.IP || st.Started.Sub(first.Started).Abs() > time.Minute {
+		t.Errorf("create after a lost record: %+v; want %+v adopted", st, first)
+	}
+	cached, err := filepath.Glob(filepath.Join(e.Config.DataDir, "cni", "results", "*"+s.ID+"*"))
+	if err != nil || len(cached) != 1 {
+		t.Fatalf("network results %v, %v; want one", cached, err)
+	}
+	if err := os.Remove(cached[0]); err != nil {
 		t.Fatal(err)
 	}
-	again, err := containerd.New(t.Context(), e.Config)
-	if err != nil {
-		t.Fatal(err)
+	if st := again(); st.State != runtime.StateCreated || st.IP == "" {
+		t.Errorf("create without a whole network: %+v; want it made anew", st)
 	}
-	defer again.Close()
-	st, err := again.Create(within(t), s)
-	if err != nil || st.State != runtime.StateCreated || st.IP == "" {
-		t.Fatalf("create after an interrupted one: %+v, %v; want it made anew", st, err)
+	n := 0
+	for _, st := range mustList(t, e) {
+		if st.ID == s.ID {
+			n++
+		}
 	}
-	if _, err := again.Start(within(t), s.ID); err != nil {
-		t.Fatal(err)
-	}
-	if err := again.Delete(within(t), s.ID); err != nil {
-		t.Fatal(err)
+	if n != 1 {
+		t.Errorf("%d containers; want one", n)
 	}
 	if err := e.Runtime.Delete(within(t), s.ID); err != nil {
 		t.Fatal(err)

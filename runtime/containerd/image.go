@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -17,11 +18,13 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/drover-fleet/drover/runtime"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
 )
 
 const (
@@ -81,7 +84,7 @@ func imageName(ref, digest string) (name, host string, err error) {
 
 // Pull fetches and unpacks the image unless it is there.
 func (r *Runtime) Pull(ctx context.Context, req runtime.PullRequest, progress func(runtime.Progress)) (runtime.Image, error) {
-	ctx = r.namespaced(ctx)
+	ctx = log.WithLogger(r.namespaced(ctx), quiet())
 	op := fmt.Sprintf("pull image %q", req.Image)
 	if err := ctx.Err(); err != nil {
 		return runtime.Image{}, failed(op, err)
@@ -201,6 +204,13 @@ func (r *Runtime) fetch(ctx context.Context, req runtime.PullRequest, arch strin
 	}
 	r.images.put(known)
 	return known, nil
+}
+
+// quiet keeps containerd's client from writing to our standard error what it returns as an error anyway.
+func quiet() *log.Entry {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return logrus.NewEntry(l)
 }
 
 func (r *Runtime) resolver() remotes.Resolver {

@@ -246,6 +246,20 @@ func startTime(pid int) string {
 	return fields[19]
 }
 
+// processStarted answers when a process started; the zero time when that cannot be told.
+func processStarted(pid int) time.Time {
+	ticks, err := strconv.ParseInt(startTime(pid), 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	boot, err := readKeys("/proc/stat")
+	if err != nil || boot["btime"] == 0 {
+		return time.Time{}
+	}
+	const perTick = 10 * time.Millisecond // USER_HZ is 100 wherever Drover runs
+	return time.Unix(int64(boot["btime"]), 0).Add(time.Duration(ticks) * perTick)
+}
+
 // loggerProcess answers the logger of a log directory: its PID when it lives, dead when it ended
 // without having done its work.
 func loggerProcess(dir string) (pid int, dead bool) {

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
 )
@@ -85,6 +86,20 @@ func (n *network) attach(ctx context.Context, id string) (ip, veth string, err e
 			return "", "", fmt.Errorf("attach to network: %w", err)
 		}
 	}
+	return n.settle(result)
+}
+
+// attached finds what an earlier attach of ours answered, and finishes it; "" when there is nothing.
+func (n *network) attached(id string) (ip, veth string, err error) {
+	result, err := n.cni.GetNetworkListCachedResult(n.conf, n.runtimeConf(id))
+	if err != nil || result == nil {
+		return "", "", err
+	}
+	return n.settle(result)
+}
+
+// settle isolates the interface that the bridge plugin made.
+func (n *network) settle(result types.Result) (ip, veth string, err error) {
 	full, err := types100.NewResultFromResult(result)
 	if err != nil {
 		return "", "", fmt.Errorf("attach to network: %w", err)
