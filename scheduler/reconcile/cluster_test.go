@@ -174,6 +174,13 @@ func (c *cluster) reportLocked(inst *fleetv1.Instance, o *fleetv1.InstanceObserv
 		Instances: []*fleetv1.InstanceReport{{InstanceId: inst.GetMeta().GetId(), Observed: o}}}}})
 }
 
+// agentsDo changes what the agents report from now on; nil is what healthy instances report.
+func (c *cluster) agentsDo(f func(*fleetv1.Instance, *fleetv1.InstanceObserved) *fleetv1.InstanceObserved) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.behave = f
+}
+
 // report has the instance's agent say o.
 func (c *cluster) report(inst *fleetv1.Instance, o *fleetv1.InstanceObserved) {
 	c.mu.Lock()
@@ -270,14 +277,20 @@ func (c *cluster) count(reason string) int {
 	return strings.Count(" "+strings.Join(c.reasons(), "  ")+" ", " "+reason+" ")
 }
 
+func (c *cluster) proposed() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.proposals
+}
+
 // quiet checks that nothing is proposed in the next minute.
 func (c *cluster) quiet() {
 	c.t.Helper()
 	c.settled()
-	before := c.proposals
+	before := c.proposed()
 	c.after(time.Minute)
-	if c.proposals != before {
-		c.t.Fatalf("%d proposals at a fixed point; events: %v", c.proposals-before, c.reasons())
+	if n := c.proposed() - before; n != 0 {
+		c.t.Fatalf("%d proposals at a fixed point; events: %v", n, c.reasons())
 	}
 }
 

@@ -80,19 +80,19 @@ func TestStopWaitsForAnUnreachableNode(t *testing.T) {
 func TestNewLeaderConverges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3)
-		c.behave = func(_ *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
+		c.agentsDo(func(_ *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
 			if next.GetReady() {
 				return nil
 			}
 			return next
-		}
+		})
 		stop := c.lead()
 		c.deploy(3)
 		c.expect(fleetv1.ServiceDeploying, 3)
 		stop()
 		c.scale(2)
 		c.expect(fleetv1.ServiceDeploying, 3)
-		c.behave = nil
+		c.agentsDo(nil)
 		defer c.lead()()
 		c.settled()
 		c.expect(fleetv1.ServiceRunning, 2)
@@ -119,16 +119,16 @@ func TestRunEndsWithItsContext(t *testing.T) {
 func TestHistoriesReachAFixedPoint(t *testing.T) {
 	for seed := range uint64(40) {
 		run(t, 4, func(c *cluster) {
-			rng := rand.New(rand.NewPCG(seed, 1))
-			c.behave = func(_ *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
+			rng, whims := rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2))
+			c.agentsDo(func(_ *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
 				switch {
-				case next == nil || rng.IntN(4) > 0:
+				case next == nil || whims.IntN(4) > 0:
 					return next
-				case next.GetReady() && rng.IntN(2) == 0:
+				case next.GetReady() && whims.IntN(2) == 0:
 					return &fleetv1.InstanceObserved{State: fleetv1.InstanceFailed, Attempt: next.GetAttempt()}
 				}
 				return nil
-			}
+			})
 			c.deploy(3, func(s *fleetv1.Service) { s.Spec.Versions[0].Flavor = "gpu" })
 			want := 3
 			for range 25 {
@@ -136,9 +136,7 @@ func TestHistoriesReachAFixedPoint(t *testing.T) {
 				checkDevices(c)
 				c.after(time.Duration(rng.IntN(40)) * time.Second)
 			}
-			c.mu.Lock()
-			c.behave = nil
-			c.mu.Unlock()
+			c.agentsDo(nil)
 			for _, n := range c.store.View().Nodes() {
 				c.sessions.set(n.GetMeta().GetName(), false)
 			}

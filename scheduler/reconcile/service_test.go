@@ -89,12 +89,12 @@ func TestUnhealthyWhileRunningAndWhileDeploying(t *testing.T) {
 		c.expect(fleetv1.ServiceRunning, 1)
 	})
 	run(t, 2, func(c *cluster) {
-		c.behave = func(inst *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
+		c.agentsDo(func(inst *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
 			if next.GetReady() {
 				return proto.CloneOf(unhealthy)
 			}
 			return next
-		}
+		})
 		c.deploy(1)
 		c.expect(fleetv1.ServiceAbnormal, 1)
 		c.report(c.instances()[0], proto.CloneOf(healthy))
@@ -120,12 +120,12 @@ func TestFailedIsReplacedElsewhere(t *testing.T) {
 
 func TestBrokenImageDoesNotChurn(t *testing.T) {
 	run(t, 3, func(c *cluster) {
-		c.behave = func(inst *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
+		c.agentsDo(func(inst *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
 			if next.GetReady() {
 				return &fleetv1.InstanceObserved{State: fleetv1.InstanceFailed, Attempt: 6, Reason: "gave up"}
 			}
 			return next
-		}
+		})
 		c.deploy(2)
 		if got := c.service().GetStatus().GetState(); got != fleetv1.ServiceAbnormal {
 			t.Errorf("state %s", got)
@@ -134,7 +134,7 @@ func TestBrokenImageDoesNotChurn(t *testing.T) {
 		if n := c.count("InstancePlaced"); n < 10 || n > 80 {
 			t.Errorf("%d instances placed in an hour", n)
 		}
-		c.behave = nil
+		c.agentsDo(nil)
 		c.after(10 * time.Minute)
 		c.expect(fleetv1.ServiceRunning, 2)
 	})
@@ -175,15 +175,15 @@ func TestScale(t *testing.T) {
 func TestStopStartDelete(t *testing.T) {
 	run(t, 2, func(c *cluster) {
 		c.deploy(2)
-		c.behave = func(inst *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
+		c.agentsDo(func(inst *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
 			if next.GetState() == fleetv1.InstanceReaped {
 				return nil // still draining
 			}
 			return next
-		}
+		})
 		c.change(func(s *fleetv1.Service) { s.Desired.State = fleetv1.DesiredStopped })
 		c.expect(fleetv1.ServiceStopping, 2)
-		c.behave = nil
+		c.agentsDo(nil)
 		c.act()
 		c.settled()
 		c.expect(fleetv1.ServiceStopped, 0)
@@ -208,7 +208,7 @@ func TestRestartHonoursMaxInvalid(t *testing.T) {
 		c.after(time.Second)
 		worst := 0
 		hold := true
-		c.behave = func(inst *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
+		c.agentsDo(func(inst *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
 			down := 0
 			for _, i := range c.instances() {
 				if !i.GetObserved().GetReady() || i.GetDesired().GetRestart() > i.GetObserved().GetRestarted() {
@@ -220,7 +220,7 @@ func TestRestartHonoursMaxInvalid(t *testing.T) {
 				return nil
 			}
 			return next
-		}
+		})
 		c.change(func(s *fleetv1.Service) { s.Desired.Restart++ })
 		c.expect(fleetv1.ServiceRunning, 5)
 		if worst != 2 {
@@ -250,12 +250,12 @@ func TestRestartHonoursMaxInvalid(t *testing.T) {
 
 func TestTimeoutAndPullStopsTheClock(t *testing.T) {
 	pulling := func(c *cluster) {
-		c.behave = func(inst *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
+		c.agentsDo(func(inst *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
 			if next.GetReady() {
 				return &fleetv1.InstanceObserved{State: fleetv1.InstancePulling, Attempt: 1}
 			}
 			return next
-		}
+		})
 		c.deploy(1, func(s *fleetv1.Service) { s.Spec.Versions[0].TimeoutMinutes = 3 })
 	}
 	run(t, 1, func(c *cluster) {
