@@ -6,9 +6,10 @@ import (
 	"testing"
 	"time"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // fakeAgent is a scripted node: what it is assigned runs at once, what it is told to stop is gone at once.

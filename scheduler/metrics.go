@@ -8,14 +8,15 @@ import (
 	"runtime/debug"
 	"time"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
-	"github.com/drover-fleet/drover/scheduler/raftstore"
-	"github.com/drover-fleet/drover/scheduler/state"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/raftstore"
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // metrics of this scheduler, in a registry of its own.

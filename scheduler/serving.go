@@ -7,9 +7,10 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/events"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // GRPCAddr is the address that gRPC is served at.

@@ -7,17 +7,18 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/google/uuid"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/registry"
 	"github.com/drover-fleet/drover/scheduler/auth"
 	"github.com/drover-fleet/drover/scheduler/raftstore"
 	"github.com/drover-fleet/drover/scheduler/session"
 	"github.com/drover-fleet/drover/scheduler/state"
-	"github.com/google/uuid"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // Store is the scheduler's picture of the cluster.

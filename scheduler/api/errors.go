@@ -7,12 +7,13 @@ import (
 	"log/slog"
 	"strings"
 
-	"github.com/drover-fleet/drover/registry"
-	"github.com/drover-fleet/drover/scheduler/raftstore"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/drover-fleet/drover/registry"
+	"github.com/drover-fleet/drover/scheduler/raftstore"
 )
 
 // Error is why a request was not carried out, on one line.
@@ -35,7 +36,7 @@ func refuse(code codes.Code, format string, args ...any) *Error {
 }
 
 func invalid(field, format string, args ...any) *Error {
-	return (&violations{list: []Violation{{field, fmt.Sprintf(format, args...)}}}).err().(*Error)
+	return broken([]Violation{{field, fmt.Sprintf(format, args...)}})
 }
 
 // violations collects all that is wrong with a request.
@@ -45,21 +46,26 @@ func (v *violations) add(field, format string, args ...any) {
 	v.list = append(v.list, Violation{field, fmt.Sprintf(format, args...)})
 }
 
-// err is nil when there are none. Its line spells out the first and names the fields of the others.
+// err is nil when there are none.
 func (v *violations) err() error {
 	if len(v.list) == 0 {
 		return nil
 	}
-	first := v.list[0]
-	msg := first.Field + ": " + first.Msg
-	if more := v.list[1:]; len(more) > 0 {
+	return broken(v.list)
+}
+
+// broken is the error of at least one violation. Its line spells out the first and names the fields of the
+// others.
+func broken(list []Violation) *Error {
+	msg := list[0].Field + ": " + list[0].Msg
+	if more := list[1:]; len(more) > 0 {
 		names := make([]string, 0, len(more))
 		for _, m := range more[:min(len(more), 5)] {
 			names = append(names, m.Field)
 		}
 		msg += fmt.Sprintf(" (and %d more: %s)", len(more), strings.Join(names, ", "))
 	}
-	return &Error{Code: codes.InvalidArgument, Msg: msg, Fields: v.list}
+	return &Error{Code: codes.InvalidArgument, Msg: msg, Fields: list}
 }
 
 // toStatus is the one place where errors become gRPC statuses.

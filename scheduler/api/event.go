@@ -3,9 +3,10 @@ package api
 import (
 	"context"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // maxEvents is the most that one call lists, and how many it lists when no limit is given.

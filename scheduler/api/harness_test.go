@@ -10,11 +10,6 @@ import (
 	"testing"
 	"time"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
-	"github.com/drover-fleet/drover/registry"
-	"github.com/drover-fleet/drover/scheduler/auth"
-	"github.com/drover-fleet/drover/scheduler/session"
-	"github.com/drover-fleet/drover/scheduler/state"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -23,6 +18,12 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/registry"
+	"github.com/drover-fleet/drover/scheduler/auth"
+	"github.com/drover-fleet/drover/scheduler/session"
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // world is an API over a real store, with a log that applies at once; what is outside is made up.
@@ -51,7 +52,7 @@ func newWorld(t *testing.T) *world {
 			"reg/iris:1": {Digest: "sha256:aa", Arches: []string{"amd64", "arm64"}},
 			"reg/iris:2": {Digest: "sha256:bb", Arches: []string{"amd64"}},
 		}}
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	quiet := slog.New(slog.DiscardHandler)
 	a := New(Config{Store: w.store, Log: w, Sessions: w, Events: w, Images: w, Endpoints: w, Members: w,
 		MaxServicesPerUser: 3, Now: func() time.Time { return start }, Logger: quiet})
 	asRoot := auth.Caller{Name: "root", Role: fleetv1.RoleAdmin, Project: fleetv1.Default, Account: fleetv1.Default}

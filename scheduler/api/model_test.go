@@ -5,10 +5,11 @@ import (
 	"strings"
 	"testing"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
-	"github.com/drover-fleet/drover/registry"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/registry"
 )
 
 func newIris(edit func(*fleetv1.Model)) *fleetv1.Model {

@@ -9,9 +9,10 @@ import (
 	"time"
 	"unicode/utf8"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // execIdle is how long a shell may be idle (SPEC §3).

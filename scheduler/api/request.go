@@ -5,9 +5,10 @@ import (
 	"crypto/sha256"
 	"fmt"
 
-	"github.com/drover-fleet/drover/scheduler/state"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // requestDigest is the SHA-256 of the request without its ID: the same ID with another digest is

@@ -5,12 +5,13 @@ import (
 	"strings"
 	"testing"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
-	"github.com/drover-fleet/drover/scheduler/raftstore"
-	"github.com/drover-fleet/drover/scheduler/state"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/raftstore"
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 func TestDeployCompletesTheSpec(t *testing.T) {

@@ -6,8 +6,9 @@ import (
 	"maps"
 	"slices"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // Limits and defaults of services (SPEC §3).
