@@ -3,6 +3,7 @@ package place
 import (
 	"cmp"
 	"fmt"
+	"reflect"
 
 	"github.com/drover-fleet/drover/scheduler/state"
 )
@@ -24,6 +25,10 @@ func (x *Index) Plan(requests []Request) []Placement {
 	fs := filters()
 	for i := range requests {
 		r := &requests[i]
+		if i > 0 && out[i-1].Node == "" && reflect.DeepEqual(requests[i-1], *r) {
+			out[i] = out[i-1] // a service's further instances fit no better
+			continue
+		}
 		nodes, ok := x.pool(r.Pool)
 		if !ok {
 			out[i].Explanation = fmt.Sprintf("there is no pool %q", r.Pool)
