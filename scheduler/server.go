@@ -61,6 +61,9 @@ type Server struct {
 	health                     *health.Server
 	http                       *http.Server
 
+	stopping context.Context // ends the streams under way
+	stop     context.CancelFunc
+
 	ready   chan struct{}
 	isReady sync.Once
 	leading atomic.Bool           // bootstrapped, and the loops run
@@ -73,6 +76,7 @@ func New(cfg Config, logger *slog.Logger) (_ *Server, err error) {
 		return nil, fmt.Errorf("scheduler configuration: %w", err)
 	}
 	s := &Server{cfg: cfg, log: logger, started: time.Now(), state: state.New(), ready: make(chan struct{})}
+	s.stopping, s.stop = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.release())
@@ -132,7 +136,7 @@ func (s *Server) wire() {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveAnswer}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(m.unary, in.Unary, api.UnaryErrors(s.log)),
-		grpc.ChainStreamInterceptor(m.stream, in.Stream, api.StreamErrors(s.log)),
+		grpc.ChainStreamInterceptor(m.stream, s.endOnStop, in.Stream, api.StreamErrors(s.log)),
 	)
 	a.Register(s.grpc)
 	fleetv1.RegisterAgentServiceServer(s.grpc, s.hub)
@@ -235,6 +239,7 @@ func (s *Server) lead(ctx context.Context) (end func()) {
 // stopServing ends calls under way, politely first.
 func (s *Server) stopServing() {
 	s.health.Shutdown()
+	s.stop()
 	done := make(chan struct{})
 	go func() { s.grpc.GracefulStop(); close(done) }() // ends with Stop at the latest
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
@@ -253,6 +258,7 @@ func (s *Server) stopServing() {
 
 // release closes what New has opened.
 func (s *Server) release() error {
+	s.stop()
 	var errs []error
 	for _, l := range []net.Listener{s.grpcListener, s.httpListener} {
 		if l != nil {

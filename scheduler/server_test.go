@@ -37,6 +37,7 @@ type running struct {
 	server *scheduler.Server
 	conn   *grpc.ClientConn
 	dir    string
+	end    func() // asks the server to stop, without waiting
 	stop   func()
 }
 
@@ -61,7 +62,7 @@ func run(t *testing.T, dir string) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &running{t: t, server: s, conn: conn, dir: dir}
+	r := &running{t: t, server: s, conn: conn, dir: dir, end: cancel}
 	stopped := false
 	r.stop = func() {
 		if stopped {
@@ -321,5 +322,26 @@ func (r *running) deleted() {
 	}
 	if _, err := fleetv1.NewModelServiceClient(r.conn).DeleteModel(r.admin(), &fleetv1.DeleteModelRequest{Name: "iris"}); err != nil {
 		r.t.Errorf("an unused model: %v", err)
+	}
+}
+
+func TestWatchersDoNotDelayTheEnd(t *testing.T) {
+	t.Parallel()
+	r := run(t, t.TempDir())
+	r.declare()
+	r.deploy(1)
+	stream, err := fleetv1.NewServiceServiceClient(r.conn).WatchService(r.admin(), &fleetv1.WatchServiceRequest{Name: "iris"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	r.end()
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if status.Code(err) != codes.Unavailable {
+		t.Errorf("the watcher's end: %v", err)
 	}
 }

@@ -7,6 +7,9 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -114,6 +117,23 @@ func (s *Server) handler(m *metrics) http.Handler {
 		}
 	})
 }
+
+// endOnStop ends streams when this scheduler stops: watchers would keep it from stopping.
+func (s *Server) endOnStop(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	ctx, cancel := context.WithCancelCause(ss.Context())
+	defer cancel(nil)
+	defer context.AfterFunc(s.stopping, func() {
+		cancel(status.Error(codes.Unavailable, "this scheduler is stopping: try again"))
+	})()
+	return next(srv, &endingStream{ss, ctx})
+}
+
+type endingStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *endingStream) Context() context.Context { return s.ctx }
 
 // eventQueries turns the API's filters into queries of the event store.
 type eventQueries struct{ store *events.Store }

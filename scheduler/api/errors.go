@@ -143,7 +143,11 @@ func UnaryErrors(log *slog.Logger) grpc.UnaryServerInterceptor {
 // StreamErrors does the same for streams.
 func StreamErrors(log *slog.Logger) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-		err := toStatus(next(srv, ss))
+		err := next(srv, ss)
+		if ctx := ss.Context(); err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			err = context.Cause(ctx) // which says more when the server ended the stream
+		}
+		err = toStatus(err)
 		logInternal(log, info.FullMethod, err)
 		return err
 	}

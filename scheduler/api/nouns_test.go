@@ -3,6 +3,8 @@ package api
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -275,6 +277,35 @@ func TestExec(t *testing.T) {
 		t.Errorf("the end: %v", err)
 	}
 	<-relay.closed
+}
+
+func TestExecIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.furnish()
+		w.place(w.mustDeploy(iris(nil)), fleetv1.InstanceRunning)
+		relay := newRelay()
+		w.relays["n1"] = relay
+		stream, err := w.instances().ExecInstance(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.Send(&fleetv1.ExecInstanceRequest{Name: "i1", Start: &fleetv1.ExecStart{Command: []string{"sh"}}}); err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		time.Sleep(9 * time.Minute)
+		relay.out <- &fleetv1.RelayRequest{Output: &fleetv1.ExecOutput{Stdout: []byte("$ ")}}
+		if _, err := stream.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		_, err = stream.Recv()
+		w.refused("idle", err, codes.DeadlineExceeded, "", "after 10m0s without input or output", w.store.View().Index())
+		if open := time.Since(begun); open != 19*time.Minute {
+			t.Errorf("it was open for %v, want 10 minutes after the output", open)
+		}
+		<-relay.closed
+	})
 }
 
 func TestExecRefusals(t *testing.T) {
