@@ -30,7 +30,8 @@ demo: ## start everything on this machine, deploy the iris example, call it (nee
 	@[ "$$(id -u)" = 0 ] || { echo "make demo: containers and network namespaces need root; run it as root" >&2; exit 1; }
 	@scripts/setup run build
 	@$(MAKE) build
-	@demo/run
+	@go build -o .cache/demo ./examples/demo
+	@exec .cache/demo -drover bin/drover
 
 ##@ Build it
 .PHONY: setup build tools format generate proto-baseline clean

@@ -41,7 +41,7 @@ var layers = map[string][]string{
 	// What puts things together.
 	"cmd":           {"agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices"},
 	"examples":      {},
-	"examples/demo": {"client", "proto"},
+	"examples/demo": {"examples/iris", "client", "proto"},
 	"scripts":       {},
 	"test":          {"agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "cmd"},
 }

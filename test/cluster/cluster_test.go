@@ -1,0 +1,104 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"testing"
+
+	"github.com/drover-fleet/drover/client"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+)
+
+// lookup asks for the endpoints over HTTP and calls each of them.
+func lookup(t *testing.T, c *Cluster, service string) []client.Endpoint {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	answer, err := client.Lookup(ctx, http.DefaultClient, "http://"+c.HTTPAddr(), c.Token, "default", service)
+	if err != nil {
+		t.Fatalf("look %s up: %v", service, err)
+	}
+	for _, e := range answer.HostEndpoints {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s://%s:%d/", e.Schema, e.IP, e.Port), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatalf("call an endpoint: %v", err)
+		}
+		if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("call %s: %s, %v", req.URL, resp.Status, err)
+		}
+	}
+	return answer.HostEndpoints
+}
+
+func TestAServicesLife(t *testing.T) {
+	c := Start(t, Options{Nodes: 2})
+	c.Declare()
+	c.Deploy("iris", 3)
+	running := c.WaitState("iris", fleetv1.ServiceRunning)
+	if n := len(running.Instances); n != 3 {
+		t.Errorf("%d instances", n)
+	}
+	nodes := map[string]int{}
+	for _, i := range running.Instances {
+		nodes[i.Spec.Node]++
+	}
+	if len(nodes) != 2 {
+		t.Errorf("not spread over both nodes: %v", nodes)
+	}
+	if n := len(lookup(t, c, "iris")); n != 3 {
+		t.Errorf("%d endpoints", n)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	if _, err := c.Client.Services.StopService(ctx, &fleetv1.StopServiceRequest{Project: "default", Name: "iris"}); err != nil {
+		t.Fatal(err)
+	}
+	c.WaitState("iris", fleetv1.ServiceStopped)
+	if _, err := c.Client.Services.StartService(ctx, &fleetv1.StartServiceRequest{Project: "default", Name: "iris"}); err != nil {
+		t.Fatal(err)
+	}
+	c.WaitState("iris", fleetv1.ServiceRunning)
+}
+
+func TestDaemonsRestart(t *testing.T) {
+	c := Start(t, Options{})
+	c.Declare()
+	c.Deploy("iris", 1)
+	before := c.WaitState("iris", fleetv1.ServiceRunning).Instances[0]
+	endpoints := lookup(t, c, "iris")
+
+	c.StopScheduler()
+	c.StartScheduler()
+	c.Nodes[0].Stop()
+	c.Nodes[0].Start()
+	c.WaitNodeState(c.Nodes[0].Name, fleetv1.NodeReady)
+	after := c.WaitService("iris", "to be ready again", func(r *fleetv1.WatchServiceResponse) bool {
+		return r.Service.GetStatus().GetState() == fleetv1.ServiceRunning && len(r.Instances) == 1 && r.Instances[0].GetObserved().GetReady()
+	}).Instances[0]
+	if after.Meta.Id != before.Meta.Id || after.Observed.Attempt != before.Observed.Attempt || after.Observed.Pid != before.Observed.Pid {
+		t.Errorf("before %v, after %v", before, after)
+	}
+	if got := lookup(t, c, "iris"); !slices.Equal(got, endpoints) {
+		t.Errorf("endpoints %v, before %v", got, endpoints)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	containers, err := c.Nodes[0].Runtime.List(ctx)
+	if err != nil || len(containers) != 1 {
+		t.Errorf("containers %v, %v", containers, err)
+	}
+}
+
+func TestDevices(t *testing.T) {
+	c := Start(t, Options{Devices: "2xH100-80GB"})
+	c.WaitNode(c.Nodes[0].Name, "to report its devices", func(n *fleetv1.Node) bool {
+		return len(n.GetFacts().GetDevices()) == 2
+	})
+}

@@ -1,0 +1,85 @@
+package cluster
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/drover-fleet/drover/agent"
+	"github.com/drover-fleet/drover/devices"
+	fakedevices "github.com/drover-fleet/drover/devices/fake"
+	"github.com/drover-fleet/drover/runtime/fake"
+)
+
+// Node is an agent with a fake runtime. The runtime and its containers outlive the agent, as containerd
+// does.
+type Node struct {
+	Name    string
+	Runtime *fake.Runtime
+
+	c      *Cluster
+	index  int
+	agent  *agent.Agent
+	daemon daemon
+}
+
+func newNode(c *Cluster, index int) *Node {
+	n := &Node{Name: fmt.Sprintf("node-%d", index+1), c: c, index: index}
+	n.Runtime = fake.New(fake.Options{Listen: true, HostIP: n.address()})
+	return n
+}
+
+// address is the node's own, so that nodes on one machine don't take each other's host ports.
+func (n *Node) address() string { return fmt.Sprintf("127.77.0.%d", n.index+1) }
+
+// Start starts the agent; it registers by itself.
+func (n *Node) Start() {
+	t := n.c.t
+	t.Helper()
+	cfg := agent.DefaultConfig()
+	cfg.NodeName = n.Name
+	cfg.Schedulers = []string{n.c.grpcAddr}
+	cfg.TokenFile = filepath.Join(n.c.dir, "scheduler", "agent.token")
+	cfg.DataDir = filepath.Join(n.c.dir, n.Name)
+	cfg.HTTPAddr = "127.0.0.1:0"
+	cfg.AdvertiseAddress = n.address()
+	cfg.Labels = map[string]string{"cluster": "test"}
+	if n.c.opts.Agent != nil {
+		n.c.opts.Agent(n.index, &cfg)
+	}
+	logger := n.c.logger.With("daemon", n.Name)
+	var backends []devices.Backend
+	if n.c.opts.Devices != "" {
+		backend, err := fakedevices.Parse(n.c.opts.Devices)
+		if err != nil {
+			t.Fatalf("devices %q: %v", n.c.opts.Devices, err)
+		}
+		backends = append(backends, backend)
+	}
+	deps := agent.Deps{Runtime: n.Runtime, Devices: devices.NewRegistry(logger, backends...), Logger: logger}
+	if n.c.opts.FaultPoint != nil {
+		deps.FaultPoint = func(name string) { n.c.opts.FaultPoint(n.index, name) }
+	}
+	a, err := agent.New(cfg, deps)
+	if err != nil {
+		t.Fatalf("make the agent of %s: %v", n.Name, err)
+	}
+	n.agent = a
+	n.daemon.start("agent "+n.Name, a.Run)
+}
+
+// Stop stops the agent; its containers go on.
+func (n *Node) Stop() {
+	n.c.t.Helper()
+	n.daemon.stop(n.c.t)
+}
+
+// HTTPAddr is where the agent reports its metrics now.
+func (n *Node) HTTPAddr() string { return n.agent.HTTPAddr() }
+
+func (n *Node) close() {
+	n.c.t.Helper()
+	n.Stop()
+	if err := n.Runtime.Close(); err != nil {
+		n.c.t.Errorf("close the runtime of %s: %v", n.Name, err)
+	}
+}
