@@ -1,0 +1,115 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+)
+
+// Config of an agent. Durations and sizes are in the unit that the name says.
+type Config struct {
+	// NodeName is unique in the cluster; empty means the host's name.
+	NodeName string `yaml:"node_name"`
+	// Schedulers are gRPC addresses, host:port.
+	Schedulers []string `yaml:"schedulers"`
+	// TokenFile holds the token of the role "agent".
+	TokenFile string `yaml:"token_file"`
+	DataDir   string `yaml:"data_dir"`
+	// HTTPAddr serves metrics and health.
+	HTTPAddr string `yaml:"http_addr"`
+	// AdvertiseAddress is the IP that endpoints are reported with; empty means the host's first global one.
+	AdvertiseAddress string            `yaml:"advertise_address"`
+	Labels           map[string]string `yaml:"labels"`
+	// MountDirs are the directories below which services may mount.
+	MountDirs []string `yaml:"mount_dirs"`
+	// Reserved… is kept back for the system; 0 means the default (see the package's doc).
+	ReservedCPUMillis   int64 `yaml:"reserved_cpu_millis"`
+	ReservedMemoryBytes int64 `yaml:"reserved_memory_bytes"`
+	ReservedDiskBytes   int64 `yaml:"reserved_disk_bytes"`
+	// PortMin–PortMax are given to instances.
+	PortMin int `yaml:"port_min"`
+	PortMax int `yaml:"port_max"`
+	// ImageHigh and ImageLow are fractions of the disk: above the first, images are removed down to the
+	// second.
+	ImageHigh float64 `yaml:"image_high"`
+	ImageLow  float64 `yaml:"image_low"`
+	// LocalSocket is a Unix socket; empty means agent.sock in DataDir.
+	LocalSocket string `yaml:"local_socket"`
+}
+
+// DefaultConfig answers a configuration that Validate accepts once DataDir can be used.
+func DefaultConfig() Config {
+	return Config{
+		Schedulers: []string{"127.0.0.1:7400"}, TokenFile: "/etc/drover/agent.token", DataDir: "/var/lib/drover/agent",
+		HTTPAddr: "127.0.0.1:7410", PortMin: 30000, PortMax: 32767, ImageHigh: 0.85, ImageLow: 0.75,
+	}
+}
+
+var nodeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// Validate fills in what depends on the host and answers every mistake, each with its field.
+func (c *Config) Validate() error {
+	var errs []error
+	wrong := func(field, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))
+	}
+	if c.NodeName == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			wrong("node_name", "the host's name is not known: %v", err)
+		}
+		c.NodeName = host
+	}
+	if !nodeName.MatchString(c.NodeName) {
+		wrong("node_name", "%q is not 1–64 letters, digits, '.', '-' or '_'", c.NodeName)
+	}
+	if len(c.Schedulers) == 0 {
+		wrong("schedulers", "at least one address is needed")
+	}
+	for i, address := range c.Schedulers {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			wrong(fmt.Sprintf("schedulers[%d]", i), "%q is not host:port", address)
+		}
+	}
+	if c.TokenFile == "" {
+		wrong("token_file", "must be set")
+	}
+	if c.DataDir == "" {
+		wrong("data_dir", "must be set")
+	} else if abs, err := filepath.Abs(c.DataDir); err != nil {
+		wrong("data_dir", "%v", err)
+	} else {
+		c.DataDir = abs
+	}
+	if _, _, err := net.SplitHostPort(c.HTTPAddr); err != nil {
+		wrong("http_addr", "%q is not host:port", c.HTTPAddr)
+	}
+	if c.AdvertiseAddress != "" && net.ParseIP(c.AdvertiseAddress) == nil {
+		wrong("advertise_address", "%q is no IP address", c.AdvertiseAddress)
+	}
+	for i, dir := range c.MountDirs {
+		if !filepath.IsAbs(dir) || filepath.Clean(dir) == "/" {
+			wrong(fmt.Sprintf("mount_dirs[%d]", i), "%q is not an absolute path below /", dir)
+		}
+	}
+	for field, v := range map[string]int64{
+		"reserved_cpu_millis": c.ReservedCPUMillis, "reserved_memory_bytes": c.ReservedMemoryBytes, "reserved_disk_bytes": c.ReservedDiskBytes,
+	} {
+		if v < 0 {
+			wrong(field, "%d is below 0", v)
+		}
+	}
+	if c.PortMin < 1024 || c.PortMax > 65535 || c.PortMin > c.PortMax {
+		wrong("port_min, port_max", "%d–%d is no range within 1024–65535", c.PortMin, c.PortMax)
+	}
+	if !(c.ImageLow > 0 && c.ImageLow < c.ImageHigh && c.ImageHigh <= 1) {
+		wrong("image_low, image_high", "%v and %v are not fractions with low below high", c.ImageLow, c.ImageHigh)
+	}
+	if c.LocalSocket == "" {
+		c.LocalSocket = filepath.Join(c.DataDir, "agent.sock")
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,15 @@
+// Package agent is the daemon of one node: it wires journal, instances, session, metrics and the local
+// socket, and runs the small loops that belong to the node as a whole (network repair, image collection,
+// old logs).
+//
+// An agent that ends leaves every container alone; the next one adopts them. What is kept for the system
+// by default: 5 % of the memory but at least 256 MiB, 5 % of the CPU but at least 100 millicores, and 5 %
+// of the file system that holds the data directory. Logs of an instance that is forgotten are kept for a
+// day, and of a living one those of the last five attempts.
+//
+// The agent's HTTP answers GET /metrics and GET /healthz. The local socket (mode 0600: root, or whoever
+// runs the agent) serves fleetv1.LocalService, with or without a scheduler.
+//
+// Dependencies: gopsutil reads what the host has, prometheus/client_golang serves metrics, grpc the local
+// socket; each replaces a protocol or parser that would have to be kept up with the kernel or the format.
+package agent

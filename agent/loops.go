@@ -1,0 +1,189 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/runtime"
+	"github.com/shirou/gopsutil/v3/disk"
+)
+
+const (
+	repairEvery  = 10 * time.Second
+	slowEvery    = time.Minute
+	collectEvery = 5 * time.Minute
+	keepLogs     = 24 * time.Hour
+	keepAttempts = 5
+	// fullDisk is the fraction above which no image is pulled.
+	fullDisk = 0.95
+)
+
+func tellOnce(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// findRuntime notes the runtime's name and version in the facts.
+func (a *Agent) findRuntime(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	info, err := a.deps.Runtime.Info(ctx)
+	if err != nil {
+		a.deps.Logger.Warn("the container runtime does not answer", "error", err)
+		return
+	}
+	name := info.Name + " " + info.Version
+	a.mu.Lock()
+	changed := a.facts.Runtime != name
+	a.facts.Runtime = name
+	a.mu.Unlock()
+	if changed {
+		tellOnce(a.factsChanged)
+	}
+}
+
+// networkLoop repairs the containers' network.
+func (a *Agent) networkLoop(ctx context.Context) error {
+	ticker := time.NewTicker(repairEvery)
+	defer ticker.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		callCtx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		n, err := a.deps.Runtime.RepairNetwork(callCtx)
+		cancel()
+		if err != nil && !failing && ctx.Err() == nil && !errors.Is(err, runtime.ErrUnavailable) {
+			a.deps.Logger.Error("the containers' network can't be repaired", "error", err)
+		}
+		failing = err != nil
+		if n > 0 {
+			a.session.NodeEvent(fleetv1.EventWarning, "NetworkRepaired", fmt.Sprintf("%d network rules were missing and have been put back", n))
+		}
+	}
+}
+
+// nodeLoop does what is due once a minute, and announces changed devices.
+func (a *Agent) nodeLoop(ctx context.Context) error {
+	ticker := time.NewTicker(slowEvery)
+	defer ticker.Stop()
+	var collected time.Time
+	known := map[string]string{}
+	a.noteDevices(known)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.deps.Devices.Changed():
+			a.noteDevices(known)
+			tellOnce(a.factsChanged)
+			continue
+		case <-ticker.C:
+		}
+		a.findRuntime(ctx)
+		a.metrics.Sample(ctx)
+		a.removeOldLogs()
+		if a.checkDisk(ctx) || time.Since(collected) >= collectEvery {
+			collected = time.Now()
+			a.collectImages(ctx)
+		}
+	}
+}
+
+// noteDevices reports devices that stopped working since the last call.
+func (a *Agent) noteDevices(known map[string]string) {
+	for _, d := range a.deps.Devices.Devices() {
+		if before, seen := known[d.ID]; seen && before == fleetv1.Healthy && d.Health != fleetv1.Healthy {
+			a.session.NodeEvent(fleetv1.EventAbnormal, "DeviceFailed", fmt.Sprintf("device %s (%s) is %s: %s", d.ID, d.Model, d.Health, d.Reason))
+		}
+		known[d.ID] = d.Health
+	}
+}
+
+func (a *Agent) pullAllowed() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.pullsStop
+}
+
+// checkDisk stops pulls while the disk is nearly full, and tells whether it is.
+func (a *Agent) checkDisk(ctx context.Context) bool {
+	usage, err := disk.UsageWithContext(ctx, a.cfg.DataDir)
+	if err != nil {
+		a.deps.Logger.Error("the disk's use can't be read", "error", err)
+		return false
+	}
+	var stop error
+	if usage.UsedPercent > 100*fullDisk {
+		stop = fmt.Errorf("the disk that holds %s is %.0f %% full: no image is pulled", a.cfg.DataDir, usage.UsedPercent)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.pullsStop = stop
+	return stop != nil
+}
+
+func (a *Agent) collectImages(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	removed, err := a.deps.Runtime.CollectImages(ctx, a.cfg.ImageHigh, a.cfg.ImageLow, func(digest string) bool {
+		return slices.ContainsFunc(a.instances.Instances(), func(in *fleetv1.Instance) bool { return in.GetSpec().GetImageDigest() == digest })
+	})
+	for _, img := range removed {
+		a.deps.Logger.Info("removed an image that no instance uses", "digest", img.Digest, "bytes", img.Bytes)
+	}
+	if err != nil && ctx.Err() == nil {
+		a.deps.Logger.Warn("images can't be collected", "error", err)
+	}
+}
+
+// removeOldLogs applies the retention that the package's doc states.
+func (a *Agent) removeOldLogs() {
+	attempts := map[string]uint32{}
+	for _, in := range a.instances.Instances() {
+		attempts[in.GetMeta().GetId()] = in.GetObserved().GetAttempt()
+	}
+	if err := removeLogs(a.logRoot(), attempts, time.Now()); err != nil {
+		a.deps.Logger.Warn("old logs can't be removed", "error", err)
+	}
+}
+
+func removeLogs(root string, attempts map[string]uint32, now time.Time) error {
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		dir := filepath.Join(root, e.Name())
+		attempt, living := attempts[e.Name()]
+		if !living {
+			info, statErr := e.Info()
+			if statErr == nil && now.Sub(info.ModTime()) > keepLogs {
+				statErr = os.RemoveAll(dir)
+			}
+			err = errors.Join(err, statErr)
+			continue
+		}
+		of, readErr := os.ReadDir(dir)
+		err = errors.Join(err, readErr)
+		for _, e := range of {
+			if n, parseErr := strconv.ParseUint(e.Name(), 10, 32); parseErr == nil && uint32(n)+keepAttempts <= attempt {
+				err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+			}
+		}
+	}
+	return err
+}

@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync"
+
+	"github.com/drover-fleet/drover/agent/instance"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/runtime"
+	"github.com/drover-fleet/drover/runtime/logfile"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// relay serves what a scheduler ordered for one of its callers.
+func (a *Agent) relay(ctx context.Context, order *fleetv1.RelayOrder, inputs <-chan *fleetv1.ExecInput, send func(*fleetv1.RelayRequest) error) error {
+	id := order.GetInstanceId()
+	switch {
+	case order.GetLogs() != nil:
+		if id == "" || filepath.Base(id) != id {
+			return fmt.Errorf("no instance %q on this node", id)
+		}
+		return a.readLogs(ctx, id, order.GetLogs(), func(lines []*fleetv1.LogLine) error {
+			return send(&fleetv1.RelayRequest{Lines: lines})
+		})
+	case order.GetExec() != nil:
+		return a.exec(ctx, id, order.GetExec(), inputs, send)
+	}
+	return errors.New("this agent does not know what the scheduler ordered")
+}
+
+// readLogs emits the lines that the query selects. Logs are kept for a while after their instance is gone.
+func (a *Agent) readLogs(ctx context.Context, id string, q *fleetv1.LogQuery, emit func([]*fleetv1.LogLine) error) error {
+	query := logfile.Query{Tail: int(q.GetTail()), Follow: q.GetFollow(), Attempt: q.GetAttempt()}
+	if q.GetSince() != nil {
+		query.Since = q.GetSince().AsTime()
+	}
+	if q.GetUntil() != nil {
+		query.Until = q.GetUntil().AsTime()
+	}
+	if q.GetSearch() != "" {
+		search, err := logfile.ParseSearch(q.GetSearch())
+		if err != nil {
+			return err
+		}
+		query.Search = search
+	}
+	return logfile.Read(ctx, filepath.Join(a.logRoot(), id), query, func(lines []logfile.Line) error {
+		out := make([]*fleetv1.LogLine, len(lines))
+		for i, l := range lines {
+			out[i] = &fleetv1.LogLine{Time: timestamppb.New(l.Time), Stream: l.Stream, Text: []byte(l.Text)}
+		}
+		return emit(out)
+	})
+}
+
+// exec runs a command in an instance; its input and output are the stream's.
+func (a *Agent) exec(ctx context.Context, id string, start *fleetv1.ExecStart, inputs <-chan *fleetv1.ExecInput, sendRaw func(*fleetv1.RelayRequest) error) error {
+	in := a.find(id)
+	if in == nil || in.GetObserved().GetPid() == 0 {
+		return fmt.Errorf("instance %q does not run on this node", id)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stdin, input := io.Pipe()
+	defer stdin.Close()
+	resize := make(chan runtime.WindowSize, 1)
+	if start.GetRows() > 0 {
+		resize <- runtime.WindowSize{Rows: uint16(start.GetRows()), Columns: uint16(start.GetColumns())}
+	}
+	go passInput(ctx, inputs, input, resize)
+	var sending sync.Mutex // stdout and stderr may be written at once
+	send := func(o *fleetv1.ExecOutput) error {
+		sending.Lock()
+		defer sending.Unlock()
+		return sendRaw(&fleetv1.RelayRequest{Output: o})
+	}
+	code, err := a.deps.Runtime.Exec(ctx, instance.ContainerID(id, in.GetObserved().GetAttempt()), runtime.ExecRequest{
+		Command: start.GetCommand(), TTY: start.GetTty(), Stdin: stdin, Resize: resize,
+		Stdout: writer(func(b []byte) error { return send(&fleetv1.ExecOutput{Stdout: b}) }),
+		Stderr: writer(func(b []byte) error { return send(&fleetv1.ExecOutput{Stderr: b}) }),
+	})
+	if err != nil {
+		return err
+	}
+	return send(&fleetv1.ExecOutput{ExitCode: &code})
+}
+
+// passInput passes input on until the inputs or ctx end.
+func passInput(ctx context.Context, inputs <-chan *fleetv1.ExecInput, input *io.PipeWriter, resize chan runtime.WindowSize) {
+	defer input.Close() // always nil
+	for {
+		var in *fleetv1.ExecInput
+		var open bool
+		select {
+		case <-ctx.Done():
+			return
+		case in, open = <-inputs:
+		}
+		if !open {
+			return
+		}
+		if in.GetRows() > 0 {
+			select {
+			case <-resize: // an older size that nobody has taken
+			default:
+			}
+			resize <- runtime.WindowSize{Rows: uint16(in.GetRows()), Columns: uint16(in.GetColumns())}
+		}
+		if len(in.GetStdin()) > 0 {
+			if _, err := input.Write(in.GetStdin()); err != nil {
+				return // the command has ended; its exit code is on the way
+			}
+		}
+		if in.GetCloseStdin() {
+			return
+		}
+	}
+}
+
+// writer sends each write as it is, copied, for the stream may keep it.
+type writer func([]byte) error
+
+func (w writer) Write(b []byte) (int, error) {
+	if err := w(append([]byte(nil), b...)); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}

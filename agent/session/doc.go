@@ -1,0 +1,10 @@
+// Package session keeps the agent connected to the scheduler that leads: it dials one of the configured
+// addresses after the other (first the one that a refusal named as leader) with growing, jittered
+// pauses, says Hello, and then heartbeats, takes assignment sets and sends reports until the stream ends.
+//
+// One report is un-acknowledged at a time; what changes meanwhile is coalesced into the next. After a
+// reconnect every instance is reported again, and the sequence numbers make that harmless. A session that
+// hears nothing for a lease is given up: HTTP/2 keepalive finds dead connections, deadlines the rest.
+//
+// Dependency: google.golang.org/grpc, the protocol between agent and scheduler.
+package session

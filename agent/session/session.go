@@ -1,0 +1,395 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/drover-fleet/drover/agent/journal"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// Instances is what a session works for; *instance.Manager is one.
+type Instances interface {
+	Apply(set *fleetv1.AssignmentSet) error
+	MarkAll()
+	Changed() <-chan struct{}
+	Take() ([]*fleetv1.InstanceReport, error)
+	Ack(reports []*fleetv1.InstanceReport)
+	Pulls() []*fleetv1.PullProgress
+}
+
+// Config is what a Client needs; every field is required.
+type Config struct {
+	Node       string
+	Schedulers []string
+	// TokenFile is read at every dial, so that a new token needs no restart.
+	TokenFile string
+	Logger    *slog.Logger
+	Instances Instances
+	Header    func() journal.Header
+	Facts     func() *fleetv1.NodeFacts
+	// FactsChanged holds a token after Facts changed.
+	FactsChanged <-chan struct{}
+	// Relay serves one ordered relay; ctx and inputs end with its stream. Its error is sent to the caller.
+	Relay func(ctx context.Context, order *fleetv1.RelayOrder, inputs <-chan *fleetv1.ExecInput, send func(*fleetv1.RelayRequest) error) error
+}
+
+const (
+	dialTimeout = 10 * time.Second
+	firstPause  = 100 * time.Millisecond
+	lastPause   = 5 * time.Second
+	maxRelays   = 64
+)
+
+// Client is the agent's end of the sessions. It must be made by New.
+type Client struct {
+	cfg       Config
+	connected atomic.Bool
+	events    nodeEvents
+}
+
+// New makes a Client that does nothing before Run.
+func New(cfg Config) *Client {
+	return &Client{cfg: cfg, events: nodeEvents{some: make(chan struct{}, 1)}}
+}
+
+// Connected tells whether a scheduler has welcomed the agent and the session lives.
+func (c *Client) Connected() bool { return c.connected.Load() }
+
+// NodeEvent reports something about the node itself. Without a scheduler the last 100 are kept.
+func (c *Client) NodeEvent(kind, reason, message string) { c.events.add(kind, reason, message) }
+
+var leaderHint = regexp.MustCompile(`the leader is at (\S+)$`)
+
+// Run keeps a session until ctx ends.
+func (c *Client) Run(ctx context.Context) error {
+	pause, next, hint := firstPause, 0, ""
+	for ctx.Err() == nil {
+		address := hint
+		if address == "" {
+			address = c.cfg.Schedulers[next%len(c.cfg.Schedulers)]
+			next++
+		}
+		welcomed, err := c.session(ctx, address)
+		c.connected.Store(false)
+		if ctx.Err() != nil {
+			break
+		}
+		hint = ""
+		if found := leaderHint.FindStringSubmatch(status.Convert(err).Message()); found != nil && found[1] != address {
+			hint = found[1]
+		}
+		if welcomed {
+			pause = firstPause
+		}
+		c.cfg.Logger.Warn("no session with a scheduler", "scheduler", address, "error", err)
+		timer := time.NewTimer(pause/2 + rand.N(pause))
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+		pause = min(pause*2, lastPause)
+	}
+	return ctx.Err()
+}
+
+// session dials, greets and works until the session ends.
+func (c *Client) session(ctx context.Context, address string) (welcomed bool, err error) {
+	token, err := os.ReadFile(c.cfg.TokenFile)
+	if err != nil {
+		return false, fmt.Errorf("read the agent's token: %w", err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
+	if err != nil {
+		return false, fmt.Errorf("dial %s: %w", address, err)
+	}
+	var relays sync.WaitGroup
+	defer relays.Wait()
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	ctx, cancel := context.WithCancelCause(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+strings.TrimSpace(string(token))))
+	defer cancel(nil)
+	greeting := time.AfterFunc(dialTimeout, func() { cancel(fmt.Errorf("%s sent no welcome within %s", address, dialTimeout)) })
+	defer greeting.Stop()
+	client := fleetv1.NewAgentServiceClient(conn)
+	stream, err := client.Session(ctx)
+	if err != nil {
+		return false, cause(ctx, err)
+	}
+	have := c.cfg.Header()
+	err = stream.Send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Hello{Hello: &fleetv1.Hello{
+		NodeName: c.cfg.Node, Facts: c.cfg.Facts(), ClusterId: have.ClusterID, RestoreEpoch: have.RestoreEpoch, Generation: have.Generation,
+	}}})
+	if err != nil {
+		_, err = stream.Recv() // tells why
+		return false, cause(ctx, err)
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return false, cause(ctx, err)
+	}
+	welcome := first.GetWelcome()
+	if welcome == nil || welcome.GetHeartbeatMillis() < 1 {
+		return false, status.Errorf(codes.Internal, "%s did not begin with a welcome", address)
+	}
+	if !greeting.Stop() {
+		return false, cause(ctx, ctx.Err())
+	}
+	if have.ClusterID != "" && welcome.GetClusterId() != have.ClusterID {
+		return false, fmt.Errorf("%s belongs to cluster %s and this node to %s", address, welcome.GetClusterId(), have.ClusterID)
+	}
+	c.cfg.Logger.Info("connected to a scheduler", "scheduler", address, "cluster", welcome.GetClusterId())
+	s := &session{c: c, stream: stream, client: client, relays: &relays, acks: make(chan uint64, 1), tell: make(chan struct{}, 1)}
+	c.connected.Store(true)
+	c.cfg.Instances.MarkAll()
+	received := make(chan struct{})
+	go func() {
+		defer close(received)
+		cancel(s.receive(ctx))
+	}()
+	sendErr := s.send(ctx, time.Duration(welcome.GetHeartbeatMillis())*time.Millisecond)
+	if errors.Is(sendErr, io.EOF) { // the receiver learns why
+		<-received
+	}
+	cancel(sendErr)
+	<-received
+	return true, context.Cause(ctx)
+}
+
+// cause prefers why the context was ended over what that did to a call.
+func cause(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// session is one stream after its welcome.
+type session struct {
+	c      *Client
+	client fleetv1.AgentServiceClient
+	stream grpc.BidiStreamingClient[fleetv1.SessionRequest, fleetv1.SessionResponse]
+	acks   chan uint64
+	tell   chan struct{} // a token after a set was journalled: its generation goes into a heartbeat
+	relays *sync.WaitGroup
+	open   atomic.Int32
+}
+
+// send is the only sender of the stream.
+func (s *session) send(ctx context.Context, every time.Duration) error {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	s.c.events.again()
+	var (
+		unacked    *fleetv1.StatusReport
+		id, events uint64
+	)
+	for {
+		changed, noted := s.c.cfg.Instances.Changed(), s.c.events.some
+		if unacked != nil {
+			changed, noted = nil, nil
+		}
+		var err error
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case ack := <-s.acks:
+			if unacked != nil && ack >= unacked.GetId() {
+				s.c.cfg.Instances.Ack(unacked.GetInstances())
+				s.c.events.drop(events)
+				unacked = nil
+			}
+			continue
+		case <-ticker.C:
+			err = s.heartbeat()
+		case <-s.tell:
+			err = s.heartbeat()
+		case <-s.c.cfg.FactsChanged:
+			err = s.stream.Send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Facts{Facts: s.c.cfg.Facts()}})
+		case <-changed:
+		case <-noted:
+		}
+		if err != nil {
+			return err
+		}
+		if unacked != nil {
+			continue
+		}
+		report := &fleetv1.StatusReport{Id: id + 1}
+		if report.Instances, err = s.c.cfg.Instances.Take(); err != nil {
+			return fmt.Errorf("take reports: %w", err)
+		}
+		if report.NodeEvents, events = s.c.events.all(); len(report.Instances)+len(report.NodeEvents) == 0 {
+			continue
+		}
+		unacked, id = report, id+1
+		if err := s.stream.Send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Report{Report: report}}); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *session) heartbeat() error {
+	return s.stream.Send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Heartbeat{Heartbeat: &fleetv1.Heartbeat{
+		Generation: s.c.cfg.Header().Generation, Pulls: s.c.cfg.Instances.Pulls(),
+	}}})
+}
+
+// receive is the only receiver; it answers why the stream ended.
+func (s *session) receive(ctx context.Context) error {
+	for {
+		m, err := s.stream.Recv()
+		if err != nil {
+			return err
+		}
+		switch {
+		case m.GetAssignments() != nil:
+			if err := s.c.cfg.Instances.Apply(m.GetAssignments()); err != nil {
+				s.c.cfg.Logger.Error("an assignment set is not followed", "generation", m.GetAssignments().GetGeneration(), "error", err)
+				return err
+			}
+			select {
+			case s.tell <- struct{}{}:
+			default:
+			}
+		case m.GetAck() != nil:
+			select {
+			case s.acks <- m.GetAck().GetId():
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		case m.GetRelay() != nil:
+			s.relay(ctx, m.GetRelay())
+		}
+	}
+}
+
+// relay opens the stream that an order asks for, and serves it beside the session.
+func (s *session) relay(ctx context.Context, order *fleetv1.RelayOrder) {
+	if s.open.Add(1) > maxRelays {
+		s.open.Add(-1)
+		s.c.cfg.Logger.Warn("too many relays are open; one more is refused")
+		return
+	}
+	s.relays.Go(func() {
+		defer s.open.Add(-1)
+		if err := s.serveRelay(ctx, order); err != nil && ctx.Err() == nil {
+			s.c.cfg.Logger.Warn("a relay failed", "instance", order.GetInstanceId(), "error", err)
+		}
+	})
+}
+
+func (s *session) serveRelay(ctx context.Context, order *fleetv1.RelayOrder) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := s.client.Relay(ctx)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&fleetv1.RelayRequest{RelayId: order.GetRelayId()}); err != nil {
+		return err
+	}
+	inputs, served, ended := make(chan *fleetv1.ExecInput), make(chan struct{}), make(chan struct{})
+	go func() { // ends with the stream, which cancel ends at the latest
+		defer close(ended)
+		defer cancel()
+		defer close(inputs)
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			select {
+			case inputs <- m.GetInput():
+			case <-served:
+			}
+		}
+	}()
+	err = s.c.cfg.Relay(ctx, order, inputs, stream.Send)
+	close(served)
+	if err != nil && ctx.Err() == nil {
+		err = stream.Send(&fleetv1.RelayRequest{Error: err.Error()})
+	}
+	if ctx.Err() != nil { // the caller has gone
+		err = nil
+	}
+	err = errors.Join(err, stream.CloseSend())
+	timer := time.NewTimer(dialTimeout)
+	defer timer.Stop()
+	select { // until the scheduler has taken everything and ends the stream
+	case <-ended:
+	case <-timer.C:
+		cancel()
+		<-ended
+	}
+	return err
+}
+
+// nodeEvents keeps what is to be told about the node. Sequences are times, so that they grow over restarts.
+type nodeEvents struct {
+	mu      sync.Mutex
+	waiting []*fleetv1.ReportedEvent
+	some    chan struct{}
+}
+
+func (e *nodeEvents) add(kind, reason, message string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := time.Now().UnixNano()
+	e.waiting = append(e.waiting, &fleetv1.ReportedEvent{Sequence: uint64(now), TimeUnixNano: now, Type: kind, Reason: reason, Message: message})
+	if n := len(e.waiting); n > 100 {
+		e.waiting = e.waiting[n-100:]
+	}
+	select {
+	case e.some <- struct{}{}:
+	default:
+	}
+}
+
+// again makes a new session send what the last one did not get acknowledged.
+func (e *nodeEvents) again() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.waiting) > 0 {
+		select {
+		case e.some <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// all answers what waits, and the sequence to drop up to when it is acknowledged.
+func (e *nodeEvents) all() (events []*fleetv1.ReportedEvent, last uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n := len(e.waiting); n > 0 {
+		last = e.waiting[n-1].GetSequence()
+	}
+	return append(events, e.waiting...), last
+}
+
+func (e *nodeEvents) drop(last uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for len(e.waiting) > 0 && e.waiting[0].GetSequence() <= last {
+		e.waiting = e.waiting[1:]
+	}
+}
