@@ -45,8 +45,6 @@ type Config struct {
 	// LookupMaxAge is how long clients may use an endpoint that was withdrawn: instances serve that much
 	// longer. Default 3 s.
 	LookupMaxAge time.Duration
-	// ProposeTimeout bounds each commit; default 10 s.
-	ProposeTimeout time.Duration
 }
 
 // retryDelay is how long a loop waits after a proposal failed or was refused again and again.
@@ -70,9 +68,6 @@ func New(cfg Config) *Loops {
 	}
 	if cfg.LookupMaxAge <= 0 {
 		cfg.LookupMaxAge = 3 * time.Second
-	}
-	if cfg.ProposeTimeout <= 0 {
-		cfg.ProposeTimeout = 10 * time.Second
 	}
 	return &Loops{cfg: cfg}
 }
@@ -118,9 +113,9 @@ type proposer struct {
 	cfg Config
 }
 
+// propose waits for the outcome until ctx ends, which is when leadership does: a loop that gave up earlier would
+// plan again while its first plan may still be committed, and place twice.
 func (p proposer) propose(ctx context.Context, cmd *fleetv1.Command) (state.Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.cfg.ProposeTimeout)
-	defer cancel()
 	cmd.Time = timestamppb.New(p.cfg.Now())
 	cmd.Caller = "scheduler"
 	cmd.Introduced = state.Introduced(cmd)
