@@ -64,6 +64,7 @@ func (f *firewall) chains(recs []record) []chain {
 			"-i " + b + " -o " + b + " -p tcp -j REJECT --reject-with tcp-reset",
 			"-i " + b + " -o " + b + " -j REJECT --reject-with icmp-port-unreachable",
 			"-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+			"-i " + b + " -d 169.254.0.0/16 -p tcp -j REJECT --reject-with tcp-reset",
 			"-i " + b + " -d 169.254.0.0/16 -j REJECT --reject-with icmp-port-unreachable",
 			"-i " + b + " -j ACCEPT",
 			"-o " + b + " -m conntrack --ctstate DNAT -j ACCEPT",

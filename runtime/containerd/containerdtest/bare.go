@@ -22,7 +22,8 @@ import (
 
 // Bare does what a plain program would to get a container served, one step after the other: network
 // namespace, CNI bridge and portmap, snapshot, container with a logger, start, first probe. It answers how long
-// that took until the probe succeeded; the image must have been pulled by the Env's Runtime. Everything is removed again.
+// that took until the probe succeeded; the image must have been pulled by the Env's Runtime. Everything is removed
+// again but the portmap plugin's own chains: call it in a test with OwnNetwork.
 func (e *Env) Bare(ctx context.Context, id string, hostPort int) (took time.Duration, err error) {
 	ctx = namespaces.WithNamespace(ctx, "drover")
 	c, err := client.New(e.Config.Socket)
@@ -55,7 +56,7 @@ func (e *Env) Bare(ctx context.Context, id string, hostPort int) (took time.Dura
 		return 0, err
 	}
 	container, err := c.NewContainer(ctx, id, client.WithSnapshotter("overlayfs"), client.WithNewSnapshot(id, images[0]),
-		client.WithNewSpec(oci.WithImageConfig(images[0]), oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: rc.NetNS})))
+		client.WithNewSpec(oci.WithImageConfig(images[0]), oci.WithCgroup(e.Config.CgroupParent+"/"+id), oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: rc.NetNS})))
 	if err != nil {
 		return 0, err
 	}
