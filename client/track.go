@@ -17,6 +17,9 @@ type Attempt struct {
 // It is meaningful once the call has returned an error.
 func (a *Attempt) Lost() bool { return a.sent.Load() && !a.answered.Load() }
 
+// Answered says that a scheduler has answered, with an error or without.
+func (a *Attempt) Answered() bool { return a.answered.Load() }
+
 type attemptKey struct{}
 
 // Track answers a context for one call of a Client, and the Attempt that learns what became of it.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -22,8 +21,9 @@ type method[Req proto.Message, Resp proto.Message] func(context.Context, Req, ..
 func read[Req, Resp proto.Message](ctx context.Context, a *app, call method[Req, Resp], req Req) (Resp, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
+	ctx, reach := a.track(ctx)
 	resp, err := call(ctx, req)
-	return resp, a.reach(err)
+	return resp, reach(err)
 }
 
 // write calls a method that changes something, under a request ID of its own. A lost answer is asked for
@@ -32,16 +32,13 @@ func write[Req, Resp proto.Message](ctx context.Context, a *app, call method[Req
 	m := req.ProtoReflect()
 	m.Set(m.Descriptor().Fields().ByName("request_id"), protoreflect.ValueOfString(rand.Text()))
 	resp, lost, err := attempt(ctx, a, call, req)
-	if !lost {
-		return resp, a.reach(err)
-	}
-	if ctx.Err() == nil {
+	if lost && ctx.Err() == nil {
 		resp, _, err = attempt(ctx, a, call, req)
 	}
-	if err == nil || answered(err) {
-		return resp, err
+	if lost && err != nil && !decided(err) {
+		return resp, &unknownError{err}
 	}
-	return resp, &unknownError{a.reach(err)}
+	return resp, err
 }
 
 func attempt[Req, Resp proto.Message](ctx context.Context, a *app, call method[Req, Resp], req Req) (resp Resp, lost bool, err error) {
@@ -49,14 +46,13 @@ func attempt[Req, Resp proto.Message](ctx context.Context, a *app, call method[R
 	defer cancel()
 	ctx, sent := client.Track(ctx)
 	resp, err = call(ctx, req)
-	if err == nil {
-		return resp, false, nil
-	}
-	return resp, sent.Lost() || status.Code(err) == codes.Unknown || (status.Code(err) == codes.DeadlineExceeded && !errors.Is(ctx.Err(), context.Canceled)), err
+	code := status.Code(err)
+	lost = err != nil && (sent.Lost() || code == codes.Unknown || code == codes.DeadlineExceeded)
+	return resp, lost, a.reach(sent, err)
 }
 
-// answered says that an error is a scheduler's decision about the request, so that its outcome is known.
-func answered(err error) bool {
+// decided says that an error is a scheduler's decision about the request, so that its outcome is known.
+func decided(err error) bool {
 	switch status.Code(err) {
 	case codes.Unknown, codes.DeadlineExceeded, codes.Unavailable, codes.Canceled, codes.Aborted, codes.Internal:
 		return false
@@ -64,9 +60,15 @@ func answered(err error) bool {
 	return true
 }
 
-// reach names the scheduler in the error of one that could not be reached.
-func (a *app) reach(err error) error {
-	if status.Code(err) == codes.Unavailable && a.cl != nil {
+// track prepares one call: under the answered context it finds out whether a scheduler answers, and the
+// function names the scheduler in the error when none does.
+func (a *app) track(ctx context.Context) (context.Context, func(error) error) {
+	ctx, sent := client.Track(ctx)
+	return ctx, func(err error) error { return a.reach(sent, err) }
+}
+
+func (a *app) reach(sent *client.Attempt, err error) error {
+	if status.Code(err) == codes.Unavailable && a.cl != nil && !sent.Answered() {
 		return &connError{a.cl.Addr(), err}
 	}
 	return err

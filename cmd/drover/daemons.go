@@ -3,5 +3,5 @@ package main
 import "github.com/spf13/cobra"
 
 func (a *app) daemonCommands() []*cobra.Command {
-	return []*cobra.Command{a.schedulerCommand(), a.noun("agent", "Reach this node's agent", a.localCommands()...)}
+	return []*cobra.Command{a.devCommand(), a.schedulerCommand(), a.agentCommand()}
 }

@@ -102,7 +102,8 @@ func (a *app) showEvents(ctx context.Context, filter *fleetv1.EventFilter, watch
 func (a *app) watchEvents(ctx context.Context, filter *fleetv1.EventFilter) error {
 	var last string
 	for {
-		stream, err := a.cl.Events.WatchEvents(ctx, &fleetv1.WatchEventsRequest{Filter: filter})
+		call, reach := a.track(ctx)
+		stream, err := a.cl.Events.WatchEvents(call, &fleetv1.WatchEventsRequest{Filter: filter})
 		for err == nil {
 			var r *fleetv1.WatchEventsResponse
 			if r, err = stream.Recv(); err != nil {
@@ -122,7 +123,7 @@ func (a *app) watchEvents(ctx context.Context, filter *fleetv1.EventFilter) erro
 			return nil
 		}
 		if !errors.Is(err, io.EOF) && status.Code(err) != codes.Unavailable || last == "" && !errors.Is(err, io.EOF) {
-			return a.reach(err)
+			return reach(err)
 		}
 		if pause(ctx, time.Second) != nil {
 			return nil

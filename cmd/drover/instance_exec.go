@@ -61,9 +61,10 @@ func (a *app) exec(ctx context.Context, name string, command []string, stdin, tt
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	ctx, reach := a.track(ctx)
 	stream, err := cl.Instances.ExecInstance(ctx)
 	if err != nil {
-		return a.reach(err)
+		return reach(err)
 	}
 	start := &fleetv1.ExecStart{Command: command, Tty: tty}
 	if tty {
@@ -71,7 +72,7 @@ func (a *app) exec(ctx context.Context, name string, command []string, stdin, tt
 	}
 	s := &execSession{stream: stream}
 	if err := s.send(&fleetv1.ExecInstanceRequest{Project: a.project, Name: name, Start: start}); err != nil {
-		return a.reach(s.receive(io.Discard, io.Discard)) // the reason is the stream's status
+		return reach(s.receive(io.Discard, io.Discard)) // the reason is the stream's status
 	}
 	if tty {
 		old, err := term.MakeRaw(int(keys.Fd()))
@@ -86,9 +87,9 @@ func (a *app) exec(ctx context.Context, name string, command []string, stdin, tt
 	if stdin {
 		go s.copyInput(a.in)
 	} else if err := s.input(&fleetv1.ExecInput{CloseStdin: true}); err != nil && !errors.Is(err, io.EOF) {
-		return a.reach(err)
+		return reach(err)
 	}
-	return a.reach(s.receive(a.out, a.err))
+	return reach(s.receive(a.out, a.err))
 }
 
 // execSession is one running exec; sending is shared by the keyboard and the window.

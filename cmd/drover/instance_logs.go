@@ -68,11 +68,12 @@ func (a *app) instanceLogs() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			stream, err := cl.Instances.GetInstanceLogs(cmd.Context(), &fleetv1.GetInstanceLogsRequest{Project: a.project, Name: args[0], Query: q})
+			ctx, reach := a.track(cmd.Context())
+			stream, err := cl.Instances.GetInstanceLogs(ctx, &fleetv1.GetInstanceLogsRequest{Project: a.project, Name: args[0], Query: q})
 			if err != nil {
-				return a.reach(err)
+				return reach(err)
 			}
-			return a.reach(copyLines(cmd.Context(), stream.Recv, a.linePrinter(l.timestamps)))
+			return reach(copyLines(ctx, stream.Recv, a.linePrinter(l.timestamps)))
 		},
 	}
 	l.register(cmd)

@@ -41,8 +41,8 @@ func (a *app) schedulerCommand() *cobra.Command {
 	return cmd
 }
 
-// daemon is what serve runs.
-type daemon interface {
+// server is what serve runs.
+type server interface {
 	// Run serves until ctx ends, which is no error.
 	Run(ctx context.Context) error
 	Healthy() error
@@ -51,7 +51,7 @@ type daemon interface {
 
 // serve runs a daemon and keeps the service manager informed. A service manager that can't be told ends the
 // daemon, since its watchdog would.
-func serve(ctx context.Context, d daemon) error {
+func serve(ctx context.Context, d server) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var notified error

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/drover-fleet/drover/agent"
+	"github.com/drover-fleet/drover/devices"
+	fakedevices "github.com/drover-fleet/drover/devices/fake"
+	"github.com/drover-fleet/drover/registry"
+	"github.com/drover-fleet/drover/runtime/containerd"
+)
+
+// agentConfig is the agent's file: the agent's own fields, and those of the implementations chosen here.
+type agentConfig struct {
+	agent.Config `yaml:",inline"`
+	Containerd   containerdConfig `yaml:"containerd"`
+	Registry     registry.Config  `yaml:"registry"`
+	// Devices that are made up, such as "fake:8xH100-80GB".
+	Devices []string `yaml:"devices"`
+}
+
+// containerdConfig is the part of containerd.Config that an operator sets; empty means its default.
+type containerdConfig struct {
+	Socket       string   `yaml:"socket"`
+	Namespace    string   `yaml:"namespace"`
+	CNIBinDirs   []string `yaml:"cni_bin_dirs"`
+	Bridge       string   `yaml:"bridge"`
+	Subnet       string   `yaml:"subnet"`
+	CgroupParent string   `yaml:"cgroup_parent"`
+}
+
+func (a *app) agentCommand() *cobra.Command {
+	cfg := agentConfig{Config: agent.DefaultConfig()}
+	cmd := a.noun("agent", "Run this node's agent, or reach it without a scheduler", a.localCommands()...)
+	cmd.Use = "agent --config FILE"
+	cmd.Long = "Run this node's agent until SIGTERM; its containers run on. Its configuration is the defaults, then the file, then\n" +
+		"the environment, then flags; a field that doesn't exist is refused. The commands below reach an agent that runs on\n" +
+		"this node through its local socket, with or without a scheduler."
+	cmd.Example = "  drover agent --config /etc/drover/agent.yaml\n  drover agent list"
+	load, logger := a.configFlags(cmd, &cfg), a.loggerFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return missingVerb(cmd, args)
+		}
+		if err := load(); err != nil {
+			return err
+		}
+		if err := cfg.Validate(); err != nil {
+			return about("configuration", err)
+		}
+		log, err := logger()
+		if err != nil {
+			return err
+		}
+		return a.runAgent(cmd.Context(), cfg, log)
+	}
+	return cmd
+}
+
+func (a *app) runAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) (err error) {
+	rt, err := newContainerd(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rt.Close()) }()
+	ag, err := newAgent(cfg, rt, log, faultPoint(a.getenv("DROVER_FAULT_POINT")))
+	if err != nil {
+		return err
+	}
+	return serve(ctx, ag)
+}
+
+func newContainerd(ctx context.Context, cfg agentConfig, log *slog.Logger) (*containerd.Runtime, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	dir, err := filepath.Abs(cfg.DataDir)
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	c := cfg.Containerd
+	return containerd.New(ctx, containerd.Config{
+		Socket: c.Socket, Namespace: c.Namespace, DataDir: filepath.Join(dir, "runtime"),
+		CNIBinDirs: c.CNIBinDirs, Bridge: c.Bridge, Subnet: c.Subnet, CgroupParent: c.CgroupParent,
+		LoggerBinary: self, Registry: registry.New(cfg.Registry), Logger: log,
+	})
+}
+
+// parseDevices makes the backends that "fake:8xH100-80GB" and its like describe.
+func parseDevices(words []string, node string) ([]devices.Backend, error) {
+	var backends []devices.Backend
+	for _, word := range words {
+		vendor, what, _ := strings.Cut(word, ":")
+		if vendor != fakedevices.Vendor {
+			return nil, fmt.Errorf("devices %q: only fake ones can be made up: write for example fake:8xH100-80GB", word)
+		}
+		b, err := fakedevices.Parse(what)
+		if err != nil {
+			return nil, err
+		}
+		if node != "" {
+			b.Name = node
+		}
+		backends = append(backends, b)
+	}
+	return backends, nil
+}
+
+// faultPoint is for tests of crashes: the process kills itself when it comes to the named point.
+func faultPoint(name string) func(string) {
+	return func(at string) {
+		if name == "" || at != name {
+			return
+		}
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL) // can't fail for one's own process
+		select {}
+	}
+}
