@@ -206,7 +206,6 @@ func testNewRuntimeAdopts(t *testing.T, e *containerdtest.Env) {
 	if err != nil || adopted.Pid != st.Pid || adopted.IP != st.IP || adopted.HostPort != port || adopted.State != runtime.StateRunning {
 		t.Errorf("adopted %+v, %v; want %+v with port %d", adopted, err, st, port)
 	}
-	events := watch(t, again)
 	if _, err := get(st.IP, "/exit?code=3"); err == nil {
 		t.Fatal("the app answered instead of ending")
 	}
@@ -217,7 +216,6 @@ func testNewRuntimeAdopts(t *testing.T, e *containerdtest.Env) {
 		}
 		return err
 	})
-	_ = events
 	if err := again.Delete(within(t), s.ID); err != nil {
 		t.Fatal(err)
 	}
