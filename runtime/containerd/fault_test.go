@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -55,42 +54,6 @@ func testOOM(t *testing.T, e *containerdtest.Env) {
 	}
 }
 
-// traces finds what a container has on this machine.
-func traces(t *testing.T, e *containerdtest.Env, id, ip string) map[string]bool {
-	t.Helper()
-	read := func(name string, args ...string) string {
-		out, err := exec.Command(name, args...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s: %v: %s", name, err, out)
-		}
-		return string(out)
-	}
-	groups, err := filepath.Glob("/sys/fs/cgroup/*" + e.Config.CgroupParent + "/" + id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v2, err := filepath.Glob("/sys/fs/cgroup" + e.Config.CgroupParent + "/" + id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, addr := os.Stat(filepath.Join(e.Config.DataDir, "ipam", e.Config.Bridge, ip))
-	ports, err := filepath.Glob("/sys/class/net/" + e.Config.Bridge + "/brif/*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, netns := os.Stat(filepath.Join(e.Config.DataDir, "netns", id))
-	_, files := os.Stat(filepath.Join(e.Config.DataDir, "containers", id))
-	return map[string]bool{
-		"mount":             strings.Contains(read("cat", "/proc/self/mountinfo"), id),
-		"network namespace": netns == nil,
-		"iptables rule":     strings.Contains(read("iptables-save"), " "+ip+":"),
-		"cgroup":            len(groups)+len(v2) > 0,
-		"address":           addr == nil,
-		"interface":         len(ports) > 0,
-		"files":             files == nil,
-	}
-}
-
 func testKilledShim(t *testing.T, e *containerdtest.Env) {
 	for _, st := range mustList(t, e) { // interfaces are counted
 		if err := e.Runtime.Delete(within(t), st.ID); err != nil {
@@ -103,7 +66,7 @@ func testKilledShim(t *testing.T, e *containerdtest.Env) {
 	if err := e.Runtime.Publish(within(t), s.ID, freePort(t)); err != nil {
 		t.Fatal(err)
 	}
-	for what, there := range traces(t, e, s.ID, st.IP) {
+	for what, there := range containerdtest.Traces(t, e, s.ID, st.IP) {
 		if !there {
 			t.Errorf("a running container has no %s: the test looks in the wrong place", what)
 		}
@@ -124,7 +87,7 @@ func testKilledShim(t *testing.T, e *containerdtest.Env) {
 	if err := e.Runtime.Delete(within(t), s.ID); err != nil {
 		t.Fatal(err)
 	}
-	for what, there := range traces(t, e, s.ID, st.IP) {
+	for what, there := range containerdtest.Traces(t, e, s.ID, st.IP) {
 		if there {
 			t.Errorf("a killed shim's container left its %s", what)
 		}
