@@ -87,6 +87,15 @@ func (c *Config) Validate() error {
 	if _, _, err := net.SplitHostPort(c.HTTPAddr); err != nil {
 		wrong("http_addr", "%q is not host:port", c.HTTPAddr)
 	}
+	c.validateHost(wrong)
+	if c.LocalSocket == "" {
+		c.LocalSocket = filepath.Join(c.DataDir, "agent.sock")
+	}
+	return errors.Join(errs...)
+}
+
+// validateHost checks what instances get of the host.
+func (c *Config) validateHost(wrong func(field, format string, args ...any)) {
 	if c.AdvertiseAddress != "" && net.ParseIP(c.AdvertiseAddress) == nil {
 		wrong("advertise_address", "%q is no IP address", c.AdvertiseAddress)
 	}
@@ -108,8 +117,4 @@ func (c *Config) Validate() error {
 	if !(c.ImageLow > 0 && c.ImageLow < c.ImageHigh && c.ImageHigh <= 1) {
 		wrong("image_low, image_high", "%v and %v are not fractions with low below high", c.ImageLow, c.ImageHigh)
 	}
-	if c.LocalSocket == "" {
-		c.LocalSocket = filepath.Join(c.DataDir, "agent.sock")
-	}
-	return errors.Join(errs...)
 }

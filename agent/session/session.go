@@ -17,7 +17,6 @@ import (
 	"github.com/drover-fleet/drover/agent/journal"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
@@ -147,14 +146,11 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 		return false, cause(ctx, err)
 	}
 	welcome := first.GetWelcome()
-	if welcome == nil || welcome.GetHeartbeatMillis() < 1 {
-		return false, status.Errorf(codes.Internal, "%s did not begin with a welcome", address)
+	if err := checkWelcome(welcome, have); err != nil {
+		return false, fmt.Errorf("%s: %w", address, err)
 	}
 	if !greeting.Stop() {
 		return false, cause(ctx, ctx.Err())
-	}
-	if have.ClusterID != "" && welcome.GetClusterId() != have.ClusterID {
-		return false, fmt.Errorf("%s belongs to cluster %s and this node to %s", address, welcome.GetClusterId(), have.ClusterID)
 	}
 	c.cfg.Logger.Info("connected to a scheduler", "scheduler", address, "cluster", welcome.GetClusterId())
 	s := &session{c: c, stream: stream, client: client, relays: &relays, acks: make(chan uint64, 1), tell: make(chan struct{}, 1)}
@@ -172,6 +168,16 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 	cancel(sendErr)
 	<-received
 	return true, context.Cause(ctx)
+}
+
+func checkWelcome(w *fleetv1.Welcome, have journal.Header) error {
+	if w == nil || w.GetHeartbeatMillis() < 1 {
+		return errors.New("the scheduler did not begin with a welcome")
+	}
+	if have.ClusterID != "" && w.GetClusterId() != have.ClusterID {
+		return fmt.Errorf("the scheduler belongs to cluster %s and this node to %s", w.GetClusterId(), have.ClusterID)
+	}
+	return nil
 }
 
 // cause prefers why the context was ended over what that did to a call.
