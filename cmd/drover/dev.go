@@ -217,7 +217,8 @@ func (d *dev) await(ctx context.Context, what string, done <-chan struct{}) erro
 	}
 }
 
-// awaitNodes asks until every node is Ready: there is nothing to watch nodes with.
+// awaitNodes asks until every node is Ready and heard from in this run: there is nothing to watch nodes with,
+// and after a restart nodes of the run before count as Ready for a while.
 func (d *dev) awaitNodes(ctx context.Context, saved savedContext, nodes int) error {
 	cl, err := client.Dial(client.Config{Addr: saved.Addr, TokenFile: saved.TokenFile})
 	if err != nil {
@@ -227,10 +228,12 @@ func (d *dev) awaitNodes(ctx context.Context, saved savedContext, nodes int) err
 	limited, cancel := context.WithTimeout(ctx, devStart)
 	defer cancel()
 	for {
-		resp, err := cl.Nodes.ListNodes(limited, &fleetv1.ListNodesRequest{})
 		ready := 0
-		for _, n := range resp.GetNodes() {
-			if n.GetStatus().GetState() == fleetv1.NodeReady {
+		var err error
+		for n := 1; n <= nodes && err == nil; n++ {
+			var resp *fleetv1.GetNodeResponse
+			resp, err = cl.Nodes.GetNode(limited, &fleetv1.GetNodeRequest{Name: fmt.Sprintf("dev-%d", n)})
+			if s := resp.GetNode().GetStatus(); s.GetState() == fleetv1.NodeReady && s.GetHeartbeatTime().AsTime().After(d.started) {
 				ready++
 			}
 		}

@@ -38,6 +38,7 @@ type dev struct {
 	file *os.File // of the log
 	lock *os.File
 
+	started    time.Time
 	containerd *daemon.Daemon // once it runs
 }
 
@@ -57,7 +58,7 @@ func (a *app) newDev(dir string, level slog.Level) (*dev, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	d := &dev{a: a, dir: dir}
+	d := &dev{a: a, dir: dir, started: a.now()}
 	if d.lock, err = os.OpenFile(d.path("dev.lock"), os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600); err != nil {
 		return nil, fmt.Errorf("lock the data directory: %w", err)
 	}

@@ -131,6 +131,8 @@ func (f *fake) begin(name, requestID string) error {
 		return status.Error(codes.DeadlineExceeded, "not committed in time")
 	case fault == "bad":
 		return status.Error(codes.InvalidArgument, "spec.versions[0].weight: 130 is out of range: want 0 to 100")
+	case fault == "down":
+		return status.Error(codes.Unavailable, "the registry does not answer: try again")
 	case fault == "full":
 		return status.Error(codes.ResourceExhausted, "project default has 20 services already, which is its quota: delete one first")
 	}

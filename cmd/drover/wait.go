@@ -95,7 +95,7 @@ func (a *app) waitService(ctx context.Context, cl *client.Client, s *fleetv1.Ser
 		case done:
 			show.finish(g)
 			return nil
-		case errors.Is(context.Cause(ctx), errWaitTimeout):
+		case errors.Is(context.Cause(ctx), errWaitTimeout) || status.Code(err) == codes.DeadlineExceeded: // gRPC may see it first
 			return about(name, fmt.Errorf("still %s after %s (--wait-timeout); it goes on without us: see `drover service show %s`",
 				last, duration(w.timeout), s.GetMeta().GetName()))
 		case ctx.Err() != nil:
