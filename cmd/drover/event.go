@@ -120,13 +120,13 @@ func (a *app) watchEvents(ctx context.Context, filter *fleetv1.EventFilter) erro
 			}
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // being interrupted is how a watch ends
 		}
 		if !errors.Is(err, io.EOF) && status.Code(err) != codes.Unavailable || last == "" && !errors.Is(err, io.EOF) {
 			return reach(err)
 		}
 		if pause(ctx, time.Second) != nil {
-			return nil
+			return nil //nolint:nilerr // interrupted
 		}
 	}
 }

@@ -79,7 +79,7 @@ func (a *app) exec(ctx context.Context, name string, command []string, stdin, tt
 		if err != nil {
 			return fmt.Errorf("switch the terminal to raw mode: %w", err)
 		}
-		defer term.Restore(int(keys.Fd()), old)
+		defer func() { _ = term.Restore(int(keys.Fd()), old) }() // nothing helps a terminal that refuses
 		stop := s.followSize(ctx, keys)
 		defer stop()
 	}

@@ -73,9 +73,9 @@ func (a *app) serviceScale() *cobra.Command {
 	cmd.Flags().Int32Var(&instances, "instances", 0, "wanted `number` of instances, 1 or more")
 	cmd.Flags().StringVar(&model, "model", "", "which `MODEL[@VERSION]` of a service with several")
 	return a.serviceVerb(cmd, "scaled", running, func(ctx context.Context, cl *client.Client, name string) (*fleetv1.Service, error) {
-		model, version := splitVersion(model)
+		only, version := splitVersion(model)
 		resp, err := write(ctx, a, cl.Services.ScaleService, &fleetv1.ScaleServiceRequest{
-			Project: a.project, Name: name, Model: model, ModelVersion: version, Instances: instances,
+			Project: a.project, Name: name, Model: only, ModelVersion: version, Instances: instances,
 		})
 		return resp.GetService(), err
 	})

@@ -45,7 +45,7 @@ var (
 		switch st.GetState() {
 		case fleetv1.ServiceAbnormal:
 			if current {
-				return false, fmt.Errorf("Abnormal: %s", first(st.GetReason(), "no reason given"))
+				return false, fmt.Errorf("%s: %s", st.GetState(), first(st.GetReason(), "no reason given"))
 			}
 		case fleetv1.ServiceRunning:
 			return current && allReady(s) && st.GetRestarted() >= s.GetDesired().GetRestart(), nil

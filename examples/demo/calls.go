@@ -37,7 +37,7 @@ func (d *demo) predict(ctx context.Context) error {
 		return err
 	}
 	url := d.context.HTTPAddr + "/v1/default/services/iris/predict/endpoints?type=host_endpoints"
-	fmt.Printf("\n$ curl -H \"X-Auth-Token: $(cat %s)\" '%s'\n", d.context.TokenFile, url)
+	d.printf("\n$ curl -H \"X-Auth-Token: $(cat %s)\" '%s'\n", d.context.TokenFile, url)
 	body, err := call(ctx, http.MethodGet, url, strings.TrimSpace(string(token)), "")
 	if err != nil {
 		return err
@@ -56,7 +56,7 @@ func (d *demo) predict(ctx context.Context) error {
 		flower := flowers[i%len(flowers)]
 		url := e.Schema + "://" + net.JoinHostPort(e.IP, strconv.Itoa(e.Port)) + "/"
 		request := `{"data":{"req_data":[` + flower.measures + `]}}`
-		fmt.Printf("\n$ curl -X POST -H 'Content-Type: application/json' -d '%s' %s\n", request, url)
+		d.printf("\n$ curl -X POST -H 'Content-Type: application/json' -d '%s' %s\n", request, url)
 		body, err := call(ctx, http.MethodPost, url, "", request)
 		if err != nil {
 			return fmt.Errorf("%w; the log: %s", err, d.keepLog())
@@ -92,7 +92,7 @@ func (d *demo) metrics(ctx context.Context) error {
 		return fmt.Errorf("read the node: %w", err)
 	}
 	url := "http://" + node.Facts.HTTPAddress + "/metrics"
-	fmt.Printf("\n$ curl %s    (key lines)\n", url)
+	d.printf("\n$ curl %s    (key lines)\n", url)
 	page, err := call(ctx, http.MethodGet, url, "", "")
 	if err != nil {
 		return err
@@ -102,7 +102,7 @@ func (d *demo) metrics(ctx context.Context) error {
 		for _, family := range shownMetrics {
 			if strings.HasPrefix(lines.Text(), family) && shown[family] < samplesShown {
 				shown[family]++
-				fmt.Println(lines.Text())
+				d.printf("%s\n", lines.Text())
 			}
 		}
 	}
@@ -128,7 +128,7 @@ func call(ctx context.Context, method, url, token, body string) ([]byte, error) 
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := new(http.Client).Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,7 @@ import (
 
 // drover runs one command, shown before its output.
 func (d *demo) drover(ctx context.Context, args ...string) error {
-	fmt.Printf("\n$ drover %s\n", strings.Join(args, " "))
+	d.printf("\n$ drover %s\n", strings.Join(args, " "))
 	cmd := exec.CommandContext(ctx, d.binary, args...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = d.root, d.env, os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
@@ -59,7 +59,7 @@ func (d *demo) devDir() string { return filepath.Join(d.dir, "dev") }
 // startDev starts `drover dev` and waits until it says that it is ready.
 func (d *demo) startDev(ctx context.Context) error {
 	args := []string{"dev", "--data-dir", d.devDir(), "--devices", "fake:2xH100-80GB", "--free-ports"}
-	fmt.Printf("\n$ drover %s\n", strings.Join(args, " "))
+	d.printf("\n$ drover %s\n", strings.Join(args, " "))
 	cmd := exec.Command(d.binary, args...)
 	cmd.Dir, cmd.Env, cmd.Stderr = d.root, d.env, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the demo, which then stops it
@@ -76,7 +76,7 @@ func (d *demo) startDev(ctx context.Context) error {
 	go func() {
 		defer close(p.done)
 		for lines := bufio.NewScanner(out); lines.Scan(); {
-			fmt.Println(lines.Text())
+			d.printf("%s\n", lines.Text())
 			if lines.Text() == "ready" {
 				close(ready)
 			}

@@ -109,7 +109,7 @@ func (d *demo) show(ctx context.Context) error {
 		return err
 	}
 	if d.terminal {
-		fmt.Println("\nEverything stays up: try `drover service list` in another terminal. Ctrl-C removes it.")
+		d.printf("\nEverything stays up: try `drover service list` in another terminal. Ctrl-C removes it.\n")
 		select {
 		case <-ctx.Done():
 		case <-d.dev.done:
@@ -119,12 +119,15 @@ func (d *demo) show(ctx context.Context) error {
 	return nil
 }
 
+// printf shows something; output that can't be written is no reason to stop halfway.
+func (d *demo) printf(format string, args ...any) { fmt.Fprintf(os.Stdout, format, args...) }
+
 // registryAddr is where the example's manifests expect the registry.
 const registryAddr = "127.0.0.1:5000"
 
 // serveImage builds the image, serves it, and answers the directory of manifests that fit the registry's port.
 func (d *demo) serveImage(ctx context.Context) (manifests string, err error) {
-	fmt.Println("building the iris server's image")
+	d.printf("building the iris server's image\n")
 	server := filepath.Join(d.dir, "server")
 	if err := image.Compile(ctx, d.root, server); err != nil {
 		return "", err
@@ -141,7 +144,7 @@ func (d *demo) serveImage(ctx context.Context) (manifests string, err error) {
 		if d.registry, err = image.Serve(ctx, "127.0.0.1:0"); err != nil {
 			return "", err
 		}
-		fmt.Printf("%s is taken: the registry is at %s, and so say copies of the manifests\n", registryAddr, d.registry.Addr())
+		d.printf("%s is taken: the registry is at %s, and so say copies of the manifests\n", registryAddr, d.registry.Addr())
 		if manifests, err = d.copyManifests(); err != nil {
 			return "", err
 		}
@@ -150,7 +153,7 @@ func (d *demo) serveImage(ctx context.Context) (manifests string, err error) {
 	if err != nil {
 		return "", err
 	}
-	fmt.Println("serving it as", ref)
+	d.printf("serving it as %s\n", ref)
 	return manifests, nil
 }
 
