@@ -15,7 +15,6 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 PKGS     ?= ./...
 FUZZTIME ?= 30s
-BENCH    ?= .
 
 # The tools are built once for each content of tools/go.sum and each Go version.
 TOOLS       := .cache/bin
@@ -76,10 +75,10 @@ e2e: ## run the tests with a real containerd, verbosely
 	@scripts/setup run build test
 	go test -count=1 -v -timeout 20m ./test/...
 
-bench: ## measure; prints the table of figures (BENCH=regexp)
+bench: ## measure; prints the table of figures and writes bench/results (some minutes)
 	@scripts/setup run build test
 	@$(MAKE) build
-	go test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 20m ./test/bench/...
+	DROVER_BINARY=$(CURDIR)/bin/drover go test -tags bench -run '^TestFigures$$' -count=1 -timeout 20m ./test/bench
 
 fuzz: ## fuzz each parser for FUZZTIME (30s)
 	@scripts/setup build
