@@ -23,7 +23,7 @@ var packageFiles = map[string]string{
 	"containernetworking-plugins": "usr/lib/cni/portmap",
 	"gcc":                         "usr/bin/gcc", "libc6-dev": "usr/include/stdlib.h",
 	"ca-certificates": "etc/ssl/certs/ca-certificates.crt",
-	"iproute2":        "usr/sbin/ip", "strace": "usr/bin/strace",
+	"iproute2":        "usr/sbin/ip", "strace": "usr/bin/strace", "curl": "usr/bin/curl",
 	"systemd": "usr/bin/systemd-analyze", "shellcheck": "usr/bin/shellcheck",
 }
 
@@ -101,7 +101,7 @@ func TestInstallsWhatIsMissing(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit %d: %s", code, out)
 	}
-	want := "apt-get update\napt-get install -y --no-install-recommends containerd runc containernetworking-plugins iptables libc6-dev ca-certificates iproute2 strace\ngo mod download\n"
+	want := "apt-get update\napt-get install -y --no-install-recommends containerd runc containernetworking-plugins iptables libc6-dev ca-certificates iproute2 strace curl\ngo mod download\n"
 	if got := m.log(); got != want {
 		t.Errorf("commands run:\n%swant:\n%s", got, want)
 	}

@@ -49,7 +49,7 @@ func (s *session) run(ctx context.Context, b block) error {
 
 // start starts a daemon and waits until its output holds the lines that the page shows.
 func (s *session) start(ctx context.Context, c command) error {
-	p, err := s.spawn(ctx, c)
+	p, err := s.spawn(context.WithoutCancel(ctx), c) // close ends it, after the test's context has ended
 	if err != nil {
 		return fmt.Errorf("line %d: %s: %w", c.Line, c.Text, err)
 	}
