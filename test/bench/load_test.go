@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -198,6 +199,7 @@ func startBare(dir string, answer canned) (addr string, stop func() error, err e
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), bareVariable+"="+path)
 	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // as the scheduler: the kernel shares processors between sessions
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return "", nil, err
