@@ -8,7 +8,7 @@ import (
 )
 
 // fastest is how long Watch waits after the first failed probe of a starting instance.
-const fastest = 10 * time.Millisecond
+const fastest = 2 * time.Millisecond
 
 // Result is a change of health.
 type Result struct {
