@@ -221,7 +221,7 @@ func (b *bench) lookups() {
 	for i, server := range []string{b.m.SchedulerHTTP(), addr} {
 		loads[i], err = newLoad(b.t.Context(), server, strings.TrimPrefix(url, base), token)
 		b.must(err)
-		defer loads[i].Close()
+		b.t.Cleanup(func() { _ = loads[i].Close() })
 	}
 	if loads[0].size != loads[1].size {
 		b.t.Fatalf("an answer of the look-up has %d bytes, one of the bare server %d", loads[0].size, loads[1].size)

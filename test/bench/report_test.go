@@ -57,7 +57,7 @@ type goal struct {
 	Met     bool    `json:"met"`
 }
 
-func (g goal) String() string {
+func (g *goal) String() string {
 	verdict := map[bool]string{true: "met", false: "MISSED"}[g.Met]
 	switch {
 	case g.None:
