@@ -76,9 +76,10 @@ e2e: ## run the tests with a real containerd, verbosely
 	go test -count=1 -v -timeout 20m ./test/...
 
 bench: ## measure; prints the table of figures and writes bench/results (some minutes)
+	@[ "$$(id -u)" = 0 ] || { echo "make bench: containers and network namespaces need root; run it as root" >&2; exit 1; }
 	@scripts/setup run build test
 	@$(MAKE) build
-	DROVER_BINARY=$(CURDIR)/bin/drover go test -tags bench -run '^TestFigures$$' -count=1 -timeout 20m ./test/bench
+	DROVER_BINARY=$(CURDIR)/bin/drover go test -C test/bench -tags bench -run '^TestFigures$$' -count=1 -timeout 20m
 
 fuzz: ## fuzz each parser for FUZZTIME (30s)
 	@scripts/setup build
