@@ -52,14 +52,14 @@ type Agent struct {
 
 // New opens the journal and the listeners; nothing moves before Run. An agent that is not run must be
 // closed by running it with an ended context.
-func New(cfg Config, deps Deps) (a *Agent, err error) {
+func New(cfg Config, deps Deps) (_ *Agent, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("agent configuration: %w", err)
 	}
 	if deps.Devices == nil {
 		deps.Devices = devices.NewRegistry(deps.Logger)
 	}
-	a = &Agent{cfg: cfg, deps: deps, factsChanged: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, deps: deps, factsChanged: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.close())

@@ -84,6 +84,7 @@ type Runtime struct {
 	cgroups cgroups
 	network *network
 	records *records
+	holds   holds
 	images  *imageCache
 	hub     *hub
 	loggers *loggerWatch
@@ -127,6 +128,14 @@ func New(_ context.Context, cfg Config) (*Runtime, error) {
 	r.loggers = newLoggerWatch(r.loggerDied)
 	r.close = sync.OnceValue(r.end)
 	r.tasks.Go(func() { r.listen(ctx) })
+	for _, rec := range recs.list() {
+		if rec.HostPort == 0 {
+			continue
+		}
+		if err := r.holds.take(rec.HostPort); err != nil { // the rules still send it to the container
+			cfg.Logger.Warn("a published port can't be held", "container", rec.ID, "error", err)
+		}
+	}
 	return r, nil
 }
 
@@ -137,8 +146,8 @@ func (r *Runtime) end() error {
 	r.stop()
 	r.tasks.Wait()
 	r.loggers.close()
-	if err := r.client.Close(); err != nil {
-		return fmt.Errorf("close containerd's client: %w", err)
+	if err := errors.Join(r.client.Close(), r.holds.close()); err != nil {
+		return fmt.Errorf("close the runtime: %w", err)
 	}
 	return nil
 }

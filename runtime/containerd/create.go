@@ -261,14 +261,19 @@ func (r *Runtime) Withdraw(ctx context.Context, id string) error {
 
 func (r *Runtime) setHostPort(ctx context.Context, op, id string, port int) error {
 	before, _ := r.records.get(id)
+	if port != 0 {
+		if err := r.holds.take(port); err != nil {
+			return failed(op, err)
+		}
+	}
 	if _, err := r.records.update(id, func(rec *record) { rec.HostPort = port }); err != nil {
 		return failed(op, err)
 	}
 	if err := r.network.firewall.publish(ctx, r.records.list()); err != nil {
 		_, undo := r.records.update(id, func(rec *record) { rec.HostPort = before.HostPort })
-		return failed(op, errors.Join(err, undo))
+		return failed(op, errors.Join(err, undo, r.holds.release(port)))
 	}
-	return nil
+	return failed(op, r.holds.release(before.HostPort))
 }
 
 // RepairNetwork looks at the kernel's rules and interfaces, and puts back what is missing.

@@ -38,7 +38,8 @@ func (r *Runtime) delete(ctx context.Context, id string) error {
 		return err
 	}
 	r.loggers.drop(id)
-	return r.records.remove(id)
+	rec, _ := r.records.get(id)
+	return errors.Join(r.records.remove(id), r.holds.release(rec.HostPort))
 }
 
 // forget marks the container as being removed and says whether a port is mapped to it.

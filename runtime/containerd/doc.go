@@ -15,6 +15,8 @@
 //   - Port maps are our own iptables chain, not CNI's portmap plugin: the plugin takes about 100 ms a
 //     container and scatters its rules; one iptables-restore transaction writes all of ours in a few
 //     milliseconds, is idempotent, and RepairNetwork can compare the whole. CNI's firewall plugin is replaced in the same way.
+//   - A published port is also bound, without listening: rules alone would leave it looking free, and two
+//     programs of one host would map it.
 //   - Isolation: traffic from the bridge to the host is refused, except answers to connections that the host
 //     made; between containers too, directly and through published ports; to anywhere else it is
 //     let through and masqueraded, but not to link-local addresses (cloud metadata). Ports of the bridge are

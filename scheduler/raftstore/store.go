@@ -111,7 +111,22 @@ func (s *Store) start(snapshots raft.SnapshotStore) error {
 		return err
 	}
 	s.watching.Go(func() { s.followLeadership(notify) })
-	return nil
+	return s.hurryAlone()
+}
+
+// hurryAlone makes the only voter stand for election at once instead of listening for another leader first. Raft
+// looks at its timer again when the timeout gets shorter, and only then.
+func (s *Store) hurryAlone() error {
+	f := s.raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return err
+	}
+	if servers := f.Configuration().Servers; len(servers) != 1 || servers[0].ID != raft.ServerID(s.id) {
+		return nil
+	}
+	reload := s.raft.ReloadableConfig()
+	reload.HeartbeatTimeout -= time.Millisecond
+	return s.raft.ReloadConfig(reload)
 }
 
 func (s *Store) bootstrap(conf *raft.Config, logs raft.LogStore, snapshots raft.SnapshotStore) error {

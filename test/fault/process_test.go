@@ -81,8 +81,8 @@ func untouched(t *testing.T, m *machine.Machine, service string, before map[stri
 			t.Errorf("instance %s, attempt %d, is not one of those before", i.GetMeta().GetName(), i.GetObserved().GetAttempt())
 		}
 	}
-	if list, err := m.Runtime.List(t.Context()); err != nil || len(list) != len(before) {
-		t.Errorf("containers: %v, %v; want %d", list, err, len(before))
+	if list := m.Containers(); len(list) != len(before) {
+		t.Errorf("containers: %v; want %d", list, len(before))
 	}
 	after := m.Endpoints(service)
 	if fmt.Sprint(after) != fmt.Sprint(endpoints) {
@@ -127,9 +127,8 @@ func TestAgentDiesBetweenCreateAndJournal(t *testing.T) {
 	if code := m.Agent.Wait(limit); code != -1 {
 		t.Fatalf("the agent ended with code %d, want killed at the fault point", code)
 	}
-	list, err := m.Runtime.List(t.Context())
-	if err != nil || len(list) != 1 {
-		t.Fatalf("at the fault there are containers %v, %v; want the one just made", list, err)
+	if list := m.Containers(); len(list) != 1 {
+		t.Fatalf("at the fault there are containers %v; want the one just made", list)
 	}
 	m.StartAgent()
 	m.WaitService(limit, "svc", fleetv1.ServiceRunning)
@@ -169,8 +168,8 @@ func TestContainerdKilled(t *testing.T) {
 	if n := machine.Count(m.Events("svc"), "InstanceExited", ""); n != 1 {
 		t.Errorf("the exit was reported %d times, want once", n)
 	}
-	if list, err := m.Runtime.List(t.Context()); err != nil || len(list) != 2 {
-		t.Errorf("containers: %v, %v; want 2", list, err)
+	if list := m.Containers(); len(list) != 2 {
+		t.Errorf("containers: %v; want 2", list)
 	}
 }
 
@@ -225,11 +224,11 @@ func TestDataDirectories(t *testing.T) {
 	m := machine.Start(t, machine.Options{})
 	m.DeployRunning(machine.Deployment{Name: "svc"})
 
-	second := m.Second("scheduler")
+	second := m.Second("scheduler", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--raft-addr", "127.0.0.1:0")
 	if code, out := second.Wait(limit), second.Log(); code != 1 || !strings.Contains(out, "in use") || !strings.Contains(out, m.SchedulerDir()) {
 		t.Errorf("a second scheduler on the same directory: code %d:\n%s", code, out)
 	}
-	second = m.Second("agent")
+	second = m.Second("agent", "--http-addr", "127.0.0.1:0")
 	if code, out := second.Wait(limit), second.Log(); code != 1 || !strings.Contains(out, "in use") || !strings.Contains(out, m.AgentDir()) {
 		t.Errorf("a second agent on the same directory: code %d:\n%s", code, out)
 	}
@@ -237,7 +236,7 @@ func TestDataDirectories(t *testing.T) {
 	m.Agent.Stop()
 	m.Scheduler.Stop()
 	for _, broken := range []struct{ daemon, file string }{
-		{"scheduler", find(t, m.SchedulerDir(), "*log*")}, {"agent", find(t, m.AgentDir(), "journal*.db")},
+		{"scheduler", find(t, m.SchedulerDir(), "raft.db")}, {"agent", find(t, m.AgentDir(), "journal.db")},
 	} {
 		good, err := os.ReadFile(broken.file)
 		if err != nil {

@@ -15,6 +15,8 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/drover-fleet/drover/client"
+	"github.com/drover-fleet/drover/runtime"
+	"github.com/drover-fleet/drover/runtime/containerd"
 	"github.com/drover-fleet/drover/runtime/containerd/containerdtest"
 )
 
@@ -39,8 +41,7 @@ type Machine struct {
 type Options struct {
 	// AgentConfig is merged into the agent's configuration file.
 	AgentConfig map[string]any
-	// LogDir, when set, is where container logs go.
-	AgentEnv []string
+	AgentEnv    []string
 }
 
 type addresses struct{ grpc, http, raft, agent string }
@@ -153,13 +154,25 @@ func (m *Machine) LaunchAgent(env ...string) {
 	m.Agent = startProcess(m.t, m.dir, "agent", m.binary, env, "agent", "--config", m.configFile("agent"))
 }
 
+// Containers lists what the runtime holds, through a runtime of its own: what the agent's has written since
+// another was made, that one doesn't know.
+func (m *Machine) Containers() []runtime.Status {
+	m.t.Helper()
+	rt, err := containerd.New(m.t.Context(), m.Config)
+	m.must(err)
+	defer rt.Close()
+	list, err := rt.List(m.t.Context())
+	m.must(err)
+	return list
+}
+
 // Drover runs the command line against this machine and answers its output and exit code.
 func (m *Machine) Drover(args ...string) (stdout, stderr string, code int) {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, m.binary, args...)
-	cmd.Env = append(os.Environ(), "DROVER_ADDR="+m.addrs.grpc, "DROVER_TOKEN="+m.AdminToken(), "XDG_CONFIG_HOME="+m.dir)
+	cmd := exec.CommandContext(ctx, m.binary, append(args, "--token-file", m.AdminToken())...)
+	cmd.Env = append(os.Environ(), "DROVER_ADDR="+m.addrs.grpc, "XDG_CONFIG_HOME="+m.dir)
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -247,9 +260,9 @@ func Main(m *testing.M) int {
 }
 
 // Second starts another process with the configuration of "scheduler" or "agent", which is expected to
-// end by itself.
-func (m *Machine) Second(daemon string) *Process {
+// end by itself, with flags after it.
+func (m *Machine) Second(daemon string, flags ...string) *Process {
 	m.t.Helper()
 	m.seconds++
-	return startProcess(m.t, m.dir, fmt.Sprintf("%s-%d", daemon, m.seconds+1), m.binary, nil, daemon, "--config", m.configFile(daemon))
+	return startProcess(m.t, m.dir, fmt.Sprintf("%s-%d", daemon, m.seconds+1), m.binary, nil, append([]string{daemon, "--config", m.configFile(daemon)}, flags...)...)
 }

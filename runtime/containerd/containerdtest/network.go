@@ -1,6 +1,7 @@
 package containerdtest
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,7 +48,8 @@ exec "$0" "$@"`
 // there and a function that runs a command in it.
 func Outside(t *testing.T) (hostIP string, run func(args ...string) string) {
 	t.Helper()
-	const name, host, peer = "drover-outside", "198.18.0.1", "198.18.0.2"
+	const host, peer = "198.18.0.1", "198.18.0.2"
+	name := fmt.Sprintf("drover-outside-%d", os.Getpid()) // names are shared by all of the machine's tests
 	command(t, "ip", "netns", "add", name)
 	t.Cleanup(func() { command(t, "ip", "netns", "delete", name) })
 	command(t, "ip", "link", "add", "drt-out", "type", "veth", "peer", "name", "drt-in", "netns", name)
