@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/drover-fleet/drover/agent/instance"
 	"github.com/drover-fleet/drover/agent/journal"
 	"github.com/drover-fleet/drover/agent/metrics"
@@ -18,7 +20,6 @@ import (
 	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
-	"google.golang.org/protobuf/proto"
 )
 
 // Deps are the parts that an agent is given. Runtime and Logger are required; the caller closes the

@@ -13,18 +13,19 @@ import (
 	"testing"
 	"time"
 
-	"github.com/drover-fleet/drover/agent"
-	"github.com/drover-fleet/drover/devices"
-	fakedevices "github.com/drover-fleet/drover/devices/fake"
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
-	"github.com/drover-fleet/drover/runtime"
-	"github.com/drover-fleet/drover/runtime/fake"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/drover-fleet/drover/agent"
+	"github.com/drover-fleet/drover/devices"
+	fakedevices "github.com/drover-fleet/drover/devices/fake"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/runtime"
+	"github.com/drover-fleet/drover/runtime/fake"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

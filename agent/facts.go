@@ -9,11 +9,12 @@ import (
 	"runtime/debug"
 	"strings"
 
-	"github.com/drover-fleet/drover/devices"
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/shirou/gopsutil/v3/disk"
 	"github.com/shirou/gopsutil/v3/host"
 	"github.com/shirou/gopsutil/v3/mem"
+
+	"github.com/drover-fleet/drover/devices"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // hostFacts answers what does not change while the host is up.

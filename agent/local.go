@@ -9,11 +9,12 @@ import (
 	"path/filepath"
 	"time"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
-	"github.com/drover-fleet/drover/runtime"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/runtime"
 )
 
 // listenLocal makes the local socket. The journal's lock says that no other agent runs on the data

@@ -11,9 +11,10 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/shirou/gopsutil/v3/disk"
+
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
-	"github.com/shirou/gopsutil/v3/disk"
 )
 
 const (

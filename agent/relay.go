@@ -8,11 +8,12 @@ import (
 	"path/filepath"
 	"sync"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"github.com/drover-fleet/drover/agent/instance"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
 	"github.com/drover-fleet/drover/runtime/logfile"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // relay serves what a scheduler ordered for one of its callers.

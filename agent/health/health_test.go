@@ -11,11 +11,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/drover-fleet/drover/agent/health"
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/grpc"
 	grpchealth "google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/drover-fleet/drover/agent/health"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 func target(t *testing.T, address string) health.Target {

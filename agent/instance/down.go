@@ -7,9 +7,10 @@ import (
 	"syscall"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // exited takes in that the process of this attempt ended.

@@ -14,11 +14,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/drover-fleet/drover/agent/journal"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
 	"github.com/drover-fleet/drover/runtime/fake"
-	"google.golang.org/protobuf/proto"
 )
 
 // world is one node in a bubble of synctest: time passes only when everybody waits.

@@ -10,10 +10,11 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/drover-fleet/drover/agent/journal"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
-	"google.golang.org/protobuf/proto"
 )
 
 // ErrRefused says that an assignment set must not be followed.

@@ -4,8 +4,9 @@ import (
 	"cmp"
 	"slices"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // Changed holds a token while Take has something; it is for one reader.

@@ -8,10 +8,11 @@ import (
 	"strconv"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"github.com/drover-fleet/drover/agent/health"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // up does the next operation on the way to ready.

@@ -9,10 +9,11 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/drover-fleet/drover/agent/journal"
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/drover-fleet/drover/agent/journal"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"hash/crc32"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // Header says what the journal's instances were taken from.

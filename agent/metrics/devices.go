@@ -3,8 +3,9 @@ package metrics
 import (
 	"strconv"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/prometheus/client_golang/prometheus"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // deviceCollector collects drover_device_* from the registry's memory; a scrape asks no driver.

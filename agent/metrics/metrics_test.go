@@ -10,11 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/drover-fleet/drover/agent/metrics"
 	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // fixed answers the same figures for every container.

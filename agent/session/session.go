@@ -14,13 +14,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/drover-fleet/drover/agent/journal"
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/drover-fleet/drover/agent/journal"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // Instances is what a session works for; *instance.Manager is one.

@@ -11,8 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/drover-fleet/drover/runtime"
 	"golang.org/x/sys/unix"
+
+	"github.com/drover-fleet/drover/runtime"
 )
 
 // cgroups reads the control groups of containers, below one parent, in a version 1 or 2 hierarchy.

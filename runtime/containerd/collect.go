@@ -9,8 +9,9 @@ import (
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
-	"github.com/drover-fleet/drover/runtime"
 	"golang.org/x/sys/unix"
+
+	"github.com/drover-fleet/drover/runtime"
 )
 
 // stored is every record of one digest; they go together, or nothing is freed.

@@ -13,6 +13,7 @@ import (
 
 	client "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+
 	"github.com/drover-fleet/drover/runtime"
 )
 

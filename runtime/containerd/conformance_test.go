@@ -4,9 +4,10 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/drover-fleet/drover/runtime/containerd/containerdtest"
 	"github.com/drover-fleet/drover/runtime/runtimetest"
-	"golang.org/x/sys/unix"
 )
 
 func TestConformance(t *testing.T) {

@@ -9,8 +9,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
-	"github.com/drover-fleet/drover/runtime"
 	"google.golang.org/grpc/status"
+
+	"github.com/drover-fleet/drover/runtime"
 )
 
 const (

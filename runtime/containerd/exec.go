@@ -12,9 +12,10 @@ import (
 
 	client "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
-	"github.com/drover-fleet/drover/runtime"
 	"github.com/google/uuid"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/drover-fleet/drover/runtime"
 )
 
 // outputGrace is how long an ended command's output may be held open by what it left running.

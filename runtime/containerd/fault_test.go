@@ -11,11 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/drover-fleet/drover/runtime"
 	"github.com/drover-fleet/drover/runtime/containerd"
 	"github.com/drover-fleet/drover/runtime/containerd/containerdtest"
 	"github.com/drover-fleet/drover/runtime/logfile"
-	"golang.org/x/sys/unix"
 )
 
 func TestFaults(t *testing.T) {

@@ -15,9 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/drover-fleet/drover/runtime"
 	"github.com/drover-fleet/drover/runtime/containerd/containerdtest"
-	"github.com/google/uuid"
 )
 
 const patience = 30 * time.Second

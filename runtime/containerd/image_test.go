@@ -10,15 +10,16 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/drover-fleet/drover/registry"
-	"github.com/drover-fleet/drover/runtime"
-	"github.com/drover-fleet/drover/runtime/containerd"
-	"github.com/drover-fleet/drover/runtime/containerd/containerdtest"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/drover-fleet/drover/registry"
+	"github.com/drover-fleet/drover/runtime"
+	"github.com/drover-fleet/drover/runtime/containerd"
+	"github.com/drover-fleet/drover/runtime/containerd/containerdtest"
 )
 
 func TestImages(t *testing.T) {

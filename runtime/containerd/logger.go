@@ -17,9 +17,10 @@ import (
 	"time"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/drover-fleet/drover/runtime"
 	"github.com/drover-fleet/drover/runtime/logfile"
-	"golang.org/x/sys/unix"
 )
 
 const (

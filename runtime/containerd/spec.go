@@ -7,9 +7,10 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
-	"github.com/drover-fleet/drover/runtime"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/drover-fleet/drover/runtime"
 )
 
 // Defaults of what a Spec leaves open.

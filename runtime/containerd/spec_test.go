@@ -9,8 +9,9 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/drover-fleet/drover/runtime"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/drover-fleet/drover/runtime"
 )
 
 var update = flag.Bool("update", false, "write the golden files")

@@ -12,6 +12,7 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
+
 	"github.com/drover-fleet/drover/runtime"
 )
 

@@ -8,6 +8,7 @@ import (
 	eventsapi "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/typeurl/v2"
+
 	"github.com/drover-fleet/drover/runtime"
 )
 

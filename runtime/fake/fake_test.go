@@ -4,10 +4,11 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/drover-fleet/drover/runtime"
 	"github.com/drover-fleet/drover/runtime/fake"
 	"github.com/drover-fleet/drover/runtime/runtimetest"
-	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -10,8 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/drover-fleet/drover/runtime"
 	"github.com/google/uuid"
+
+	"github.com/drover-fleet/drover/runtime"
 )
 
 // Capability is something that an implementation may lack.

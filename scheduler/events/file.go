@@ -12,10 +12,11 @@ import (
 	"sync"
 	"time"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
-	"github.com/drover-fleet/drover/scheduler/boltfile"
 	"go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/boltfile"
 )
 
 // Buckets: "events" by Raft index and place in the entry, each with its CRC32C before it; "objects" by kind, name

@@ -11,8 +11,9 @@ import (
 	"testing"
 	"time"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)

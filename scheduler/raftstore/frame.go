@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"hash/crc32"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // An entry is a version byte, the CRC32C of the rest (big endian), and the Command.

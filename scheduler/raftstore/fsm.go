@@ -7,8 +7,9 @@ import (
 	"io"
 	"sync"
 
-	"github.com/drover-fleet/drover/scheduler/state"
 	"github.com/hashicorp/raft"
+
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // fsm feeds committed entries to the store and their events to the sink. Raft calls it from one goroutine,

@@ -10,9 +10,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/drover-fleet/drover/scheduler/boltfile"
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
+
+	"github.com/drover-fleet/drover/scheduler/boltfile"
 )
 
 // logStore keeps Raft's log and its stable values in one bbolt file. Every value carries its CRC32C.

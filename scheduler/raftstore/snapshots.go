@@ -11,8 +11,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/drover-fleet/drover/scheduler/state"
 	"github.com/hashicorp/raft"
+
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // sealedSnapshots puts Raft's own data about a snapshot (index, term, members) into the snapshot's file

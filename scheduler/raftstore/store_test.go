@@ -12,9 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/state"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // sinkRecorder keeps what an EventSink is told.

@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"time"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // CommandVersion is the newest Command.introduced that this version of the program can apply. Write,

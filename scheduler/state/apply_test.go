@@ -7,8 +7,9 @@ import (
 	"strings"
 	"testing"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // fixture is a store with the base objects and a way to apply the next command.

@@ -3,8 +3,9 @@ package state
 import (
 	"fmt"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // ObjectOf wraps one of the stored messages (Cluster, Token, Node, Flavor, Pool, Model, Service,

@@ -3,8 +3,9 @@ package state
 import (
 	"fmt"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // plan applies each part or refuses it whole. Parts see what the parts before them took.

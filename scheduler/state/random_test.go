@@ -9,9 +9,10 @@ import (
 	"testing"
 	"time"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 func at(seconds int64) *timestamppb.Timestamp {

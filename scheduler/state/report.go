@@ -1,9 +1,10 @@
 package state
 
 import (
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // report merges what an agent saw. What is old, of instances that are gone, or of another node's, is

@@ -4,8 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/hashicorp/go-memdb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // Tables beside the one for each kind of object.

@@ -9,9 +9,10 @@ import (
 	"hash/crc32"
 	"io"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/hashicorp/go-memdb"
 	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // Snapshots are a stream of SnapshotRecords, each with its length before it as a varint: a header,

@@ -7,8 +7,9 @@ import (
 	"strconv"
 	"strings"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/hashicorp/go-memdb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // view answers ReadView from a transaction, which is a snapshot (or, inside Apply, the write in progress).

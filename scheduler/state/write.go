@@ -4,8 +4,9 @@ import (
 	"fmt"
 	"slices"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // write applies a Write in the order of its mutations, or answers the first one that is refused. What
