@@ -51,6 +51,7 @@ const (
 	LinkHCCS   LinkKind = "hccs"
 	LinkHCCSSw LinkKind = "hccs-sw"
 	LinkSIO    LinkKind = "sio"
+	LinkUB     LinkKind = "ub"
 	LinkPIX    LinkKind = "pix"
 	LinkPXB    LinkKind = "pxb"
 	LinkPHB    LinkKind = "phb"
@@ -75,6 +76,7 @@ type Sample struct {
 
 	// Usage.
 	Utilisation         *float64 // 0–1, of the compute units
+	OverallUtilisation  *float64 // 0–1, Ascend: of the whole chip, as the driver counts it
 	MemoryUtilisation   *float64 // 0–1, of the memory's bandwidth
 	MemoryUsedBytes     *int64
 	MemoryFreeBytes     *int64
