@@ -137,8 +137,6 @@ func (a *Agent) Status() string {
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	a.deps.Devices.Discover(ctx) // so that the first facts name the devices
-	a.findRuntime(ctx)
 	var wg sync.WaitGroup
 	part := func(name string, run func(context.Context) error) {
 		wg.Go(func() {
@@ -147,9 +145,11 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		})
 	}
+	part("devices", a.deps.Devices.Run)
+	a.findRuntime(ctx)
+	a.deps.Devices.Settle(ctx, deviceSettle) // so that the first facts name the devices
 	part("instances", a.instances.Run)
 	part("session", a.session.Run)
-	part("devices", a.deps.Devices.Run)
 	part("http", a.serveHTTP)
 	part("local socket", a.serveLocal)
 	part("node", a.nodeLoop)

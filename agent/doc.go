@@ -11,5 +11,6 @@
 // runs the agent) serves fleetv1.LocalService, with or without a scheduler.
 //
 // Dependencies: gopsutil reads what the host has, prometheus/client_golang serves metrics, grpc the local
-// socket; each replaces a protocol or parser that would have to be kept up with the kernel or the format.
+// socket, x/time/rate holds back a storm of device events; each replaces a protocol, parser or counter that
+// would have to be kept up with the kernel or the format.
 package agent

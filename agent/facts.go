@@ -101,13 +101,22 @@ func deviceFacts(all []devices.Device) []*fleetv1.Device {
 	for _, d := range all {
 		f := &fleetv1.Device{
 			Id: d.ID, Vendor: d.Vendor, Model: d.Model, Index: int32(d.Index), MemoryBytes: d.MemoryBytes,
-			Health: d.Health, HealthReason: d.Reason, PciAddress: d.PCIAddress,
+			Health: d.Health, HealthReason: d.Reason, PciAddress: d.PCIAddress, NumaNode: narrow(d.NUMANode),
+			ParentId: d.ParentID, Profile: d.Profile, Minor: narrow(d.Minor), CpuAffinity: d.CPUAffinity,
+			DriverVersion: d.DriverVersion, RuntimeVersion: d.RuntimeVersion, ComputeCapability: d.ComputeCapability,
 		}
-		if d.NUMANode != nil {
-			node := int32(*d.NUMANode)
-			f.NumaNode = &node
+		for _, l := range d.Links {
+			f.Links = append(f.Links, &fleetv1.DeviceLink{Peer: l.Peer, Kind: string(l.Kind), Count: int32(l.Count)})
 		}
 		out = append(out, f)
 	}
 	return out
+}
+
+func narrow(n *int) *int32 {
+	if n == nil {
+		return nil
+	}
+	v := int32(*n)
+	return &v
 }

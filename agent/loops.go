@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,9 @@ import (
 	"time"
 
 	"github.com/shirou/gopsutil/v3/disk"
+	"golang.org/x/time/rate"
 
+	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
 )
@@ -23,6 +26,11 @@ const (
 	collectEvery = 5 * time.Minute
 	keepLogs     = 24 * time.Hour
 	keepAttempts = 5
+	// deviceSettle is how long the start waits for drivers, less than a lease.
+	deviceSettle = 2 * time.Second
+	// Events of device signals: at most so many at once, and one every so often.
+	signalBurst = 20
+	signalEvery = 10 * time.Second
 	// fullDisk is the fraction above which no image is pulled.
 	fullDisk = 0.95
 )
@@ -82,7 +90,7 @@ func (a *Agent) nodeLoop(ctx context.Context) error {
 	ticker := time.NewTicker(slowEvery)
 	defer ticker.Stop()
 	var collected time.Time
-	known := map[string]string{}
+	known, signals := map[string]string{}, rate.NewLimiter(rate.Every(signalEvery), signalBurst)
 	a.noteDevices(known)
 	for {
 		select {
@@ -91,6 +99,9 @@ func (a *Agent) nodeLoop(ctx context.Context) error {
 		case <-a.deps.Devices.Changed():
 			a.noteDevices(known)
 			tellOnce(a.factsChanged)
+			continue
+		case s := <-a.deps.Devices.Signals():
+			a.noteSignal(s, signals)
 			continue
 		case <-ticker.C:
 		}
@@ -112,6 +123,22 @@ func (a *Agent) noteDevices(known map[string]string) {
 		}
 		known[d.ID] = d.Health
 	}
+}
+
+// noteSignal reports what a driver told, up to the limit; the metrics count all of it.
+func (a *Agent) noteSignal(s devices.Signal, limit *rate.Limiter) {
+	if !limit.Allow() {
+		return
+	}
+	code := ""
+	if s.Code != 0 {
+		code = fmt.Sprintf(" %d", s.Code)
+	}
+	what := fmt.Sprintf("device %s signalled %s%s", cmp.Or(s.DeviceID, "of unknown ID"), s.Kind, code)
+	if s.Text != "" {
+		what += ": " + s.Text
+	}
+	a.session.NodeEvent(fleetv1.EventWarning, "DeviceSignal", what)
 }
 
 func (a *Agent) pullAllowed() error {

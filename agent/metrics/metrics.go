@@ -22,7 +22,9 @@ type Stats interface {
 // Devices knows accelerators; *devices.Registry does.
 type Devices interface {
 	Devices() []devices.Device
-	Samples() []devices.Sample
+	Readings() []devices.Reading
+	SignalCounts() []devices.SignalCount
+	Vendors() []devices.Vendor
 }
 
 // Sources are where figures come from; every field is required.
@@ -59,7 +61,7 @@ func New(src Sources) *Metrics {
 	if src.Host == nil {
 		src.Host = newHost(src.DataDir, src.Logger)
 	}
-	m.registry.MustRegister(src.Host, m.instances, newDeviceCollector(src.Devices), newAgent(src), newBuildInfo(src.Version))
+	m.registry.MustRegister(src.Host, m.instances, newDeviceCollector(src.Devices, src.Instances), newAgent(src), newBuildInfo(src.Version))
 	return m
 }
 

@@ -32,15 +32,32 @@ func (*fixed) Devices() []devices.Device {
 	return []devices.Device{{ID: "d0", Vendor: "fake", Model: "H100-80GB", MemoryBytes: 80, Health: fleetv1.Healthy}}
 }
 
-func (*fixed) Samples() []devices.Sample {
-	use := 0.25
-	return []devices.Sample{{DeviceID: "d0", Time: time.Unix(100, 0), Utilisation: &use}, {DeviceID: "unknown"}}
+func (*fixed) Readings() []devices.Reading {
+	use, replays, pending := 0.25, int64(4), true
+	return []devices.Reading{
+		{
+			Sample: devices.Sample{
+				DeviceID: "d0", Time: time.Unix(100, 0), Utilisation: &use, PCIeReplays: &replays, RemapPending: &pending,
+				Throttled: []string{}, Processes: []devices.Process{{PID: 1}},
+			},
+			ConditionTime: time.Unix(60, 0),
+		},
+		{Sample: devices.Sample{DeviceID: "unknown", Utilisation: &use}},
+	}
+}
+
+func (*fixed) SignalCounts() []devices.SignalCount {
+	return []devices.SignalCount{{DeviceID: "d0", Kind: devices.SignalXID, Code: 79, Count: 2}}
+}
+
+func (*fixed) Vendors() []devices.Vendor {
+	return []devices.Vendor{{Name: "fake", Answered: true, Took: 250 * time.Millisecond, Calls: 9, Failures: 1}}
 }
 
 func sources(stats *fixed, dropped func(string, uint64)) metrics.Sources {
 	instance := &fleetv1.Instance{
 		Meta:     &fleetv1.Meta{Id: "i", Project: "default"},
-		Spec:     &fleetv1.InstanceSpec{ServiceName: "iris", Model: "m", ModelVersion: "0.0.1"},
+		Spec:     &fleetv1.InstanceSpec{ServiceName: "iris", Model: "m", ModelVersion: "0.0.1", DeviceIds: []string{"d0"}},
 		Observed: &fleetv1.InstanceObserved{State: fleetv1.InstanceRunning, Attempt: 3, Pid: 9, Ready: true, Health: fleetv1.Healthy},
 	}
 	return metrics.Sources{

@@ -1,16 +1,10 @@
-// Package fake has devices that exist only by name, for tests, demonstrations and simulated nodes.
-//
-// A backend is described in one word, "8xH100-80GB": how many, and the model, whose last part is the
-// memory. IDs derive from a name given by the caller, the model and the index, so that they are stable
-// across restarts and differ between nodes. Samples are a pure function of device and time: they vary
-// like a busy device's and repeat exactly under an injected clock.
 package fake
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"hash/fnv"
-	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +17,8 @@ import (
 // Vendor of fake devices.
 const Vendor = "fake"
 
+const mostDevices = 64
+
 // Backend is a devices.Backend.
 type Backend struct {
 	// Name makes the IDs of this host's devices differ from another's. Now is the clock. Both are set
@@ -30,111 +26,163 @@ type Backend struct {
 	Name string
 	Now  func() time.Time
 
-	count  int
-	model  string
-	memory int64
+	models []model // of each device
+	script []step  // ordered by time
 
-	mu     sync.Mutex
-	health map[string][2]string
+	mu      sync.Mutex
+	started time.Time // of the first use, for the script
+	faults  []fault   // of each device
+	silent  bool      // the whole library hangs
+	wake    chan struct{}
+	signals []devices.Signal
 }
 
-// Parse reads "COUNTxMODEL-MEMORYGB", for example "8xH100-80GB"; COUNT is 1–64, MEMORY 1–1024.
+type model struct {
+	name        string
+	memory      int64
+	first, many int // the devices that were described together
+}
+
+// Parse reads "COUNTxMODEL-MEMORYGB,…[;AFTER:INDEX:FAILURE…]", for example "8xH100-80GB" or
+// "8xH100-80GB;30s:3:lost". At most 64 devices, MEMORY 1–1024. INDEX may be "all"; FAILURE is what
+// Inject takes.
 func Parse(text string) (*Backend, error) {
-	fail := func(why string) (*Backend, error) {
-		return nil, fmt.Errorf("fake devices %q: %s; write for example 8xH100-80GB", text, why)
-	}
-	number, model, found := strings.Cut(text, "x")
-	if !found {
-		return fail("no 'x' between count and model")
-	}
-	count, err := strconv.Atoi(number)
-	if err != nil || count < 1 || count > 64 {
-		return fail("the count is not 1–64")
-	}
-	dash := strings.LastIndexByte(model, '-')
-	size, isGB := strings.CutSuffix(model[dash+1:], "GB")
-	memory, err := strconv.Atoi(size)
-	if dash < 1 || !isGB || err != nil || memory < 1 || memory > 1024 {
-		return fail("the model does not end in its memory (-80GB)")
-	}
-	for _, c := range model {
-		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.", c) {
-			return fail(fmt.Sprintf("the model has the character %q", c))
+	b := &Backend{Name: "host", Now: time.Now, wake: make(chan struct{})}
+	described, script, scripted := strings.Cut(text, ";")
+	for word := range strings.SplitSeq(described, ",") {
+		if err := b.addModel(word); err != nil {
+			return nil, fmt.Errorf("fake devices %q: %w; write for example 8xH100-80GB,2xAscend910B-64GB", text, err)
 		}
 	}
-	return &Backend{
-		Name: "host", Now: time.Now, count: count, model: model, memory: int64(memory) << 30, health: map[string][2]string{},
-	}, nil
+	b.faults = make([]fault, len(b.models))
+	if scripted {
+		for word := range strings.SplitSeq(script, ";") {
+			s, err := parseStep(word, len(b.models))
+			if err != nil {
+				return nil, fmt.Errorf("fake devices %q: %q: %w; write for example 30s:3:lost", text, word, err)
+			}
+			b.script = append(b.script, s)
+		}
+		slices.SortStableFunc(b.script, func(x, y step) int { return cmp.Compare(x.after, y.after) })
+	}
+	return b, nil
+}
+
+// addModel reads "COUNTxMODEL-MEMORYGB".
+func (b *Backend) addModel(text string) error {
+	number, name, found := strings.Cut(text, "x")
+	if !found {
+		return fmt.Errorf("no 'x' between count and model")
+	}
+	count, err := strconv.Atoi(number)
+	if err != nil || count < 1 || count > mostDevices-len(b.models) {
+		return fmt.Errorf("the count is not 1–%d", mostDevices)
+	}
+	dash := strings.LastIndexByte(name, '-')
+	size, isGB := strings.CutSuffix(name[dash+1:], "GB")
+	memory, err := strconv.Atoi(size)
+	if dash < 1 || !isGB || err != nil || memory < 1 || memory > 1024 {
+		return fmt.Errorf("the model does not end in its memory (-80GB)")
+	}
+	for _, c := range name {
+		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.", c) {
+			return fmt.Errorf("the model has the character %q", c)
+		}
+	}
+	first := len(b.models)
+	for range count {
+		b.models = append(b.models, model{name: name, memory: int64(memory) << 30, first: first, many: count})
+	}
+	return nil
 }
 
 // Vendor implements devices.Backend.
 func (b *Backend) Vendor() string { return Vendor }
 
 func (b *Backend) id(i int) string {
-	return fmt.Sprintf("fake-%s-%s-%d", b.Name, strings.ToLower(b.model), i)
+	return fmt.Sprintf("fake-%s-%s-%d", b.Name, strings.ToLower(b.models[i].name), i)
 }
 
 // Discover implements devices.Backend.
 func (b *Backend) Discover(ctx context.Context) ([]devices.Device, error) {
-	if err := ctx.Err(); err != nil {
+	if err := b.enter(ctx); err != nil {
 		return nil, fmt.Errorf("discover fake devices: %w", err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	found := make([]devices.Device, 0, b.count)
-	for i := range b.count {
-		node := i * 2 / b.count
+	now := b.Now()
+	found := make([]devices.Device, 0, len(b.models))
+	for i, m := range b.models {
+		node, minor := i*2/len(b.models), i
 		d := devices.Device{
-			ID: b.id(i), Vendor: Vendor, Model: b.model, Index: i, MemoryBytes: b.memory,
-			Health: fleetv1.Healthy, PCIAddress: fmt.Sprintf("0000:%02x:00.0", 0x10+i), NUMANode: &node,
+			ID: b.id(i), Vendor: Vendor, Model: m.name, Index: i, MemoryBytes: m.memory, Minor: &minor,
+			PCIAddress: fmt.Sprintf("0000:%02x:00.0", 0x10+i), NUMANode: &node,
+			DriverVersion: "1.0", Links: b.links(i),
 		}
-		if h, set := b.health[d.ID]; set {
-			d.Health, d.Reason = h[0], h[1]
-		}
+		d.Health, d.Reason = b.faults[i].at(now)
 		found = append(found, d)
 	}
 	return found, nil
 }
 
-// Sample implements devices.Backend.
-func (b *Backend) Sample(ctx context.Context) ([]devices.Sample, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("sample fake devices: %w", err)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := b.Now()
-	var samples []devices.Sample
-	for i := range b.count {
-		id := b.id(i)
-		if h, set := b.health[id]; set && h[0] != fleetv1.Healthy && h[0] != fleetv1.Unhealthy {
-			continue
-		}
-		samples = append(samples, b.measure(id, now))
-	}
-	return samples, nil
+// fabrics are how the devices of one server are joined, by the start of their model's name; the first that
+// fits counts. Groups are full meshes.
+var fabrics = []struct {
+	model string
+	kind  devices.LinkKind
+	links int // between each two
+	group int
+}{
+	{"H100", devices.LinkNVLink, 18, 8}, // DGX H100
+	{"H200", devices.LinkNVLink, 18, 8},
+	{"A100", devices.LinkNVLink, 12, 8},    // DGX A100
+	{"Ascend910B", devices.LinkHCCS, 1, 8}, // Atlas 800 A2
+	{"Ascend910", devices.LinkHCCS, 1, 4},  // Atlas 800: two groups
 }
 
-// measure is a wave with the period of ten minutes, shifted for each device.
-func (b *Backend) measure(id string, now time.Time) devices.Sample {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(id)) // never fails
-	phase := float64(h.Sum32()%600) + float64(now.UnixMilli())/1000
-	use := 0.5 + 0.4*math.Sin(2*math.Pi*phase/600)
-	memory := int64(float64(b.memory) * (0.2 + 0.6*use))
-	temperature := math.Round(35 + 40*use)
-	power := math.Round(90 + 500*use)
-	return devices.Sample{
-		DeviceID: id, Time: now, Utilisation: &use, MemoryUsedBytes: &memory, TemperatureC: &temperature, PowerWatts: &power,
+func (b *Backend) links(i int) []devices.Link {
+	var out []devices.Link
+	for j := range b.models {
+		if j != i {
+			kind, count := b.link(i, j)
+			out = append(out, devices.Link{Peer: b.id(j), Kind: kind, Count: count})
+		}
 	}
+	slices.SortFunc(out, func(x, y devices.Link) int { return cmp.Compare(x.Peer, y.Peer) })
+	return out
 }
+
+func (b *Backend) link(i, j int) (devices.LinkKind, int) {
+	m := b.models[i]
+	if m.first == b.models[j].first {
+		for _, f := range fabrics {
+			if strings.HasPrefix(m.name, f.model) {
+				if (i-m.first)/f.group == (j-m.first)/f.group {
+					return f.kind, f.links
+				}
+				break
+			}
+		}
+	}
+	if i*2/len(b.models) == j*2/len(b.models) {
+		return devices.LinkPHB, 0
+	}
+	return devices.LinkSYS, 0
+}
+
+// Close implements devices.Backend.
+func (b *Backend) Close() error { return nil }
 
 // SetHealth makes a device report this health from its next discovery on.
 func (b *Backend) SetHealth(id, health, reason string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.health[id] = [2]string{health, reason}
+	for i := range b.models {
+		if b.id(i) == id {
+			b.faults[i] = fault{health: health, reason: reason}
+			if health == fleetv1.Healthy {
+				b.faults[i] = fault{}
+			}
+		}
+	}
 }
-
-// Close implements devices.Backend.
-func (b *Backend) Close() error { return nil }

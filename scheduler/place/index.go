@@ -94,7 +94,7 @@ func empty(n *fleetv1.Node) *node {
 		cpu:     f.GetCpuMillis() - f.GetReservedCpuMillis(),
 		memory:  f.GetMemoryBytes() - f.GetReservedMemoryBytes(),
 		disk:    f.GetDiskBytes() - f.GetReservedDiskBytes(),
-		devices: slices.Clone(f.GetDevices()), ports: map[int32]bool{}, services: map[string]int{},
+		devices: holdable(f.GetDevices()), ports: map[int32]bool{}, services: map[string]int{},
 	}
 	slices.SortFunc(c.devices, func(a, b *fleetv1.Device) int {
 		return cmp.Or(cmp.Compare(a.GetMemoryBytes(), b.GetMemoryBytes()), cmp.Compare(a.GetModel(), b.GetModel()),
@@ -102,6 +102,15 @@ func empty(n *fleetv1.Node) *node {
 	})
 	c.free = c.devices
 	return c
+}
+
+// holdable answers the devices that an instance can hold: a device cut into slices is given out by them.
+func holdable(all []*fleetv1.Device) []*fleetv1.Device {
+	cut := map[string]bool{}
+	for _, d := range all {
+		cut[d.GetParentId()] = true
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(d *fleetv1.Device) bool { return cut[d.GetId()] })
 }
 
 // fixedPort is the host port that an instance holds by its spec, or 0.

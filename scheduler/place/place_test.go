@@ -53,6 +53,9 @@ func TestExplanations(t *testing.T) {
 	away := func(n *fleetv1.Node) { n.Status.State = fleetv1.NodeUnreachable }
 	arm := func(n *fleetv1.Node) { n.Facts.Arch = "arm64" }
 	sick := func(n *fleetv1.Node) { n.Facts.Devices[0].Health = fleetv1.Unhealthy }
+	sliced := func(n *fleetv1.Node) {
+		n.Facts.Devices = append(n.Facts.Devices, &fleetv1.Device{Id: "slice", Vendor: "nvidia", Model: "slice", ParentId: "a-1", Profile: "1g.10gb", Health: fleetv1.Healthy})
+	}
 	taken := &fleetv1.Instance{Meta: &fleetv1.Meta{Id: "i"}, Desired: &fleetv1.InstanceDesired{State: fleetv1.DesiredRunning},
 		Spec: &fleetv1.InstanceSpec{Node: "a", ServiceId: "x", Network: fleetv1.NetworkHost, Api: &fleetv1.ModelAPI{Port: 80, FixedPort: true}}}
 	for _, c := range []struct {
@@ -81,6 +84,8 @@ func TestExplanations(t *testing.T) {
 			`0 of 1 node of pool "p" fit: 1 does not have the devices (need 1 × device with 81.0 GiB, most 0 on a)`, true},
 		{"sick device", []proto.Message{host("a", 2, sick), host("b", 1)}, Request{Accelerator: gpus(2)},
 			`0 of 2 nodes of pool "p" fit: 1 does not have the devices (need 2 × nvidia H100*, most 1 on b), 1 lacks free devices (need 2 × nvidia H100*, most free 1 on a)`, false},
+		{"cut device", []proto.Message{host("a", 2, sliced)}, Request{Accelerator: gpus(2)},
+			`0 of 1 node of pool "p" fit: 1 does not have the devices (need 2 × nvidia H100*, most 1 on a)`, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			view := store(t, c.objects...).View()

@@ -37,7 +37,22 @@ type Device struct {
 	HealthReason string `protobuf:"bytes,7,opt,name=health_reason,json=healthReason,proto3" json:"health_reason,omitempty"`
 	PciAddress   string `protobuf:"bytes,8,opt,name=pci_address,json=pciAddress,proto3" json:"pci_address,omitempty"`
 	// Unset when the host does not say.
-	NumaNode      *int32 `protobuf:"varint,9,opt,name=numa_node,json=numaNode,proto3,oneof" json:"numa_node,omitempty"`
+	NumaNode *int32 `protobuf:"varint,9,opt,name=numa_node,json=numaNode,proto3,oneof" json:"numa_node,omitempty"`
+	// Of a slice: the device that it is cut from, which is listed too.
+	ParentId string `protobuf:"bytes,10,opt,name=parent_id,json=parentId,proto3" json:"parent_id,omitempty"`
+	// Of a slice: its shape, such as "1g.10gb".
+	Profile string `protobuf:"bytes,11,opt,name=profile,proto3" json:"profile,omitempty"`
+	// The number in the name of its device file.
+	Minor *int32 `protobuf:"varint,12,opt,name=minor,proto3,oneof" json:"minor,omitempty"`
+	// CPUs beside it, as in sysfs: "0-31,64-95".
+	CpuAffinity   string `protobuf:"bytes,13,opt,name=cpu_affinity,json=cpuAffinity,proto3" json:"cpu_affinity,omitempty"`
+	DriverVersion string `protobuf:"bytes,14,opt,name=driver_version,json=driverVersion,proto3" json:"driver_version,omitempty"`
+	// Of CUDA or CANN that the driver offers.
+	RuntimeVersion string `protobuf:"bytes,15,opt,name=runtime_version,json=runtimeVersion,proto3" json:"runtime_version,omitempty"`
+	// For example "9.0".
+	ComputeCapability string `protobuf:"bytes,16,opt,name=compute_capability,json=computeCapability,proto3" json:"compute_capability,omitempty"`
+	// To other devices of the node, ordered by peer.
+	Links         []*DeviceLink `protobuf:"bytes,17,rep,name=links,proto3" json:"links,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -135,6 +150,126 @@ func (x *Device) GetNumaNode() int32 {
 	return 0
 }
 
+func (x *Device) GetParentId() string {
+	if x != nil {
+		return x.ParentId
+	}
+	return ""
+}
+
+func (x *Device) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *Device) GetMinor() int32 {
+	if x != nil && x.Minor != nil {
+		return *x.Minor
+	}
+	return 0
+}
+
+func (x *Device) GetCpuAffinity() string {
+	if x != nil {
+		return x.CpuAffinity
+	}
+	return ""
+}
+
+func (x *Device) GetDriverVersion() string {
+	if x != nil {
+		return x.DriverVersion
+	}
+	return ""
+}
+
+func (x *Device) GetRuntimeVersion() string {
+	if x != nil {
+		return x.RuntimeVersion
+	}
+	return ""
+}
+
+func (x *Device) GetComputeCapability() string {
+	if x != nil {
+		return x.ComputeCapability
+	}
+	return ""
+}
+
+func (x *Device) GetLinks() []*DeviceLink {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+// DeviceLink is the best connection of a device to another of its node.
+type DeviceLink struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID of the other device.
+	Peer string `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	// "nvlink", "hccs", "hccs-sw", "sio", or what is between on PCIe: "pix", "pxb", "phb", "sys".
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Of parallel links, where the kind has any.
+	Count         int32 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceLink) Reset() {
+	*x = DeviceLink{}
+	mi := &file_fleet_v1_device_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceLink) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceLink) ProtoMessage() {}
+
+func (x *DeviceLink) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_device_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceLink.ProtoReflect.Descriptor instead.
+func (*DeviceLink) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *DeviceLink) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *DeviceLink) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DeviceLink) GetCount() int32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // DeviceInfo is a device with where it is and who holds it.
 type DeviceInfo struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -152,7 +287,7 @@ type DeviceInfo struct {
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_fleet_v1_device_proto_msgTypes[1]
+	mi := &file_fleet_v1_device_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -164,7 +299,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[1]
+	mi := &file_fleet_v1_device_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -177,7 +312,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{1}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *DeviceInfo) GetDevice() *Device {
@@ -234,7 +369,7 @@ type ListDevicesRequest struct {
 
 func (x *ListDevicesRequest) Reset() {
 	*x = ListDevicesRequest{}
-	mi := &file_fleet_v1_device_proto_msgTypes[2]
+	mi := &file_fleet_v1_device_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -246,7 +381,7 @@ func (x *ListDevicesRequest) String() string {
 func (*ListDevicesRequest) ProtoMessage() {}
 
 func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[2]
+	mi := &file_fleet_v1_device_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -259,7 +394,7 @@ func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesRequest.ProtoReflect.Descriptor instead.
 func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{2}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ListDevicesRequest) GetNode() string {
@@ -285,7 +420,7 @@ type ListDevicesResponse struct {
 
 func (x *ListDevicesResponse) Reset() {
 	*x = ListDevicesResponse{}
-	mi := &file_fleet_v1_device_proto_msgTypes[3]
+	mi := &file_fleet_v1_device_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -297,7 +432,7 @@ func (x *ListDevicesResponse) String() string {
 func (*ListDevicesResponse) ProtoMessage() {}
 
 func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[3]
+	mi := &file_fleet_v1_device_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -310,7 +445,7 @@ func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesResponse.ProtoReflect.Descriptor instead.
 func (*ListDevicesResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{3}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListDevicesResponse) GetDevices() []*DeviceInfo {
@@ -329,7 +464,7 @@ type GetDeviceRequest struct {
 
 func (x *GetDeviceRequest) Reset() {
 	*x = GetDeviceRequest{}
-	mi := &file_fleet_v1_device_proto_msgTypes[4]
+	mi := &file_fleet_v1_device_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -341,7 +476,7 @@ func (x *GetDeviceRequest) String() string {
 func (*GetDeviceRequest) ProtoMessage() {}
 
 func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[4]
+	mi := &file_fleet_v1_device_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -354,7 +489,7 @@ func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeviceRequest.ProtoReflect.Descriptor instead.
 func (*GetDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{4}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetDeviceRequest) GetId() string {
@@ -373,7 +508,7 @@ type GetDeviceResponse struct {
 
 func (x *GetDeviceResponse) Reset() {
 	*x = GetDeviceResponse{}
-	mi := &file_fleet_v1_device_proto_msgTypes[5]
+	mi := &file_fleet_v1_device_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +520,7 @@ func (x *GetDeviceResponse) String() string {
 func (*GetDeviceResponse) ProtoMessage() {}
 
 func (x *GetDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[5]
+	mi := &file_fleet_v1_device_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,7 +533,7 @@ func (x *GetDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeviceResponse.ProtoReflect.Descriptor instead.
 func (*GetDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{5}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetDeviceResponse) GetDevice() *DeviceInfo {
@@ -412,7 +547,7 @@ var File_fleet_v1_device_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_device_proto_rawDesc = "" +
 	"\n" +
-	"\x15fleet/v1/device.proto\x12\bfleet.v1\"\x8d\x02\n" +
+	"\x15fleet/v1/device.proto\x12\bfleet.v1\"\xb7\x04\n" +
 	"\x06Device\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06vendor\x18\x02 \x01(\tR\x06vendor\x12\x14\n" +
@@ -423,9 +558,24 @@ const file_fleet_v1_device_proto_rawDesc = "" +
 	"\rhealth_reason\x18\a \x01(\tR\fhealthReason\x12\x1f\n" +
 	"\vpci_address\x18\b \x01(\tR\n" +
 	"pciAddress\x12 \n" +
-	"\tnuma_node\x18\t \x01(\x05H\x00R\bnumaNode\x88\x01\x01B\f\n" +
+	"\tnuma_node\x18\t \x01(\x05H\x00R\bnumaNode\x88\x01\x01\x12\x1b\n" +
+	"\tparent_id\x18\n" +
+	" \x01(\tR\bparentId\x12\x18\n" +
+	"\aprofile\x18\v \x01(\tR\aprofile\x12\x19\n" +
+	"\x05minor\x18\f \x01(\x05H\x01R\x05minor\x88\x01\x01\x12!\n" +
+	"\fcpu_affinity\x18\r \x01(\tR\vcpuAffinity\x12%\n" +
+	"\x0edriver_version\x18\x0e \x01(\tR\rdriverVersion\x12'\n" +
+	"\x0fruntime_version\x18\x0f \x01(\tR\x0eruntimeVersion\x12-\n" +
+	"\x12compute_capability\x18\x10 \x01(\tR\x11computeCapability\x12*\n" +
+	"\x05links\x18\x11 \x03(\v2\x14.fleet.v1.DeviceLinkR\x05linksB\f\n" +
 	"\n" +
-	"_numa_node\"\xc0\x01\n" +
+	"_numa_nodeB\b\n" +
+	"\x06_minor\"J\n" +
+	"\n" +
+	"DeviceLink\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x05R\x05count\"\xc0\x01\n" +
 	"\n" +
 	"DeviceInfo\x12(\n" +
 	"\x06device\x18\x01 \x01(\v2\x10.fleet.v1.DeviceR\x06device\x12\x12\n" +
@@ -460,28 +610,30 @@ func file_fleet_v1_device_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_device_proto_rawDescData
 }
 
-var file_fleet_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_fleet_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_fleet_v1_device_proto_goTypes = []any{
 	(*Device)(nil),              // 0: fleet.v1.Device
-	(*DeviceInfo)(nil),          // 1: fleet.v1.DeviceInfo
-	(*ListDevicesRequest)(nil),  // 2: fleet.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil), // 3: fleet.v1.ListDevicesResponse
-	(*GetDeviceRequest)(nil),    // 4: fleet.v1.GetDeviceRequest
-	(*GetDeviceResponse)(nil),   // 5: fleet.v1.GetDeviceResponse
+	(*DeviceLink)(nil),          // 1: fleet.v1.DeviceLink
+	(*DeviceInfo)(nil),          // 2: fleet.v1.DeviceInfo
+	(*ListDevicesRequest)(nil),  // 3: fleet.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil), // 4: fleet.v1.ListDevicesResponse
+	(*GetDeviceRequest)(nil),    // 5: fleet.v1.GetDeviceRequest
+	(*GetDeviceResponse)(nil),   // 6: fleet.v1.GetDeviceResponse
 }
 var file_fleet_v1_device_proto_depIdxs = []int32{
-	0, // 0: fleet.v1.DeviceInfo.device:type_name -> fleet.v1.Device
-	1, // 1: fleet.v1.ListDevicesResponse.devices:type_name -> fleet.v1.DeviceInfo
-	1, // 2: fleet.v1.GetDeviceResponse.device:type_name -> fleet.v1.DeviceInfo
-	2, // 3: fleet.v1.DeviceService.ListDevices:input_type -> fleet.v1.ListDevicesRequest
-	4, // 4: fleet.v1.DeviceService.GetDevice:input_type -> fleet.v1.GetDeviceRequest
-	3, // 5: fleet.v1.DeviceService.ListDevices:output_type -> fleet.v1.ListDevicesResponse
-	5, // 6: fleet.v1.DeviceService.GetDevice:output_type -> fleet.v1.GetDeviceResponse
-	5, // [5:7] is the sub-list for method output_type
-	3, // [3:5] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	1, // 0: fleet.v1.Device.links:type_name -> fleet.v1.DeviceLink
+	0, // 1: fleet.v1.DeviceInfo.device:type_name -> fleet.v1.Device
+	2, // 2: fleet.v1.ListDevicesResponse.devices:type_name -> fleet.v1.DeviceInfo
+	2, // 3: fleet.v1.GetDeviceResponse.device:type_name -> fleet.v1.DeviceInfo
+	3, // 4: fleet.v1.DeviceService.ListDevices:input_type -> fleet.v1.ListDevicesRequest
+	5, // 5: fleet.v1.DeviceService.GetDevice:input_type -> fleet.v1.GetDeviceRequest
+	4, // 6: fleet.v1.DeviceService.ListDevices:output_type -> fleet.v1.ListDevicesResponse
+	6, // 7: fleet.v1.DeviceService.GetDevice:output_type -> fleet.v1.GetDeviceResponse
+	6, // [6:8] is the sub-list for method output_type
+	4, // [4:6] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_device_proto_init() }
@@ -496,7 +648,7 @@ func file_fleet_v1_device_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_device_proto_rawDesc), len(file_fleet_v1_device_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
