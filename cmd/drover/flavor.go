@@ -86,7 +86,7 @@ func (a *app) drawFlavor(f *fleetv1.Flavor) error {
 	p.addf("Arch", "%s", first(s.GetArch(), "any"))
 	p.addf("Accelerator", "%s", first(acceleratorText(s.GetAccelerator()), "none"))
 	if l := s.GetLimits(); l != nil {
-		p.addf("Limits", "shm %s, memlock %d, nofile %d, pids %d", bytesText(l.GetShmBytes()), l.GetMemlockBytes(), l.GetNofile(), l.GetPids())
+		p.addf("Limits", "shm %s, memlock %d, nofile %d, pids %d, rdma %t", bytesText(l.GetShmBytes()), l.GetMemlockBytes(), l.GetNofile(), l.GetPids(), l.GetRdma())
 	}
 	p.addf("Created", "%s by %s", a.when(f.GetMeta().GetCreateTime()), f.GetMeta().GetCreatedBy())
 	return p.draw(a.out, a.colour())

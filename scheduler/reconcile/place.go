@@ -155,6 +155,7 @@ func limits(flavor, version *fleetv1.Limits) *fleetv1.Limits {
 		MemlockBytes: pick(version.GetMemlockBytes(), flavor.GetMemlockBytes()),
 		Nofile:       pick(version.GetNofile(), flavor.GetNofile()),
 		Pids:         pick(version.GetPids(), flavor.GetPids()),
+		Rdma:         version.GetRdma() || flavor.GetRdma(),
 	}
 }
 

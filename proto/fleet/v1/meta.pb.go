@@ -228,7 +228,9 @@ type Limits struct {
 	// RLIMIT_NOFILE; default 1,048,576.
 	Nofile int64 `protobuf:"varint,3,opt,name=nofile,proto3" json:"nofile,omitempty"`
 	// Highest number of processes and threads; default 4,096.
-	Pids          int64 `protobuf:"varint,4,opt,name=pids,proto3" json:"pids,omitempty"`
+	Pids int64 `protobuf:"varint,4,opt,name=pids,proto3" json:"pids,omitempty"`
+	// The node's RDMA devices; a flavor that has them gives them to every version.
+	Rdma          bool `protobuf:"varint,5,opt,name=rdma,proto3" json:"rdma,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -289,6 +291,13 @@ func (x *Limits) GetPids() int64 {
 		return x.Pids
 	}
 	return 0
+}
+
+func (x *Limits) GetRdma() bool {
+	if x != nil {
+		return x.Rdma
+	}
+	return false
 }
 
 // Mount makes a host directory visible in the container.
@@ -384,12 +393,13 @@ const file_fleet_v1_meta_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x18\n" +
-	"\aproject\x18\x04 \x01(\tR\aproject\"v\n" +
+	"\aproject\x18\x04 \x01(\tR\aproject\"\x8a\x01\n" +
 	"\x06Limits\x12\x1b\n" +
 	"\tshm_bytes\x18\x01 \x01(\x03R\bshmBytes\x12#\n" +
 	"\rmemlock_bytes\x18\x02 \x01(\x03R\fmemlockBytes\x12\x16\n" +
 	"\x06nofile\x18\x03 \x01(\x03R\x06nofile\x12\x12\n" +
-	"\x04pids\x18\x04 \x01(\x03R\x04pids\"P\n" +
+	"\x04pids\x18\x04 \x01(\x03R\x04pids\x12\x12\n" +
+	"\x04rdma\x18\x05 \x01(\bR\x04rdma\"P\n" +
 	"\x05Mount\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x1b\n" +
