@@ -74,6 +74,8 @@ var (
 	ErrUnavailable = errors.New("runtime unavailable")
 	// ErrFatal means that trying again with the same request cannot help.
 	ErrFatal = errors.New("fatal")
+	// ErrDevice means that a container can't be given its devices.
+	ErrDevice = errors.New("devices")
 )
 
 // Info describes the runtime.
@@ -120,6 +122,9 @@ type Spec struct {
 
 	ReadOnlyRoot bool
 	Mounts       []Mount
+
+	Devices []string // IDs of the accelerators that it gets: these and no others
+	RDMA    bool     // it gets the host's RDMA devices
 
 	HostNetwork bool
 	Port        int // that the container listens on (bridge)

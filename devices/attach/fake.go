@@ -42,6 +42,7 @@ func (a *Attacher) fake(list []devices.Device) (*cdi.ContainerEdits, error) {
 		}
 		targets = append(targets, target{id: strconv.FormatUint(uint64(minors[name]), 10)})
 	}
+	mode := os.FileMode(0o666) // whatever the umask was
 	spec := &cdispecs.Spec{Version: "0.6.0", Kind: fakeKind}
 	for minor := range uint32(fakeMinors) { // in order, so that the file changes with the devices alone
 		for name, m := range minors {
@@ -49,7 +50,7 @@ func (a *Attacher) fake(list []devices.Device) (*cdi.ContainerEdits, error) {
 				spec.Devices = append(spec.Devices, cdispecs.Device{
 					Name: strconv.FormatUint(uint64(minor), 10),
 					ContainerEdits: cdispecs.ContainerEdits{DeviceNodes: []*cdispecs.DeviceNode{{
-						Path: fmt.Sprintf("/dev/fake%d", minor), HostPath: filepath.Join(a.cfg.Dir, fakeNodes, name), Permissions: "rw",
+						Path: fmt.Sprintf("/dev/fake%d", minor), HostPath: filepath.Join(a.cfg.Dir, fakeNodes, name), Permissions: "rw", FileMode: &mode,
 					}}},
 				})
 			}

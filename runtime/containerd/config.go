@@ -38,6 +38,7 @@ type Config struct {
 	LoggerBinary string // required: run as "LoggerBinary logger DIR" for each container
 
 	Registry Registry // required
+	Devices  Devices  // nil: containers that ask for devices are refused
 	Logger   *slog.Logger
 }
 

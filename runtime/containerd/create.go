@@ -160,6 +160,9 @@ func (r *Runtime) createTask(ctx context.Context, s runtime.Spec, img *image) (p
 			return 0, err
 		}
 	}
+	if err := r.giveDevices(ctx, s, spec); err != nil { // after the user, who has to be able to open them
+		return 0, err
+	}
 	if c.Spec, err = typeurl.MarshalAny(spec); err != nil {
 		return 0, fmt.Errorf("encode OCI specification: %w", err)
 	}

@@ -26,6 +26,9 @@
 //   - Each rule carries a comment made from its text and is found again by that: iptables prints rules in other
 //     words than it takes them, differently in each version.
 //   - Capabilities, see capabilities(): a small list without NET_RAW, MKNOD and AUDIT_WRITE.
+//   - Devices are given by whoever Config names, as the specification's last change: it needs the user, whose the nodes
+//     become. The allow-list of the device cgroup denies all, then allows what was given; runc adds the harmless ones (null, zero, …).
+//     Variables with which an image asks for devices are dropped; those of the request stay, for a program that wants fewer.
 //   - Usage is read from the cgroup file systems instead of through a shim: cheaper for each scrape, and it
 //     works while containerd is away. Absent values stay nil.
 //   - Why a container ended is read from what it leaves: oom_kill in its memory group (OOMKilled), a

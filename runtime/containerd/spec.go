@@ -45,7 +45,7 @@ type host struct {
 	maxNofile, maxMemlock uint64
 }
 
-// ociSpec makes a container's OCI specification. It is pure; the user is left to the caller.
+// ociSpec makes a container's OCI specification. It is pure; user and devices are left to the caller.
 func ociSpec(s runtime.Spec, image ocispec.ImageConfig, h host) (*specs.Spec, error) {
 	args := s.Command
 	if len(args) == 0 {
@@ -58,13 +58,14 @@ func ociSpec(s runtime.Spec, image ocispec.ImageConfig, h host) (*specs.Spec, er
 	if cwd == "" {
 		cwd = "/"
 	}
+	env, request := imageEnvironment(image.Env, s)
 	zero := 0
 	out := &specs.Spec{
 		Version:  "1.0.2", // the newest that every supported OCI runtime knows
 		Hostname: s.Hostname,
 		Root:     &specs.Root{Path: "rootfs", Readonly: s.ReadOnlyRoot},
 		Process: &specs.Process{
-			Args: args, Cwd: cwd, Env: environment(image.Env, s.Env), NoNewPrivileges: true, OOMScoreAdj: &zero,
+			Args: args, Cwd: cwd, Env: environment(env, request), NoNewPrivileges: true, OOMScoreAdj: &zero,
 			Capabilities: &specs.LinuxCapabilities{Bounding: capabilities(), Effective: capabilities(), Permitted: capabilities()},
 			Rlimits:      rlimits(s, h),
 		},

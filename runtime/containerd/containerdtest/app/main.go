@@ -9,6 +9,7 @@
 //	/alloc?bytes=N takes so much memory and keeps it
 //	/env?key=K     answers an environment variable
 //	/file?path=P   answers a file's content
+//	/list?path=P   answers the names in a directory, one on each line
 //
 // With arguments it runs as a client, for use with exec: "app dial ADDR" as above; "app tty" echoes
 // standard input, says whether it is a terminal, and ends with it.
@@ -127,6 +128,17 @@ func handler() http.Handler {
 			return err.Error()
 		}
 		return string(raw)
+	})
+	answer("/list", func(r *http.Request) string {
+		entries, err := os.ReadDir(r.FormValue("path"))
+		if err != nil {
+			return err.Error()
+		}
+		var names strings.Builder
+		for _, entry := range entries {
+			names.WriteString(entry.Name() + "\n")
+		}
+		return names.String()
 	})
 	return mux
 }
