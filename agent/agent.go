@@ -83,7 +83,7 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 	}
 	a.instances = instance.New(instance.Config{
 		Runtime: deps.Runtime, Journal: a.journal, Logger: deps.Logger, LogRoot: a.logRoot(), Address: a.facts.GetAdvertiseAddress(),
-		PortMin: cfg.PortMin, PortMax: cfg.PortMax, Hooks: []instance.Hook{instance.MountHook(cfg.MountDirs)},
+		PortMin: cfg.PortMin, PortMax: cfg.PortMax, Hooks: []instance.Hook{instance.MountHook(cfg.MountDirs), instance.DeviceHook(deps.Devices.Devices)},
 		PullAllowed: a.pullAllowed, FaultPoint: deps.FaultPoint,
 	})
 	a.session = session.New(session.Config{

@@ -17,6 +17,9 @@
 // own before they happen; the write of "running" overlaps with the first probe. Reports carry sequence
 // numbers reserved in the journal in blocks, so that they keep growing without a write each.
 //
+// An instance whose devices are gone when its container is to be made fails, with the event DeviceFailed, and holds
+// nothing on the node; the scheduler places another. While a driver doesn't answer, it waits.
+//
 // Unknown is never absent: only ErrNotFound lets a machine conclude anything; while the runtime is
 // unavailable it waits. Containers of instances that the journal does not know are removed only after
 // this process has received a current assignment set of its own cluster.

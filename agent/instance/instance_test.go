@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/drover-fleet/drover/agent/journal"
+	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
 	"github.com/drover-fleet/drover/runtime/fake"
@@ -32,8 +33,40 @@ type world struct {
 	end     func()
 	crash   string // the fault point at which the next agent dies
 
-	mu    sync.Mutex
-	trace []string
+	mu      sync.Mutex
+	trace   []string
+	devices []devices.Device
+	created []runtime.Spec
+	refuse  error // that the runtime answers to Create
+}
+
+// watched is the world's runtime with an eye on what is created.
+type watched struct {
+	*fake.Runtime
+	w *world
+}
+
+func (r watched) Create(ctx context.Context, spec runtime.Spec) (runtime.Status, error) {
+	r.w.mu.Lock()
+	r.w.created = append(r.w.created, spec)
+	err := r.w.refuse
+	r.w.mu.Unlock()
+	if err != nil {
+		return runtime.Status{}, err
+	}
+	return r.Runtime.Create(ctx, spec)
+}
+
+func (w *world) setDevices(list ...devices.Device) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.devices = list
+}
+
+func (w *world) knownDevices() []devices.Device {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.devices)
 }
 
 func newWorld(t *testing.T) *world {
@@ -62,8 +95,8 @@ func (w *world) boot() {
 	}
 	crash := w.crash
 	w.g = New(Config{
-		Runtime: w.rt, Journal: w.journal, Logger: slog.New(slog.DiscardHandler), LogRoot: w.dir, Address: "192.0.2.1",
-		PortMin: 30000, PortMax: 30200, Hooks: []Hook{MountHook([]string{w.dir})},
+		Runtime: watched{w.rt, w}, Journal: w.journal, Logger: slog.New(slog.DiscardHandler), LogRoot: w.dir, Address: "192.0.2.1",
+		PortMin: 30000, PortMax: 30200, Hooks: []Hook{MountHook([]string{w.dir}), DeviceHook(w.knownDevices)},
 		FaultPoint: func(name string) {
 			if name == crash {
 				select {} // as good as dead: this goroutine does nothing any more

@@ -43,7 +43,8 @@ func containerSpec(inst *fleetv1.Instance) runtime.Spec {
 		ShmBytes: in.GetLimits().GetShmBytes(), Memlock: in.GetLimits().GetMemlockBytes(),
 		Nofile: in.GetLimits().GetNofile(), Pids: in.GetLimits().GetPids(),
 		ReadOnlyRoot: in.GetReadOnlyRoot(),
-		HostNetwork:  in.GetNetwork() == fleetv1.NetworkHost, Port: port,
+		Devices:      in.GetDeviceIds(), RDMA: in.GetLimits().GetRdma(),
+		HostNetwork: in.GetNetwork() == fleetv1.NetworkHost, Port: port,
 	}
 	if s.HostNetwork {
 		s.Port = int(o.GetPort())

@@ -97,17 +97,16 @@ func (m *machine) create(ctx context.Context) outcome {
 	spec.LogDir = filepath.Join(m.g.cfg.LogRoot, m.id, strconv.FormatUint(uint64(inst.GetObserved().GetAttempt()), 10))
 	for _, h := range m.g.cfg.Hooks {
 		if err := h.Prepare(inst, &spec); err != nil {
-			m.update(func(*fleetv1.InstanceObserved) {
-				if h.Reason != "" {
-					m.noteLocked(fleetv1.EventWarning, h.Reason, err.Error())
-				}
-			})
+			m.tell(h.Reason, err)
 			return m.troubled(ctx, err)
 		}
 	}
 	callCtx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if _, err := m.g.cfg.Runtime.Create(callCtx, spec); err != nil {
+		if errors.Is(err, runtime.ErrDevice) {
+			m.tell(deviceFailed, err)
+		}
 		return m.troubled(ctx, err)
 	}
 	m.g.cfg.FaultPoint("created")
@@ -117,6 +116,15 @@ func (m *machine) create(ctx context.Context) outcome {
 		m.noteLocked(fleetv1.EventNormal, "InstanceStarting", "starting container "+spec.ID)
 	})
 	return again
+}
+
+// tell notes why the container is not made; the same trouble again is told once.
+func (m *machine) tell(reason string, err error) {
+	m.update(func(o *fleetv1.InstanceObserved) {
+		if reason != "" && o.Reason != err.Error() {
+			m.noteLocked(fleetv1.EventWarning, reason, err.Error())
+		}
+	})
 }
 
 func (m *machine) start(ctx context.Context) outcome {

@@ -1,0 +1,37 @@
+package instance
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/drover-fleet/drover/devices"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/runtime"
+)
+
+// deviceFailed is the reason of events that tell why an instance doesn't get its devices.
+const deviceFailed = "DeviceFailed"
+
+// DeviceHook lets a container start only while its devices are there: known answers those of this node now. A
+// device that is lost, or that nobody has seen, fails the instance, so that it is placed elsewhere; for one
+// that doesn't answer it waits.
+func DeviceHook(known func() []devices.Device) Hook {
+	return Hook{Name: "devices", Reason: deviceFailed, Prepare: func(_ *fleetv1.Instance, spec *runtime.Spec) error {
+		if len(spec.Devices) == 0 {
+			return nil
+		}
+		all := known()
+		for _, id := range spec.Devices {
+			i := slices.IndexFunc(all, func(d devices.Device) bool { return d.ID == id })
+			switch {
+			case i < 0:
+				return fmt.Errorf("device %s is not on this node any more: %w", id, runtime.ErrFatal)
+			case all[i].Health == fleetv1.Lost:
+				return fmt.Errorf("device %s (%s) is lost: %s: %w", id, all[i].Model, all[i].Reason, runtime.ErrFatal)
+			case all[i].Health == fleetv1.Unresponsive:
+				return fmt.Errorf("device %s (%s) doesn't answer: %s", id, all[i].Model, all[i].Reason)
+			}
+		}
+		return nil
+	}}
+}

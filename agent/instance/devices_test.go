@@ -1,0 +1,118 @@
+package instance
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drover-fleet/drover/devices"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/runtime"
+)
+
+func count(list []string, what string) int {
+	n := 0
+	for _, s := range list {
+		if s == what {
+			n++
+		}
+	}
+	return n
+}
+
+func withDevices(ids ...string) *fleetv1.Instance {
+	in := inst()
+	in.Spec.DeviceIds, in.Spec.Limits = ids, &fleetv1.Limits{Rdma: true}
+	return in
+}
+
+func TestDevicesAreGiven(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.setDevices(devices.Device{ID: "a", Health: fleetv1.Healthy}, devices.Device{ID: "b", Health: fleetv1.Unhealthy})
+		w.apply(1, withDevices("a", "b"))
+		if o := w.after(time.Second); !o.GetReady() {
+			t.Errorf("instance %v", o)
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if len(w.created) != 1 || !slices.Equal(w.created[0].Devices, []string{"a", "b"}) || !w.created[0].RDMA || w.created[0].Env["DROVER_DEVICE_IDS"] != "a,b" {
+			t.Errorf("created with %+v", w.created)
+		}
+	})
+}
+
+// A device can vanish between the placement and the start.
+func TestDeviceVanishes(t *testing.T) {
+	for name, c := range map[string]struct {
+		list []devices.Device
+		want string
+	}{
+		"lost":   {[]devices.Device{{ID: "a", Health: fleetv1.Healthy}, {ID: "b", Model: "H100", Health: fleetv1.Lost, Reason: "fell off its bus"}}, "device b (H100) is lost: fell off its bus"},
+		"absent": {[]devices.Device{{ID: "a", Health: fleetv1.Healthy}}, "device b is not on this node"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.setDevices(c.list...)
+				w.apply(1, withDevices("a", "b"))
+				if o := w.after(time.Second); o.GetState() != fleetv1.InstanceFailed || !strings.Contains(o.GetReason(), c.want) {
+					t.Errorf("instance %v", o)
+				}
+				if got := w.reasons(); count(got, "DeviceFailed") != 1 || count(got, "InstanceFailed") != 1 {
+					t.Errorf("events %v", got)
+				}
+				if left := w.rt.Containers(); len(left) > 0 || len(w.created) > 0 {
+					t.Errorf("left behind: %v, created %v", left, w.created)
+				}
+			})
+		})
+	}
+}
+
+func TestDeviceVanishesWhileItRuns(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.setDevices(devices.Device{ID: "a", Health: fleetv1.Healthy})
+		w.apply(1, withDevices("a"))
+		if o := w.after(time.Second); !o.GetReady() {
+			t.Fatalf("instance %v", o)
+		}
+		w.setDevices(devices.Device{ID: "a", Health: fleetv1.Lost, Reason: "gone"})
+		if err := w.rt.Exit("i-1", 1, runtime.ExitNormal); err != nil {
+			t.Fatal(err)
+		}
+		if o := w.after(10 * time.Second); o.GetState() != fleetv1.InstanceFailed || len(w.rt.Containers()) > 0 {
+			t.Errorf("instance %v, containers %v", o, w.rt.Containers())
+		}
+	})
+}
+
+func TestUnresponsiveDeviceIsWaitedFor(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.setDevices(devices.Device{ID: "a", Health: fleetv1.Unresponsive, Reason: "the library hangs"})
+		w.apply(1, withDevices("a"))
+		o := w.after(5 * time.Minute)
+		if o.GetState() == fleetv1.InstanceFailed || !strings.Contains(o.GetReason(), "the library hangs") || count(w.reasons(), "DeviceFailed") != 1 {
+			t.Errorf("instance %v, events %v", o, w.reasons())
+		}
+		w.setDevices(devices.Device{ID: "a", Health: fleetv1.Healthy})
+		if o := w.after(time.Minute); !o.GetReady() {
+			t.Errorf("after it answered: %v", o)
+		}
+	})
+}
+
+func TestRuntimeCannotGiveDevices(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.setDevices(devices.Device{ID: "a", Health: fleetv1.Healthy})
+		w.refuse = fmt.Errorf("%w: %w: %w", runtime.ErrFatal, runtime.ErrDevice, errors.New("install something"))
+		w.apply(1, withDevices("a"))
+		if o := w.after(time.Second); o.GetState() != fleetv1.InstanceFailed || !strings.Contains(o.GetReason(), "install something") {
+			t.Errorf("instance %v", o)
+		}
+		if got := w.reasons(); count(got, "DeviceFailed") != 1 {
+			t.Errorf("events %v", got)
+		}
+	})
+}
