@@ -118,7 +118,9 @@ func sample(t *testing.T, b devices.Backend) {
 		if d.Health == fleetv1.Lost {
 			t.Errorf("%s is lost and has been measured", s.DeviceID)
 		}
-		for name, ratio := range map[string]*float64{"utilisation": s.Utilisation, "memory utilisation": s.MemoryUtilisation} {
+		for name, ratio := range map[string]*float64{
+			"utilisation": s.Utilisation, "overall utilisation": s.OverallUtilisation, "memory utilisation": s.MemoryUtilisation,
+		} {
 			if ratio != nil && (*ratio < 0 || *ratio > 1) {
 				t.Errorf("%s %v of %s is no ratio", name, *ratio, s.DeviceID)
 			}
@@ -153,7 +155,7 @@ func counts(s *devices.Sample) map[string]int64 {
 
 // group of each field of a sample; what is in none here is of the condition.
 var group = map[string]devices.Figures{
-	"Utilisation": devices.Usage, "MemoryUtilisation": devices.Usage, "MemoryUsedBytes": devices.Usage,
+	"Utilisation": devices.Usage, "OverallUtilisation": devices.Usage, "MemoryUtilisation": devices.Usage, "MemoryUsedBytes": devices.Usage,
 	"MemoryFreeBytes": devices.Usage, "MemoryReservedBytes": devices.Usage, "TemperatureC": devices.Usage,
 	"PowerWatts": devices.Usage, "ClockHz": devices.Usage, "MemoryClockHz": devices.Usage, "Throttled": devices.Usage,
 	"Processes": devices.Processes,
