@@ -14,6 +14,7 @@ import (
 
 	"github.com/drover-fleet/drover/agent"
 	"github.com/drover-fleet/drover/devices"
+	"github.com/drover-fleet/drover/devices/attach"
 	fakedevices "github.com/drover-fleet/drover/devices/fake"
 	"github.com/drover-fleet/drover/registry"
 	"github.com/drover-fleet/drover/runtime/containerd"
@@ -26,6 +27,8 @@ type agentConfig struct {
 	Registry     registry.Config  `yaml:"registry"`
 	// Devices that are made up, such as "fake:8xH100-80GB".
 	Devices []string `yaml:"devices"`
+	// CDIDirs hold the host's specifications of how containers get devices; empty means attach's default.
+	CDIDirs []string `yaml:"cdi_dirs"`
 }
 
 // containerdConfig is the part of containerd.Config that an operator sets; empty means its default.
@@ -67,19 +70,33 @@ func (a *app) agentCommand() *cobra.Command {
 }
 
 func (a *app) runAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) (err error) {
-	rt, err := newContainerd(ctx, cfg, log)
+	accelerators, err := newRegistry(cfg, log)
+	if err != nil {
+		return err
+	}
+	rt, err := newContainerd(ctx, cfg, accelerators.Devices, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, rt.Close()) }()
-	ag, err := newAgent(cfg, rt, log, faultPoint(a.getenv("DROVER_FAULT_POINT")))
+	ag, err := newAgent(cfg, rt, accelerators, log, faultPoint(a.getenv("DROVER_FAULT_POINT")))
 	if err != nil {
 		return err
 	}
 	return serve(ctx, ag)
 }
 
-func newContainerd(ctx context.Context, cfg agentConfig, log *slog.Logger) (*containerd.Runtime, error) {
+// newRegistry makes the registry of the node's devices; the agent runs it.
+func newRegistry(cfg agentConfig, log *slog.Logger) (*devices.Registry, error) {
+	backends, err := parseDevices(cfg.Devices, cfg.NodeName)
+	if err != nil {
+		return nil, err
+	}
+	return devices.NewRegistry(log, backends...), nil
+}
+
+// newContainerd makes the runtime; its containers get devices that known answers.
+func newContainerd(ctx context.Context, cfg agentConfig, known func() []devices.Device, log *slog.Logger) (*containerd.Runtime, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
@@ -88,11 +105,15 @@ func newContainerd(ctx context.Context, cfg agentConfig, log *slog.Logger) (*con
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
+	attacher, err := attach.New(attach.Config{SpecDirs: cfg.CDIDirs, Dir: filepath.Join(dir, "cdi"), Devices: known, Logger: log})
+	if err != nil {
+		return nil, err
+	}
 	c := cfg.Containerd
 	return containerd.New(ctx, containerd.Config{
 		Socket: c.Socket, Namespace: c.Namespace, DataDir: filepath.Join(dir, "runtime"),
 		CNIBinDirs: c.CNIBinDirs, Bridge: c.Bridge, Subnet: c.Subnet, CgroupParent: c.CgroupParent,
-		LoggerBinary: self, Registry: registry.New(cfg.Registry), Logger: log,
+		LoggerBinary: self, Registry: registry.New(cfg.Registry), Devices: attacher, Logger: log,
 	})
 }
 

@@ -167,9 +167,13 @@ func (d *dev) startAgents(ctx context.Context, cfg devConfig, schedulerAddr stri
 			ac.Devices = []string{cfg.devices}
 		}
 		log := d.log.With("daemon", "agent", "node", ac.NodeName)
+		accelerators, err := newRegistry(ac, log)
+		if err != nil {
+			return err
+		}
 		var rt runtime.Runtime
 		if n == 1 {
-			real, err := newContainerd(ctx, ac, log)
+			real, err := newContainerd(ctx, ac, accelerators.Devices, log)
 			if err != nil {
 				return err
 			}
@@ -178,7 +182,7 @@ func (d *dev) startAgents(ctx context.Context, cfg devConfig, schedulerAddr stri
 			ac.AdvertiseAddress = "127.0.0.1"
 			rt = fakeruntime.New(fakeruntime.Options{Listen: true})
 		}
-		ag, err := newAgent(ac, rt, log, nil)
+		ag, err := newAgent(ac, rt, accelerators, log, nil)
 		if err != nil {
 			return errors.Join(err, rt.Close())
 		}
@@ -190,16 +194,12 @@ func (d *dev) startAgents(ctx context.Context, cfg devConfig, schedulerAddr stri
 }
 
 // newAgent puts an agent together.
-func newAgent(cfg agentConfig, rt runtime.Runtime, log *slog.Logger, fault func(string)) (*agent.Agent, error) {
+func newAgent(cfg agentConfig, rt runtime.Runtime, accelerators *devices.Registry, log *slog.Logger, fault func(string)) (*agent.Agent, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, about("configuration", err)
 	}
-	backends, err := parseDevices(cfg.Devices, cfg.NodeName)
-	if err != nil {
-		return nil, err
-	}
 	return agent.New(cfg.Config, agent.Deps{
-		Runtime: rt, Devices: devices.NewRegistry(log, backends...), Logger: log, FaultPoint: fault,
+		Runtime: rt, Devices: accelerators, Logger: log, FaultPoint: fault,
 	})
 }
 

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drover-fleet/drover/agent"
+	"github.com/drover-fleet/drover/devices"
 	"github.com/drover-fleet/drover/runtime/containerd"
 	"github.com/drover-fleet/drover/runtime/containerd/daemon"
 )
@@ -211,7 +212,7 @@ func (d *dev) teardown() error {
 func (d *dev) removeContainers(ctx context.Context) (err error) {
 	cfg := agentConfig{Config: agent.DefaultConfig(), Containerd: d.containerdConfig()}
 	cfg.DataDir = d.nodeDir(1)
-	rt, err := newContainerd(ctx, cfg, d.log)
+	rt, err := newContainerd(ctx, cfg, func() []devices.Device { return nil }, d.log)
 	if err != nil {
 		return err
 	}
