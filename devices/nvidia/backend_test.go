@@ -227,7 +227,7 @@ func lostAtStart(t *testing.T, library string) {
 	found := c.devices()
 	listed(t, found, 7)
 	equal(t, 1, found[0].Index)
-	contains(t, c.stderr.String(), "does not answer")
+	contains(t, c.said(), "does not answer")
 	c.control("")
 	listed(t, c.devices(), 8)
 }
@@ -252,7 +252,7 @@ func initFails(t *testing.T, library string) {
 	equal(t, 0, len(c.samples()))
 	c.control("")
 	listed(t, c.devices(), 8)
-	equal(t, 1, strings.Count(c.stderr.String(), "no NVIDIA GPUs"))
+	equal(t, 1, strings.Count(c.said(), "no NVIDIA GPUs"))
 	equal(t, "", c.do("close").Error)
 	contains(t, c.do("discover").Error, "closed")
 }
@@ -261,14 +261,14 @@ func initFails(t *testing.T, library string) {
 func hotPlug(t *testing.T, library string) {
 	c := start(t, library, "count 7")
 	listed(t, c.devices(), 7)
-	contains(t, c.stderr.String(), "pci=0000:df:00.0")
-	said := c.stderr.Len()
+	contains(t, c.said(), "pci=0000:df:00.0")
+	said := len(c.said())
 	listed(t, c.devices(), 7)
-	equal(t, said, c.stderr.Len())
+	equal(t, said, len(c.said()))
 	c.send("watch")
 	c.bind("0000:e1:00.0")
 	listed(t, c.devices(), 7)
-	contains(t, c.stderr.String(), "0000:e1:00.0")
+	contains(t, c.said(), "0000:e1:00.0")
 	c.control("event 1 xid 4 79 -1 -1")
 	equal(t, uuid(4), c.signal().DeviceID)
 	c.control("")
@@ -406,7 +406,7 @@ func TestNoLibrary(t *testing.T) {
 		listed(t, c.devices(), 0)
 		equal(t, 0, len(c.samples()))
 	}
-	equal(t, 1, strings.Count(c.stderr.String(), "no NVIDIA GPUs"))
+	equal(t, 1, strings.Count(c.said(), "no NVIDIA GPUs"))
 	if err := os.Symlink(library, path); err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -96,7 +95,6 @@ type child struct {
 	in      io.WriteCloser
 	replies chan reply
 	exited  chan error
-	stderr  *strings.Builder
 	command *exec.Cmd
 	dir     string
 }
@@ -105,7 +103,7 @@ type child struct {
 // fake is told.
 func start(t *testing.T, library, control string) *child {
 	t.Helper()
-	c := &child{t: t, replies: make(chan reply, 64), exited: make(chan error, 1), stderr: &strings.Builder{}, dir: t.TempDir()}
+	c := &child{t: t, replies: make(chan reply, 64), exited: make(chan error, 1), dir: t.TempDir()}
 	for i, address := range addresses {
 		c.bind(address)
 		c.write("sys/bus/pci/devices/"+address+"/numa_node", fmt.Sprintln(i/4))
@@ -115,8 +113,12 @@ func start(t *testing.T, library, control string) *child {
 	c.command = exec.CommandContext(context.Background(), os.Args[0], "-test.run=^$")
 	c.command.Env = append(os.Environ(), childEnv+"="+library, sysEnv+"="+filepath.Join(c.dir, "sys"),
 		controlEnv+"="+filepath.Join(c.dir, "control"))
-	c.command.Stderr = c.stderr
-	var err error
+	log, err := os.Create(filepath.Join(c.dir, "log")) // a file has the lines when the child goes on
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	c.command.Stderr = log
 	if c.in, err = c.command.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
@@ -141,10 +143,20 @@ func start(t *testing.T, library, control string) *child {
 		_ = c.command.Process.Kill()
 		c.in.Close()
 		if t.Failed() {
-			t.Logf("the child said:\n%s", c.stderr)
+			t.Logf("the child said:\n%s", c.said())
 		}
 	})
 	return c
+}
+
+// said is what the child has logged.
+func (c *child) said() string {
+	c.t.Helper()
+	text, err := os.ReadFile(filepath.Join(c.dir, "log"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return string(text)
 }
 
 // bind lets sysfs say that the driver holds a GPU.
@@ -180,7 +192,7 @@ func (c *child) receive(after string) reply {
 	case r := <-c.replies:
 		return r
 	case err := <-c.exited:
-		c.t.Fatalf("%s: the child ended: %v\n%s", after, err, c.stderr)
+		c.t.Fatalf("%s: the child ended: %v\n%s", after, err, c.said())
 	case <-time.After(patience):
 		c.t.Fatalf("%s: no answer", after)
 	}
