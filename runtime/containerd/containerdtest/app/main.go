@@ -129,18 +129,20 @@ func handler() http.Handler {
 		}
 		return string(raw)
 	})
-	answer("/list", func(r *http.Request) string {
-		entries, err := os.ReadDir(r.FormValue("path"))
-		if err != nil {
-			return err.Error()
-		}
-		var names strings.Builder
-		for _, entry := range entries {
-			names.WriteString(entry.Name() + "\n")
-		}
-		return names.String()
-	})
+	answer("/list", func(r *http.Request) string { return list(r.FormValue("path")) })
 	return mux
+}
+
+func list(path string) string {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return err.Error()
+	}
+	var names strings.Builder
+	for _, entry := range entries {
+		names.WriteString(entry.Name() + "\n")
+	}
+	return names.String()
 }
 
 func number(r *http.Request, key string) int {
