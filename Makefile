@@ -23,7 +23,7 @@ TOOLS_STAMP  = $(TOOLS)/.stamp-$(shell { cat tools/go.mod tools/go.sum; go env G
 ##@ Run it
 .PHONY: help demo
 help: ## show this page
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: ## start everything on this machine, deploy the iris example, call it (needs root)
 	@[ "$$(id -u)" = 0 ] || { echo "make demo: containers and network namespaces need root; run it as root" >&2; exit 1; }
@@ -33,7 +33,7 @@ demo: ## start everything on this machine, deploy the iris example, call it (nee
 	@exec .cache/demo -drover bin/drover
 
 ##@ Build it
-.PHONY: setup build tools format generate proto-baseline clean
+.PHONY: setup build build-arm64-ascend tools format generate proto-baseline clean
 setup: ## install the missing Debian packages, fetch the modules
 	@scripts/setup run build test lint
 
@@ -41,6 +41,12 @@ build: ## build bin/drover
 	@scripts/setup build
 	@mkdir -p bin
 	go build -buildvcs=$(BUILDVCS) -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+# Without cgo there is no NVML; libdcmi is loaded without it.
+build-arm64-ascend: ## cross-compile bin/linux-arm64-ascend/drover for Arm hosts with Ascend NPUs
+	@scripts/setup build
+	@mkdir -p bin/linux-arm64-ascend
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -buildvcs=$(BUILDVCS) -trimpath -ldflags '$(LDFLAGS)' -o bin/linux-arm64-ascend/ ./cmd/...
 
 tools: ## build the development tools into .cache/bin
 	@[ -e $(TOOLS_STAMP) ] || { scripts/setup build && rm -f $(TOOLS)/.stamp-* && mkdir -p $(TOOLS) && \

@@ -29,6 +29,7 @@ type Backend struct {
 	handle     uintptr
 	calls      *calls
 	ready      bool                    // the driver answers
+	looked     bool                    // for devices
 	chips      []chip                  // of the last discovery
 	seen       map[chip]devices.Device // as it was when it last could be asked
 	byLogic    map[int32]string        // ID of a device by its logic ID
@@ -67,6 +68,7 @@ func (b *Backend) Discover(ctx context.Context) ([]devices.Device, error) {
 }
 
 func (b *Backend) discover(ctx context.Context) ([]devices.Device, error) {
+	b.looked = true
 	chips, err := b.find()
 	if err != nil || len(chips) == 0 {
 		b.chips = nil

@@ -14,7 +14,7 @@ import (
 func (b *Backend) Sample(ctx context.Context, what devices.Figures) ([]devices.Sample, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.chips) == 0 {
+	if !b.looked {
 		if _, err := b.discover(ctx); err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package ascend
 
 import (
+	"errors"
 	"reflect"
 	"testing"
 
@@ -8,60 +9,98 @@ import (
 	"github.com/drover-fleet/drover/test/vendorlib"
 )
 
+// erase takes out of a device and its sample what a driver doesn't tell.
+type erase = func(*devices.Device, *devices.Sample)
+
+// symbols are the functions that the library may lack, under both names, and what is absent then; "" is a function
+// that the generation never had.
+var symbols = []struct {
+	first, second string
+	without       erase
+}{
+	{"dcmi_get_card_list", "", nothing},
+	{"dcmi_get_card_num_list", "", nothing},
+	{"dcmi_get_device_type", "dcmiv2_get_device_type", nothing},
+	{"dcmi_get_driver_version", "dcmiv2_get_driver_version", func(d *devices.Device, _ *devices.Sample) { d.DriverVersion = "" }},
+	{"dcmi_get_device_chip_info_v2", "", nothing},
+	{"", "dcmiv2_get_device_chip_info", func(d *devices.Device, _ *devices.Sample) { d.Model = "Ascend-64GB" }},
+	{"dcmi_get_device_pcie_info_v2", "dcmiv2_get_device_pcie_info", func(d *devices.Device, _ *devices.Sample) { d.PCIAddress, d.NUMANode = "", nil }},
+	{"dcmi_get_card_elabel_v2", "dcmiv2_get_device_elabel_info", nothing},
+	{"dcmi_get_device_die_v2", "", named("2102313LNR05-0")},
+	{"", "dcmiv2_get_device_die_id", named("2102313LNR05-5")},
+	{"dcmi_get_device_logic_id", "", func(d *devices.Device, _ *devices.Sample) { d.LogicID, d.PhysicalID = nil, nil }},
+	{"dcmi_get_device_phyid_from_logicid", "dcmiv2_get_chip_phy_id_by_dev_id", func(d *devices.Device, _ *devices.Sample) { d.PhysicalID = nil }},
+	{"dcmi_get_device_health", "dcmiv2_get_device_health", func(_ *devices.Device, s *devices.Sample) { s.HealthCode = nil }},
+	{"dcmi_get_device_errorcode_v2", "dcmiv2_get_device_error_code_list", func(_ *devices.Device, s *devices.Sample) { s.ErrorCodes = nil }},
+	{"dcmi_get_device_hbm_info", "dcmiv2_get_device_hbm_info", func(d *devices.Device, s *devices.Sample) {
+		d.Model, d.MemoryBytes, s.MemoryUsedBytes, s.MemoryFreeBytes = "Ascend910B3", 0, nil, nil
+	}},
+	{"dcmi_get_device_memory_info_v3", "", nothing},
+	{"dcmi_get_device_multi_utilization_rate", "dcmiv2_get_device_multi_utilization_rate", nothing},
+	{"dcmi_get_device_utilization_rate", "dcmiv2_get_device_utilization_rate", func(_ *devices.Device, s *devices.Sample) { s.MemoryUtilisation = nil }},
+	{"dcmi_get_device_frequency", "dcmiv2_get_device_frequency", func(_ *devices.Device, s *devices.Sample) { s.ClockHz, s.MemoryClockHz = nil, nil }},
+	{"dcmi_get_device_temperature", "dcmiv2_get_device_temperature", func(_ *devices.Device, s *devices.Sample) { s.TemperatureC = nil }},
+	{"dcmi_get_device_power_info", "dcmiv2_get_device_power_info", func(_ *devices.Device, s *devices.Sample) { s.PowerWatts = nil }},
+	{"dcmi_get_device_ecc_info", "dcmiv2_get_device_ecc_info", func(_ *devices.Device, s *devices.Sample) { noECC(s) }},
+	{"dcmi_get_device_resource_info", "dcmiv2_get_device_proc_mem_info", func(_ *devices.Device, s *devices.Sample) { s.Processes = nil }},
+	{"dcmi_get_affinity_cpu_info_by_device_id", "dcmiv2_get_affinity_cpu_info_by_dev_id", func(d *devices.Device, _ *devices.Sample) { d.CPUAffinity = "" }},
+	{"dcmi_get_topo_info_by_device_id", "dcmiv2_get_topo_info_by_device_id", func(d *devices.Device, _ *devices.Sample) { d.Links = nil }},
+	{"dcmi_subscribe_fault_event", "dcmiv2_subscribe_fault_event", nothing},
+}
+
+func nothing(*devices.Device, *devices.Sample) {}
+
+func named(id string) erase {
+	return func(d *devices.Device, s *devices.Sample) { d.ID, s.DeviceID = id, id }
+}
+
 // Whatever symbol is missing: its figure is absent, and all others are as ever.
 func TestMissingSymbols(t *testing.T) {
-	lib := vendorlib.NewDCMI(t, "-DNO_V2")
-	type erase = func(*devices.Device, *devices.Sample)
-	nothing := func(*devices.Device, *devices.Sample) {}
-	for symbol, without := range map[string]erase{
-		"dcmi_get_card_list":           nothing,
-		"dcmi_get_card_num_list":       nothing,
-		"dcmi_get_device_type":         nothing,
-		"dcmi_get_driver_version":      func(d *devices.Device, _ *devices.Sample) { d.DriverVersion = "" },
-		"dcmi_get_device_chip_info_v2": nothing,
-		"dcmi_get_device_pcie_info_v2": func(d *devices.Device, _ *devices.Sample) { d.PCIAddress, d.NUMANode = "", nil },
-		"dcmi_get_card_elabel_v2":      nothing,
-		"dcmi_get_device_die_v2": func(d *devices.Device, s *devices.Sample) {
-			d.ID, s.DeviceID = "2102313LNR05-0", "2102313LNR05-0"
-		},
-		"dcmi_get_device_logic_id":           func(d *devices.Device, _ *devices.Sample) { d.LogicID, d.PhysicalID = nil, nil },
-		"dcmi_get_device_phyid_from_logicid": func(d *devices.Device, _ *devices.Sample) { d.PhysicalID = nil },
-		"dcmi_get_device_health":             func(_ *devices.Device, s *devices.Sample) { s.HealthCode = nil },
-		"dcmi_get_device_errorcode_v2":       func(_ *devices.Device, s *devices.Sample) { s.ErrorCodes = nil },
-		"dcmi_get_device_hbm_info": func(d *devices.Device, s *devices.Sample) {
-			d.Model, d.MemoryBytes, s.MemoryUsedBytes, s.MemoryFreeBytes = "Ascend910B3", 0, nil, nil
-		},
-		"dcmi_get_device_memory_info_v3":          nothing,
-		"dcmi_get_device_multi_utilization_rate":  nothing,
-		"dcmi_get_device_utilization_rate":        func(_ *devices.Device, s *devices.Sample) { s.MemoryUtilisation = nil },
-		"dcmi_get_device_frequency":               func(_ *devices.Device, s *devices.Sample) { s.ClockHz, s.MemoryClockHz = nil, nil },
-		"dcmi_get_device_temperature":             func(_ *devices.Device, s *devices.Sample) { s.TemperatureC = nil },
-		"dcmi_get_device_power_info":              func(_ *devices.Device, s *devices.Sample) { s.PowerWatts = nil },
-		"dcmi_get_device_ecc_info":                func(_ *devices.Device, s *devices.Sample) { noECC(s) },
-		"dcmi_get_device_resource_info":           func(_ *devices.Device, s *devices.Sample) { s.Processes = nil },
-		"dcmi_get_affinity_cpu_info_by_device_id": func(d *devices.Device, _ *devices.Sample) { d.CPUAffinity = "" },
-		"dcmi_get_topo_info_by_device_id":         nothing, // links aren't compared here
-		"dcmi_subscribe_fault_event":              nothing,
-	} {
-		t.Run(symbol, func(t *testing.T) {
-			b := opened(t, lib.Without(t, symbol))
-			found, samples := discovered(t, b), sampled(t, b, everything)
-			if len(found) != 8 || len(samples) != 8 {
-				t.Fatalf("%d devices, %d samples", len(found), len(samples))
-			}
-			if (symbol == "dcmi_get_topo_info_by_device_id") != (found[5].Links == nil) {
-				t.Errorf("links: %v", found[5].Links)
-			}
-			d, s := npu(5), measured(5)
-			without(&d, &s)
+	first, second := vendorlib.NewDCMI(t, "-DNO_V2"), vendorlib.NewDCMI(t, "-DNO_V1")
+	for _, c := range symbols {
+		if c.first != "" {
+			missing(t, first, c.first, c.without)
+		}
+		if c.second != "" {
+			missing(t, second, c.second, c.without)
+		}
+	}
+}
+
+func missing(t *testing.T, lib *vendorlib.DCMI, symbol string, without erase) {
+	t.Run(symbol, func(t *testing.T) {
+		b := opened(t, lib.Without(t, symbol))
+		found, samples := discovered(t, b), sampled(t, b, everything)
+		if len(found) != 8 || len(samples) != 8 {
+			t.Fatalf("%d devices, %d samples", len(found), len(samples))
+		}
+		d, s := npu(5), measured(5)
+		without(&d, &s)
+		if d.ID != die(5) { // all IDs are others then, and the links' ends with them
 			d.Links, found[5].Links = nil, nil
-			if !reflect.DeepEqual(found[5], d) {
-				t.Errorf("the device is\n%+v, not\n%+v", found[5], d)
-			}
-			if !reflect.DeepEqual(samples[5], s) {
-				t.Errorf("the sample is\n%+v, not\n%+v", samples[5], s)
-			}
-		})
+		}
+		if !reflect.DeepEqual(found[5], d) {
+			t.Errorf("the device is\n%+v, not\n%+v", found[5], d)
+		}
+		if !reflect.DeepEqual(samples[5], s) {
+			t.Errorf("the sample is\n%+v, not\n%+v", samples[5], s)
+		}
+	})
+}
+
+// Without these there is nothing to start from.
+func TestMissingEssentials(t *testing.T) {
+	first, second := vendorlib.NewDCMI(t, "-DNO_V2"), vendorlib.NewDCMI(t, "-DNO_V1")
+	for symbol, lib := range map[string]*vendorlib.DCMI{
+		"dcmi_init":                   first.Without(t, "dcmi_init"),
+		"dcmi_get_device_num_in_card": first.Without(t, "dcmi_get_device_num_in_card"),
+		"both lists":                  first.Without(t, "dcmi_get_card_list", "dcmi_get_card_num_list"),
+		"dcmiv2_init":                 second.Without(t, "dcmiv2_init"),
+		"dcmiv2_get_device_list":      second.Without(t, "dcmiv2_get_device_list"),
+	} {
+		if _, err := opened(t, lib).Discover(t.Context()); !errors.Is(err, errNoSymbol) {
+			t.Errorf("without %s: %v", symbol, err)
+		}
 	}
 }
 

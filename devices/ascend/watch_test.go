@@ -15,13 +15,13 @@ import (
 const patience = 20 * time.Second
 
 // watching answers what the backend signals, and how its watch ends after stop.
-func watching(t *testing.T, b *Backend) (signals chan devices.Signal, ended chan error, stop context.CancelFunc) {
+func watching(t *testing.T, b *Backend) (<-chan devices.Signal, <-chan error, context.CancelFunc) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	t.Cleanup(cancel)
-	signals, ended = make(chan devices.Signal, 16), make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	t.Cleanup(stop)
+	signals, ended := make(chan devices.Signal, 16), make(chan error, 1)
 	go func() { ended <- b.Watch(ctx, func(s devices.Signal) { signals <- s }) }()
-	return signals, ended, cancel
+	return signals, ended, stop
 }
 
 func await[T any](t *testing.T, from <-chan T) T {
