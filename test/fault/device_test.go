@@ -1,0 +1,57 @@
+package fault
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/drover-fleet/drover/test/machine"
+)
+
+// Each instance sees the devices that it was given, under the names that it was told.
+func TestDevicesAreShared(t *testing.T) {
+	m := machine.Start(t, machine.Options{AgentConfig: map[string]any{"devices": []string{"fake:4xH100-80GB"}}})
+	m.DeployRunning(machine.Deployment{Name: "svc", Instances: 2, Accel: 2})
+	seen := map[string]bool{}
+	for _, e := range m.WaitEndpoints(limit, "svc", 2) {
+		ids, err := machine.Call(e, "/env", url.Values{"key": {"DROVER_DEVICE_IDS"}})
+		if err != nil || strings.Count(ids, ",") != 1 {
+			t.Errorf("device IDs %q, %v; want two", ids, err)
+		}
+		names, err := machine.Call(e, "/list", url.Values{"path": {"/dev"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range strings.FieldsSeq(names) {
+			if strings.HasPrefix(name, "fake") {
+				if seen[name] {
+					t.Errorf("two instances have /dev/%s", name)
+				}
+				seen[name] = true
+			}
+		}
+	}
+	if len(seen) != 4 {
+		t.Errorf("the instances have %v, want four devices", seen)
+	}
+}
+
+// A device that is gone by the time its instance is to start fails that instance and leaves nothing.
+func TestDeviceVanishesBeforeStart(t *testing.T) {
+	m := machine.Start(t, machine.Options{AgentConfig: map[string]any{"devices": []string{"fake:2xH100-80GB"}}})
+	m.Agent.Stop()
+	m.Deploy(machine.Deployment{Name: "svc", Accel: 2})
+	m.Within(limit, "the instance is placed", func() error {
+		if n := len(m.Instances("svc")); n != 1 {
+			return fmt.Errorf("%d instances", n)
+		}
+		return nil
+	})
+	m.LaunchAgent("DROVER_DEVICES=fake:1xH100-80GB")
+	m.WaitEvent(limit, "svc", "DeviceFailed", "not on this node")
+	m.WaitEvent(limit, "svc", "InstanceFailed", "not on this node")
+	if left := m.Containers(); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
