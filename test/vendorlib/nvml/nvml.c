@@ -11,7 +11,7 @@
  *   mig I                    GPU I is in MIG mode and has two slices
  *   refuse                   no versioned struct is accepted, as by a driver that knows another version
  *   processes N              GPU 0 has N processes (2 if not said)
- *   endless                  the lists of processes are never long enough
+ *   endless                  the lists of processes are never long enough, one asks for all there is
  *   links direct|none        NVLinks lead to the other GPUs; there are none (not said: to NVSwitches)
  *   partition                the NVSwitches keep GPUs 0-3 from 4-7
  *   linkdown I L             link L of GPU I is down
@@ -377,7 +377,7 @@ static nvmlReturn_t processes(const struct control *c, struct nvmlDevice_st *dev
 		n++;
 	}
 	if (c->endless || n > *count) {
-		*count = n;
+		*count = c->endless && list == 1 ? 0xFFFFFFF0u : n;
 		return NVML_ERROR_INSUFFICIENT_SIZE;
 	}
 	*count = n;
