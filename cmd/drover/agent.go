@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -15,7 +14,6 @@ import (
 	"github.com/drover-fleet/drover/agent"
 	"github.com/drover-fleet/drover/devices"
 	"github.com/drover-fleet/drover/devices/attach"
-	fakedevices "github.com/drover-fleet/drover/devices/fake"
 	"github.com/drover-fleet/drover/registry"
 	"github.com/drover-fleet/drover/runtime/containerd"
 )
@@ -25,8 +23,11 @@ type agentConfig struct {
 	agent.Config `yaml:",inline"`
 	Containerd   containerdConfig `yaml:"containerd"`
 	Registry     registry.Config  `yaml:"registry"`
-	// Devices that are made up, such as "fake:8xH100-80GB".
+	// Devices to look for: vendors, "none", or made-up ones such as "fake:8xH100-80GB". Empty means those of
+	// every vendor.
 	Devices []string `yaml:"devices"`
+	// DeviceLibraries of vendors, where they aren't in their usual place.
+	DeviceLibraries map[string]string `yaml:"device_libraries"`
 	// CDIDirs hold the host's specifications of how containers get devices; empty means attach's default.
 	CDIDirs []string `yaml:"cdi_dirs"`
 }
@@ -88,7 +89,7 @@ func (a *app) runAgent(ctx context.Context, cfg agentConfig, log *slog.Logger) (
 
 // newRegistry makes the registry of the node's devices; the agent runs it.
 func newRegistry(cfg agentConfig, log *slog.Logger) (*devices.Registry, error) {
-	backends, err := parseDevices(cfg.Devices, cfg.NodeName)
+	backends, err := deviceBackends(cfg, log)
 	if err != nil {
 		return nil, err
 	}
@@ -115,26 +116,6 @@ func newContainerd(ctx context.Context, cfg agentConfig, known func() []devices.
 		CNIBinDirs: c.CNIBinDirs, Bridge: c.Bridge, Subnet: c.Subnet, CgroupParent: c.CgroupParent,
 		LoggerBinary: self, Registry: registry.New(cfg.Registry), Devices: attacher, Logger: log,
 	})
-}
-
-// parseDevices makes the backends that "fake:8xH100-80GB" and its like describe.
-func parseDevices(words []string, node string) ([]devices.Backend, error) {
-	var backends []devices.Backend
-	for _, word := range words {
-		vendor, what, _ := strings.Cut(word, ":")
-		if vendor != fakedevices.Vendor {
-			return nil, fmt.Errorf("devices %q: only fake ones can be made up: write for example fake:8xH100-80GB", word)
-		}
-		b, err := fakedevices.Parse(what)
-		if err != nil {
-			return nil, err
-		}
-		if node != "" {
-			b.Name = node
-		}
-		backends = append(backends, b)
-	}
-	return backends, nil
 }
 
 // faultPoint is for tests of crashes: the process kills itself when it comes to the named point.

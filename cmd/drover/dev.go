@@ -65,7 +65,7 @@ func (a *app) devCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	dataDirFlag(cmd, &cfg.dataDir)
-	f.StringVar(&cfg.devices, "devices", "", "made-up accelerators of each node, such as fake:8xH100-80GB")
+	f.StringVar(&cfg.devices, "devices", "", "made-up accelerators of each node, such as fake:8xH100-80GB, or none; without it dev-1 has the real ones")
 	f.IntVar(&cfg.nodes, "nodes", 1, "`number` of nodes; all but the first only pretend to run containers")
 	f.StringSliceVar(&cfg.mountDirs, "mount-dir", nil, "host `directory` below which services may mount; may be given several times")
 	f.StringSliceVar(&cfg.registry.PlainHTTP, "plain-http", nil, "`hosts` of registries that speak plain HTTP; those on this machine do anyway")
@@ -165,6 +165,8 @@ func (d *dev) startAgents(ctx context.Context, cfg devConfig, schedulerAddr stri
 		}
 		if cfg.devices != "" {
 			ac.Devices = []string{cfg.devices}
+		} else if n > 1 {
+			ac.Devices = []string{noDevices}
 		}
 		log := d.log.With("daemon", "agent", "node", ac.NodeName)
 		accelerators, err := newRegistry(ac, log)

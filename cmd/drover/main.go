@@ -17,6 +17,9 @@ func run() int {
 	if len(os.Args) == 3 && os.Args[1] == "logger" {
 		return runLogger(os.Args[2])
 	}
+	if len(os.Args) >= 2 && os.Args[1] == probeCommand {
+		return runDeviceProbe(os.Args[2:])
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	go func() {

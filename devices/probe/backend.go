@@ -15,7 +15,8 @@ import (
 // Config of a Backend. Vendor and Command are required.
 type Config struct {
 	Vendor  string
-	Command []string // starts the child, which calls Conn and Serve
+	Program string   // what is executed; Command[0] when empty
+	Command []string // the child's arguments, its name first; it calls Conn and Serve
 	// Within which the child answers. Loading a library and waking its devices is part of a child's first
 	// answer, whatever it is: DiscoverWithin counts for that one. 25 s and 10 s by default.
 	DiscoverWithin time.Duration
@@ -57,6 +58,9 @@ func New(cfg Config) *Backend {
 	cfg.SampleWithin = cmp.Or(cfg.SampleWithin, 10*time.Second)
 	cfg.LeastPause = cmp.Or(cfg.LeastPause, time.Second)
 	cfg.MostPause = cmp.Or(cfg.MostPause, time.Minute)
+	if cfg.Program == "" {
+		cfg.Program = cfg.Command[0]
+	}
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler)).With("vendor", cfg.Vendor)
 	return &Backend{cfg: cfg, pause: cfg.LeastPause}
 }

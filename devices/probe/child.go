@@ -66,7 +66,7 @@ func start(cfg Config, signal func(devices.Signal), watchEnded func(error), onEn
 	}
 	// No context: it would be waited for in the caller's path.
 	c.cmd = &exec.Cmd{
-		Path: cfg.Command[0], Args: cfg.Command, Stdout: printed, Stderr: printed, ExtraFiles: []*os.File{far},
+		Path: cfg.Program, Args: cfg.Command, Stdout: printed, Stderr: printed, ExtraFiles: []*os.File{far},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
 	}
 	started := make(chan error, 1)

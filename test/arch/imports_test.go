@@ -48,7 +48,7 @@ var layers = map[string][]string{
 
 // implementations are chosen in cmd; everything else sees the interface beside them.
 var implementations = []string{
-	"runtime/containerd", "runtime/fake", "devices/nvidia", "devices/ascend", "devices/fake", "devices/attach",
+	"runtime/containerd", "runtime/fake", "devices/nvidia", "devices/ascend", "devices/probe", "devices/fake", "devices/attach",
 }
 
 // confined names the only places that may import something.
