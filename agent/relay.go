@@ -90,7 +90,8 @@ func (a *Agent) exec(ctx context.Context, id string, start *fleetv1.ExecStart, i
 	return send(&fleetv1.ExecOutput{ExitCode: &code})
 }
 
-// passInput passes input on until the inputs or ctx end.
+// passInput passes input on until the inputs or ctx end; after the end of the standard input it still takes
+// changes of the terminal's size.
 func passInput(ctx context.Context, inputs <-chan *fleetv1.ExecInput, input *io.PipeWriter, resize chan runtime.WindowSize) {
 	defer input.Close() // always nil
 	for {
@@ -112,12 +113,10 @@ func passInput(ctx context.Context, inputs <-chan *fleetv1.ExecInput, input *io.
 			resize <- runtime.WindowSize{Rows: uint16(in.GetRows()), Columns: uint16(in.GetColumns())}
 		}
 		if len(in.GetStdin()) > 0 {
-			if _, err := input.Write(in.GetStdin()); err != nil {
-				return // the command has ended; its exit code is on the way
-			}
+			_, _ = input.Write(in.GetStdin()) // fails when the command has ended, or its input was closed
 		}
 		if in.GetCloseStdin() {
-			return
+			_ = input.Close() // always nil
 		}
 	}
 }

@@ -268,7 +268,11 @@ func TestRestartCounter(t *testing.T) {
 		w.apply(1, inst())
 		w.after(0)
 		w.apply(2, wish(inst(), func(d *fleetv1.InstanceDesired) { d.Restart = 2 }))
-		o := w.after(3 * time.Second)
+		// Its clients know the endpoint for 3 s, from when the scheduler has heard that it is withdrawn.
+		if o := w.after(3 * time.Second); o.GetReady() || o.GetState() != fleetv1.InstanceDraining || w.last() != "publish" {
+			t.Fatalf("while it drains: %v, last operation %s", o, w.last())
+		}
+		o := w.after(time.Second)
 		if !o.GetReady() || o.GetAttempt() != 2 || o.GetRestarted() != 2 || o.GetRestarts() != 0 {
 			t.Fatalf("after the restart: %v", o)
 		}

@@ -33,7 +33,7 @@ type Config struct {
 	PortMin, PortMax int
 	// Hooks change a container's specification before it is created, in order.
 	Hooks []Hook
-	// PullAllowed answers why images must not be pulled now.
+	// PullAllowed answers why no image may be fetched now; one that is present is used all the same.
 	PullAllowed func() error
 	// FaultPoint is called at named points, for crash tests: "accepted", "created", "started", "deleted".
 	FaultPoint func(name string)
@@ -60,9 +60,6 @@ type Manager struct {
 func New(cfg Config) *Manager {
 	if cfg.FaultPoint == nil {
 		cfg.FaultPoint = func(string) {}
-	}
-	if cfg.PullAllowed == nil {
-		cfg.PullAllowed = func() error { return nil }
 	}
 	g := &Manager{
 		cfg: cfg, ports: newPorts(cfg.PortMin, cfg.PortMax), changed: make(chan struct{}, 1), strange: make(chan struct{}, 1),

@@ -161,7 +161,11 @@ func (r *Runtime) Info(ctx context.Context) (runtime.Info, error) {
 	if err != nil {
 		return runtime.Info{}, failed("ask containerd's version", err)
 	}
-	return runtime.Info{Name: "containerd", Version: v.Version}, nil
+	dir, err := r.imageRoot(ctx)
+	if err != nil {
+		r.cfg.Logger.Debug("where containerd keeps images is not known", "error", err)
+	}
+	return runtime.Info{Name: "containerd", Version: v.Version, ImageDir: dir}, nil
 }
 
 func (r *Runtime) namespaced(ctx context.Context) context.Context {

@@ -183,6 +183,11 @@ func (r *Runtime) fetch(ctx context.Context, req runtime.PullRequest, arch strin
 	if arch != r.arch {
 		return nil, fmt.Errorf("%w: it is wanted for %s, this node is %s", runtime.ErrFatal, arch, r.arch)
 	}
+	if req.Allowed != nil {
+		if err := req.Allowed(); err != nil {
+			return nil, err
+		}
+	}
 	track := newTracker(r.client.ContentStore())
 	stop := track.report(ctx, progress)
 	defer stop()
@@ -274,7 +279,7 @@ func (t *tracker) wrap(next images.Handler) images.Handler {
 	})
 }
 
-// report calls progress from one goroutine until stop, which makes the last call.
+// report calls progress from one goroutine, at once and then with each change, until stop.
 func (t *tracker) report(ctx context.Context, progress func(runtime.Progress)) (stop func()) {
 	if progress == nil {
 		return func() {}
@@ -284,6 +289,7 @@ func (t *tracker) report(ctx context.Context, progress func(runtime.Progress)) (
 	go func() {
 		defer close(ended)
 		var last runtime.Progress
+		progress(last)
 		ticker := time.NewTicker(progressInterval)
 		defer ticker.Stop()
 		for {
