@@ -40,13 +40,17 @@ func (l *serviceLoop) status(view state.ReadView, id string, now time.Time) *fle
 	switch svc.GetDesired().GetState() {
 	case fleetv1.DesiredDeleted:
 		if s.c.left() == 0 {
+			s.part()
 			key := state.ServiceKey(svc.GetMeta().GetProject(), svc.GetMeta().GetName())
-			return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Delete(svc.GetMeta().GetRevision(), key)}}
+			return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Delete(svc.GetMeta().GetRevision(), key)}, Events: s.events}
 		}
 		s.become(fleetv1.ServiceDeleting, s.ending(view))
 	case fleetv1.DesiredStopped:
 		if s.c.left() == 0 {
-			s.become(fleetv1.ServiceStopped, "")
+			if svc.GetStatus().GetState() != fleetv1.ServiceStopped {
+				s.part()
+			}
+			s.become(fleetv1.ServiceStopped, s.partedReason())
 		} else {
 			s.become(fleetv1.ServiceStopping, s.ending(view))
 		}
@@ -65,20 +69,6 @@ func (s *statusStep) event(kind, reason, message string) {
 	s.events = append(s.events, serviceEvent(s.svc, s.now, kind, reason, message))
 }
 
-// ending says what a stop or deletion still waits for.
-func (s *statusStep) ending(view state.ReadView) string {
-	away := map[string]bool{}
-	for _, inst := range s.c.ending {
-		if node := inst.GetSpec().GetNode(); view.Node(node).GetStatus().GetState() != fleetv1.NodeReady {
-			away[node] = true
-		}
-	}
-	reason := fmt.Sprintf("%d instances are left", s.c.left())
-	if len(away) > 0 {
-		reason += "; unreachable: " + strings.Join(sortedKeys(away), ", ")
-	}
-	return reason
-}
 
 // become sets state and reason, and tells of a change of state.
 func (s *statusStep) become(to, reason string) {
