@@ -33,6 +33,7 @@ func (a *app) schedulerCommand() *cobra.Command {
 			return err
 		}
 		cfg.Version = version
+		cfg.Version = programVersion()
 		s, err := scheduler.New(cfg, log)
 		if err != nil {
 			return err
