@@ -67,7 +67,7 @@ type Server struct {
 
 	ready   chan struct{}
 	isReady sync.Once
-	failed  <-chan error  // the Raft store's
+	failed  <-chan error          // the Raft store's
 	leading atomic.Bool           // bootstrapped, and the loops run
 	failure atomic.Pointer[error] // why this process must end
 }

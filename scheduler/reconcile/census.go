@@ -166,11 +166,11 @@ func (c *census) left() int {
 }
 
 // counts sums over the versions.
-func (c *census) counts() (want, placed, ready int) {
+func (c *census) counts() (want, ready int) {
 	for _, v := range c.versions {
-		want, placed, ready = want+v.want, placed+len(v.kept), ready+v.ready
+		want, ready = want+v.want, ready+v.ready
 	}
-	return want, placed, ready
+	return want, ready
 }
 
 func (c *census) allReady() bool {

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -223,7 +224,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		c := newCluster(t, 1)
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		if err := New(Config{State: c.store, Proposer: c, Sessions: c.sessions}).Run(ctx); err != context.Canceled {
+		if err := New(Config{State: c.store, Proposer: c, Sessions: c.sessions}).Run(ctx); !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v", err)
 		}
 	})

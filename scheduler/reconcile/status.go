@@ -69,7 +69,6 @@ func (s *statusStep) event(kind, reason, message string) {
 	s.events = append(s.events, serviceEvent(s.svc, s.now, kind, reason, message))
 }
 
-
 // become sets state and reason, and tells of a change of state.
 func (s *statusStep) become(to, reason string) {
 	st := s.next.Status
@@ -84,12 +83,12 @@ func (s *statusStep) become(to, reason string) {
 	switch to {
 	case fleetv1.ServiceDeploying:
 		if from == "" {
-			s.event(fleetv1.EventNormal, "DeploymentStarted", s.asked())
+			s.event(fleetv1.EventNormal, "DeploymentStarted", s.asked()+by(s.svc))
 		} else {
-			s.event(fleetv1.EventNormal, "Starting", s.asked())
+			s.event(fleetv1.EventNormal, "Starting", s.asked()+by(s.svc))
 		}
 	case fleetv1.ServiceRunning:
-		want, _, _ := s.c.counts()
+		want, _ := s.c.counts()
 		message := fmt.Sprintf("all %d instances are ready", want)
 		if first && started {
 			s.event(fleetv1.EventNormal, "Started", message)
@@ -105,11 +104,19 @@ func (s *statusStep) become(to, reason string) {
 			s.event(fleetv1.EventAbnormal, "StartFailed", reason)
 		}
 		s.event(fleetv1.EventAbnormal, "ServiceAbnormal", reason)
-	case fleetv1.ServiceStopping, fleetv1.ServiceStopped:
-		s.event(fleetv1.EventNormal, to, reason)
-	case fleetv1.ServiceDeleting:
-		s.event(fleetv1.EventNormal, "Deleting", reason)
+	case fleetv1.ServiceStopping, fleetv1.ServiceDeleting:
+		s.event(fleetv1.EventNormal, to, reason+by(s.svc))
+	case fleetv1.ServiceStopped:
+		s.event(fleetv1.EventNormal, to, cmp.Or(reason, "every instance has ended"))
 	}
+}
+
+// by names who asked for what the service is to be.
+func by(svc *fleetv1.Service) string {
+	if c := svc.GetDesired().GetCaller(); c != "" {
+		return ", asked for by " + c
+	}
+	return ""
 }
 
 // asked describes what the service is to consist of.
@@ -197,7 +204,7 @@ func (s *statusStep) restarted() {
 // fails, or empty.
 func (s *statusStep) assess(trouble string) (to, reason string) {
 	st := s.next.Status
-	want, _, ready := s.c.counts()
+	want, ready := s.c.counts()
 	reason = fmt.Sprintf("%d of %d instances are ready", ready, want)
 	switch {
 	case s.c.allReady():
@@ -344,6 +351,6 @@ func (s *statusStep) autoStop() {
 		s.wakeAt(s.svc.GetMeta().GetId(), at)
 		return
 	}
-	s.next.Desired.State = fleetv1.DesiredStopped
+	s.next.Desired.State, s.next.Desired.Caller = fleetv1.DesiredStopped, "scheduler"
 	s.event(fleetv1.EventNormal, "AutoStopExpired", fmt.Sprintf("%d h have passed since the service was started", hours))
 }

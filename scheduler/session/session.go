@@ -74,7 +74,8 @@ func (h *Hub) Session(stream agentStream) error {
 	go s.send()
 	s.signal()
 	<-s.ctx.Done()
-	s.mu.Lock() // whoever starts a job holds it and has looked at ctx
+	s.mu.Lock()
+	s.reporting = true // no job starts any more
 	s.mu.Unlock()
 	s.jobs.Wait()
 	err = context.Cause(s.ctx)
