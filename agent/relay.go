@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"sync"
 
@@ -69,9 +70,6 @@ func (a *Agent) exec(ctx context.Context, id string, start *fleetv1.ExecStart, i
 	stdin, input := io.Pipe()
 	defer stdin.Close()
 	resize := make(chan runtime.WindowSize, 1)
-	if start.GetRows() > 0 {
-		resize <- runtime.WindowSize{Rows: uint16(start.GetRows()), Columns: uint16(start.GetColumns())}
-	}
 	go passInput(ctx, inputs, input, resize)
 	var sending sync.Mutex // stdout and stderr may be written at once
 	send := func(o *fleetv1.ExecOutput) error {
@@ -80,7 +78,7 @@ func (a *Agent) exec(ctx context.Context, id string, start *fleetv1.ExecStart, i
 		return sendRaw(&fleetv1.RelayRequest{Output: o})
 	}
 	code, err := a.deps.Runtime.Exec(ctx, instance.ContainerID(id, in.GetObserved().GetAttempt()), runtime.ExecRequest{
-		Command: start.GetCommand(), TTY: start.GetTty(), Stdin: stdin, Resize: resize,
+		Command: start.GetCommand(), TTY: start.GetTty(), Stdin: stdin, Resize: resize, Size: windowSize(start),
 		Stdout: writer(func(b []byte) error { return send(&fleetv1.ExecOutput{Stdout: b}) }),
 		Stderr: writer(func(b []byte) error { return send(&fleetv1.ExecOutput{Stderr: b}) }),
 	})
@@ -110,7 +108,7 @@ func passInput(ctx context.Context, inputs <-chan *fleetv1.ExecInput, input *io.
 			case <-resize: // an older size that nobody has taken
 			default:
 			}
-			resize <- runtime.WindowSize{Rows: uint16(in.GetRows()), Columns: uint16(in.GetColumns())}
+			resize <- windowSize(in)
 		}
 		if len(in.GetStdin()) > 0 {
 			_, _ = input.Write(in.GetStdin()) // fails when the command has ended, or its input was closed
@@ -119,6 +117,14 @@ func passInput(ctx context.Context, inputs <-chan *fleetv1.ExecInput, input *io.
 			_ = input.Close() // always nil
 		}
 	}
+}
+
+// windowSize answers the size in a message; what no terminal can have is cut off.
+func windowSize(m interface {
+	GetRows() uint32
+	GetColumns() uint32
+}) runtime.WindowSize {
+	return runtime.WindowSize{Rows: uint16(min(m.GetRows(), math.MaxUint16)), Columns: uint16(min(m.GetColumns(), math.MaxUint16))}
 }
 
 // writer sends each write as it is, copied, for the stream may keep it.

@@ -227,7 +227,8 @@ type ExecRequest struct {
 	TTY            bool
 	Stdin          io.Reader // nil: none
 	Stdout, Stderr io.Writer // nil: discarded; with TTY everything goes to Stdout
-	Resize         <-chan WindowSize
+	Size           WindowSize        // of the terminal when the command starts; zero: unknown
+	Resize         <-chan WindowSize // later ones
 }
 
 // WindowSize of a terminal.

@@ -42,6 +42,9 @@ func (r *Runtime) exec(ctx context.Context, id string, req runtime.ExecRequest) 
 	}
 	process := *spec.Process
 	process.Args, process.Terminal = req.Command, req.TTY
+	if req.TTY && req.Size != (runtime.WindowSize{}) {
+		process.ConsoleSize = &specs.Box{Height: uint(req.Size.Rows), Width: uint(req.Size.Columns)}
+	}
 	stdin := &closingReader{Reader: req.Stdin}
 	p, err := task.Exec(setup, "exec-"+uuid.NewString(), &process, r.execIO(req, stdin))
 	if err != nil {
