@@ -68,6 +68,7 @@ type Server struct {
 	ready   chan struct{}
 	isReady sync.Once
 	failed  <-chan error          // the Raft store's
+	leads   <-chan bool           // likewise
 	leading atomic.Bool           // bootstrapped, and the loops run
 	failure atomic.Pointer[error] // why this process must end
 }
@@ -113,7 +114,7 @@ func (s *Server) open() (err error) {
 		return err
 	}
 	sink.use(s.events)
-	s.failed = s.raft.Failed()
+	s.failed, s.leads = s.raft.Failed(), s.raft.LeaderChanges()
 	return nil
 }
 
@@ -202,7 +203,7 @@ func (s *Server) followLeadership(ctx context.Context, fail context.CancelCauseF
 		select {
 		case <-ctx.Done():
 			return
-		case leads := <-s.raft.LeaderChanges():
+		case leads := <-s.leads:
 			end()
 			end = func() {}
 			if leads {
