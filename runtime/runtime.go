@@ -225,8 +225,8 @@ type Stats struct {
 type ExecRequest struct {
 	Command        []string
 	TTY            bool
-	Stdin          io.Reader // nil: none
-	Stdout, Stderr io.Writer // nil: discarded; with TTY everything goes to Stdout
+	Stdin          io.Reader         // nil: none
+	Stdout, Stderr io.Writer         // nil: discarded; with TTY everything goes to Stdout
 	Size           WindowSize        // of the terminal when the command starts; zero: unknown
 	Resize         <-chan WindowSize // later ones
 }

@@ -171,16 +171,16 @@ func TestBecomesReadyAtOnce(t *testing.T) {
 func TestRestartsWithBackOffThenFails(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.apply(1, inst("-exit=3"))
-		for restarts, delay := range []time.Duration{1, 2, 4, 8, 16} {
+		for restarts, delay := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second} {
 			o := w.after(0)
 			if o.GetState() != fleetv1.InstanceExited || int(o.GetRestarts()) != restarts || o.GetLastExit().GetCode() != 3 || o.GetRetryTime() == nil {
 				t.Fatalf("after %d restarts: %v", restarts, o)
 			}
-			if o = w.after(delay*time.Second - time.Millisecond); o.GetAttempt() != uint32(restarts+1) {
+			if o = w.after(delay - time.Millisecond); o.GetAttempt() != uint32(restarts+1) {
 				t.Fatalf("attempt %d began early", o.GetAttempt())
 			}
 			if o = w.after(time.Millisecond); o.GetAttempt() != uint32(restarts+2) {
-				t.Fatalf("attempt %d did not follow after %v s", restarts+2, delay)
+				t.Fatalf("attempt %d did not follow after %v", restarts+2, delay)
 			}
 		}
 		o := w.after(time.Hour)
