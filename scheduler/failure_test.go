@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -22,7 +23,7 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	http.DefaultClient.CloseIdleConnections()
 	if err := goleak.Find(); err != nil && code == 0 {
-		slog.Error("goroutines are left", "error", err)
+		fmt.Fprintln(os.Stderr, "goroutines are left:", err)
 		code = 1
 	}
 	os.Exit(code)

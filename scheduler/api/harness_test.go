@@ -32,7 +32,7 @@ type world struct {
 	store  *state.Store
 	conn   *grpc.ClientConn
 	images map[string]registry.Image
-	broken map[string]error // of images that can't be resolved
+	broken map[string]error      // of images that can't be resolved
 	relays map[string]*fakeRelay // by node
 
 	mu      sync.Mutex

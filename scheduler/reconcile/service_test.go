@@ -3,6 +3,7 @@ package reconcile
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -313,6 +314,13 @@ func TestFullClusterWaitsThenPlaces(t *testing.T) {
 		if got := c.service().GetStatus().GetVersions()[0].GetWaitingReason(); got != want {
 			t.Errorf("waiting reason %q, want %q", got, want)
 		}
+		c.mu.Lock()
+		for _, e := range c.events {
+			if e.GetReason() == "WaitingForResources" && !strings.Contains(e.GetMessage(), want+"; it would fit on n1 if nothing else ran there") {
+				t.Errorf("event %q", e.GetMessage())
+			}
+		}
+		c.mu.Unlock()
 		c.after(24 * time.Hour) // waiting is not the deployment's time
 		c.expect(fleetv1.ServiceDeploying, 2)
 		if n := c.count("WaitingForResources"); n != 1 {

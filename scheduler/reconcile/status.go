@@ -318,8 +318,11 @@ func (s *statusStep) versions(view state.ReadView) {
 		st.Versions = append(st.Versions, &fleetv1.ServiceVersionStatus{Model: v.spec.GetModel(), ModelVersion: v.spec.GetModelVersion(),
 			Desired: int32(v.want), Placed: int32(len(v.kept)), Ready: int32(v.ready), WaitingReason: waiting})
 		if waiting != "" && waiting != old[v.key] {
-			s.event(fleetv1.EventWarning, "WaitingForResources", fmt.Sprintf("%d of %d instances of %s %s wait: %s",
-				v.missing(), v.want, v.spec.GetModel(), v.spec.GetModelVersion(), waiting))
+			message := fmt.Sprintf("%d of %d instances of %s %s wait: %s", v.missing(), v.want, v.spec.GetModel(), v.spec.GetModelVersion(), waiting)
+			if remedy := s.m.remedies[v.key]; remedy != "" {
+				message += "; " + remedy
+			}
+			s.event(fleetv1.EventWarning, "WaitingForResources", message)
 		}
 	}
 }
