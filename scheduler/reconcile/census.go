@@ -156,7 +156,7 @@ func (c *census) cut(v *versionCensus) {
 	}
 }
 
-// left is how many instances the service still waits for when it is to end.
+// left is how many instances a service that is to end still waits for.
 func (c *census) left() int {
 	n := len(c.stop) + len(c.ending) + len(c.remove)
 	for _, v := range c.versions {

@@ -130,7 +130,7 @@ func TestEndingDoesNotWaitForADeadNode(t *testing.T) {
 					t.Errorf("%d instances are left", n)
 				}
 				if n := c.count("Stopping"); n != stopping {
-					t.Error("it went back to Stopping")
+					t.Errorf("it went back to Stopping: %v", c.reasons())
 				}
 				if end == fleetv1.DesiredStopped {
 					c.expect(fleetv1.ServiceStopped, 0)

@@ -109,7 +109,17 @@ func TestFailedIsReplacedElsewhere(t *testing.T) {
 	run(t, 2, func(c *cluster) {
 		c.deploy(1)
 		first := c.instances()[0]
+		c.agentsDo(func(_ *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
+			if next.GetReady() {
+				return nil // still starting
+			}
+			return next
+		})
 		c.report(first, &fleetv1.InstanceObserved{State: fleetv1.InstanceFailed, Attempt: 6, Reason: "gave up"})
+		c.settled()
+		c.expect(fleetv1.ServiceAbnormal, 1)
+		c.agentsDo(nil)
+		c.act()
 		c.settled()
 		c.expect(fleetv1.ServiceRunning, 1)
 		if got := c.instances()[0].GetSpec().GetNode(); got == first.GetSpec().GetNode() {

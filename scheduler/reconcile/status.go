@@ -46,8 +46,9 @@ func (l *serviceLoop) status(view state.ReadView, id string, now time.Time) *fle
 		}
 		s.become(fleetv1.ServiceDeleting, s.ending(view))
 	case fleetv1.DesiredStopped:
-		if s.c.left() == 0 {
-			if svc.GetStatus().GetState() != fleetv1.ServiceStopped {
+		stopped := svc.GetStatus().GetState() == fleetv1.ServiceStopped
+		if s.c.left() == 0 || stopped && s.c.left() == len(s.c.remove) {
+			if !stopped {
 				s.part()
 			}
 			s.become(fleetv1.ServiceStopped, s.partedReason())
