@@ -87,6 +87,7 @@ type Runtime struct {
 	records *records
 	holds   holds
 	images  *imageCache
+	pulls   *pulls
 	hub     *hub
 	loggers *loggerWatch
 	arch    string
@@ -124,7 +125,7 @@ func New(_ context.Context, cfg Config) (*Runtime, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	r := &Runtime{
 		cfg: cfg, client: c, cgroups: findCgroups(cfg.CgroupRoot, cfg.CgroupParent), network: net, records: recs,
-		images: newImageCache(), hub: &hub{}, arch: goruntime.GOARCH, stop: stop,
+		images: newImageCache(), pulls: &pulls{all: map[string]*pull{}}, hub: &hub{}, arch: goruntime.GOARCH, stop: stop,
 	}
 	r.loggers = newLoggerWatch(r.loggerDied)
 	r.close = sync.OnceValue(r.end)

@@ -96,13 +96,31 @@ func (r *Runtime) Pull(ctx context.Context, req runtime.PullRequest, progress fu
 	}
 	img, err := r.present(ctx, req.Image, req.Digest)
 	if errors.Is(err, runtime.ErrNotFound) {
-		img, err = r.fetch(ctx, req, arch, progress)
+		img, err = r.fetchOnce(ctx, req, arch, progress)
 	}
 	if err != nil {
 		return runtime.Image{}, failed(op, err)
 	}
 	r.touch(ctx, img)
 	return runtime.Image{Digest: img.digest, Bytes: img.bytes}, nil
+}
+
+// fetchOnce fetches the image unless another caller does so meanwhile.
+func (r *Runtime) fetchOnce(ctx context.Context, req runtime.PullRequest, arch string, progress func(runtime.Progress)) (*image, error) {
+	name, _, err := imageName(req.Image, req.Digest)
+	if err != nil {
+		return nil, err
+	}
+	tell, leave, err := r.pulls.join(ctx, name, progress)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	img, err := r.present(ctx, req.Image, req.Digest)
+	if errors.Is(err, runtime.ErrNotFound) {
+		return r.fetch(ctx, req, arch, tell)
+	}
+	return img, err
 }
 
 // present finds an image that is there and unpacked; ErrNotFound otherwise.
