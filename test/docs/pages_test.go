@@ -150,6 +150,10 @@ func runSession(t *testing.T, bin string, blocks []block, id string) {
 		if err := s.close(); err != nil {
 			t.Error(err)
 		}
+		if _, err := os.Stat("/var/lib/drover-dev"); err == nil { // a drover dev that failed has left its containerd
+			out, err := exec.Command(filepath.Join(bin, "drover"), "dev", "stop").CombinedOutput()
+			t.Errorf("something was left in /var/lib/drover-dev; drover dev stop: %v\n%s", err, out)
+		}
 	})
 	for _, b := range blocks {
 		if b.Session != id {

@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +20,7 @@ func TestDemo(t *testing.T) {
 		return
 	}
 	containerdtest.Outside(t) // an address besides the loopback's
-	links := listed(t, "ip", "-o", "link")
+	links := interfaces(t)
 	binary := machine.Binary(t)
 	program := filepath.Join(t.TempDir(), "demo")
 	build := exec.Command("go", "build", "-o", program, "./examples/demo")
@@ -27,6 +29,12 @@ func TestDemo(t *testing.T) {
 		t.Fatalf("build the demo: %v\n%s", err, out)
 	}
 	dir := filepath.Join(t.TempDir(), "demo")
+	t.Cleanup(func() {
+		if _, err := os.Stat(filepath.Join(dir, "dev")); err == nil { // a demo that failed has left its containerd
+			out, err := exec.Command(binary, "dev", "stop", "--data-dir", filepath.Join(dir, "dev")).CombinedOutput()
+			t.Errorf("something was left in %s; drover dev stop: %v\n%s", dir, err, out)
+		}
+	})
 	cmd := exec.CommandContext(t.Context(), program, "-drover", binary, "-data-dir", dir)
 	cmd.Dir = "../.."
 	raw, err := cmd.CombinedOutput()
@@ -53,8 +61,8 @@ func TestDemo(t *testing.T) {
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("the demo's directory is still there: %v", err)
 	}
-	if now := listed(t, "ip", "-o", "link"); now != links {
-		t.Errorf("network interfaces:\n%s\nbefore the demo:\n%s", now, links)
+	if now := interfaces(t); !slices.Equal(now, links) {
+		t.Errorf("network interfaces %v, before the demo %v", now, links)
 	}
 	if mounts, err := os.ReadFile("/proc/self/mounts"); err != nil || strings.Contains(string(mounts), dir) {
 		t.Errorf("mounts below %s are left (%v):\n%s", dir, err, mounts)
@@ -65,6 +73,20 @@ func TestDemo(t *testing.T) {
 	if running := processes(t, dir); len(running) > 0 {
 		t.Errorf("processes are left: %q", running)
 	}
+}
+
+// interfaces are the names of this network's interfaces.
+func interfaces(t *testing.T) []string {
+	t.Helper()
+	all, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, i := range all {
+		names = append(names, i.Name)
+	}
+	return names
 }
 
 // listed is a command's output.
