@@ -17,6 +17,9 @@ import (
 	"github.com/drover-fleet/drover/runtime/logfile"
 )
 
+// errBadQuery says that a caller asked for something that means nothing.
+var errBadQuery = errors.New("bad query")
+
 // relay serves what a scheduler ordered for one of its callers.
 func (a *Agent) relay(ctx context.Context, order *fleetv1.RelayOrder, inputs <-chan *fleetv1.ExecInput, send func(*fleetv1.RelayRequest) error) error {
 	id := order.GetInstanceId()
@@ -46,7 +49,7 @@ func (a *Agent) readLogs(ctx context.Context, id string, q *fleetv1.LogQuery, em
 	if q.GetSearch() != "" {
 		search, err := logfile.ParseSearch(q.GetSearch())
 		if err != nil {
-			return err
+			return fmt.Errorf("search: %w: %w", errBadQuery, err)
 		}
 		query.Search = search
 	}

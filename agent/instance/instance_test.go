@@ -32,6 +32,11 @@ type world struct {
 	end     func()
 	crash   string // the fault point at which the next agent dies
 
+	// For the next agent; nil means nothing special.
+	fault       func(name string)
+	wrap        func(runtime.Runtime) runtime.Runtime
+	pullAllowed func() error
+
 	mu    sync.Mutex
 	trace []string
 }
@@ -60,13 +65,20 @@ func (w *world) boot() {
 	if w.journal, err = journal.Open(w.dir); err != nil {
 		w.t.Fatal(err)
 	}
-	crash := w.crash
+	crash, fault := w.crash, w.fault
+	var rt runtime.Runtime = w.rt
+	if w.wrap != nil {
+		rt = w.wrap(rt)
+	}
 	w.g = New(Config{
-		Runtime: w.rt, Journal: w.journal, Logger: slog.New(slog.DiscardHandler), LogRoot: w.dir, Address: "192.0.2.1",
+		Runtime: rt, PullAllowed: w.pullAllowed, Journal: w.journal, Logger: slog.New(slog.DiscardHandler), LogRoot: w.dir, Address: "192.0.2.1",
 		PortMin: 30000, PortMax: 30200, Hooks: []Hook{MountHook([]string{w.dir})},
 		FaultPoint: func(name string) {
 			if name == crash {
 				select {} // as good as dead: this goroutine does nothing any more
+			}
+			if fault != nil {
+				fault(name)
 			}
 		},
 	})
