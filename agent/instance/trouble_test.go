@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,8 +148,14 @@ func (s sickly) Exec(ctx context.Context, id string, req runtime.ExecRequest) (u
 
 func TestFullDisk(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		full := errors.New("the disk is full")
-		w.pullAllowed = func() error { return full }
+		var full atomic.Bool
+		full.Store(true)
+		w.pullAllowed = func() error {
+			if full.Load() {
+				return errors.New("the disk is full")
+			}
+			return nil
+		}
 		w.reboot()
 		w.apply(1, inst())
 		if o := w.after(time.Minute); o.GetReady() || !strings.Contains(o.GetReason(), "the disk is full") {
@@ -157,11 +164,11 @@ func TestFullDisk(t *testing.T) {
 		if got := w.reasons(); !slices.Equal(got, []string{"ImagePullFailed"}) {
 			t.Errorf("events %v, want the trouble told once", got)
 		}
-		full = nil
+		full.Store(false)
 		if o := w.after(time.Minute); !o.GetReady() {
 			t.Fatalf("when there is room: %v", o)
 		}
-		full = errors.New("the disk is full")
+		full.Store(true)
 		if err := w.rt.Exit("i-1", 1, runtime.ExitNormal); err != nil {
 			t.Fatal(err)
 		}
@@ -188,10 +195,10 @@ func TestPullTroubleIsToldOnce(t *testing.T) {
 
 func TestStalledPullBeginsAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		pulls := 0
+		var pulls atomic.Int32
 		w.wrap = func(rt runtime.Runtime) runtime.Runtime {
 			return puller{rt, func(ctx context.Context, progress func(runtime.Progress)) error {
-				if pulls++; pulls > 1 {
+				if pulls.Add(1) > 1 {
 					return nil
 				}
 				for done := range int64(3) { // slow, but it moves
@@ -205,11 +212,11 @@ func TestStalledPullBeginsAgain(t *testing.T) {
 		}
 		w.reboot()
 		w.apply(1, inst())
-		if o := w.after(3 * (pullStall - time.Second)); o.GetState() != fleetv1.InstancePulling || pulls != 1 {
-			t.Fatalf("a pull that moves: %v, %d pulls", o, pulls)
+		if o := w.after(3 * (pullStall - time.Second)); o.GetState() != fleetv1.InstancePulling || pulls.Load() != 1 {
+			t.Fatalf("a pull that moves: %v, %d pulls", o, pulls.Load())
 		}
-		if o := w.after(pullStall); !o.GetReady() || pulls != 2 {
-			t.Errorf("a pull that stalls: %v, %d pulls", o, pulls)
+		if o := w.after(pullStall); !o.GetReady() || pulls.Load() != 2 {
+			t.Errorf("a pull that stalls: %v, %d pulls", o, pulls.Load())
 		}
 		if got := w.reasons(); !slices.Contains(got, "ImagePullFailed") || !slices.Contains(got, "ImagePullProgress") {
 			t.Errorf("events %v", got)
