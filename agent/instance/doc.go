@@ -17,6 +17,11 @@
 // own before they happen; the write of "running" overlaps with the first probe. Reports carry sequence
 // numbers reserved in the journal in blocks, so that they keep growing without a write each.
 //
+// An endpoint that a client may still know is served for withdraw_seconds from when it left the look-up's
+// answers: from now when the scheduler asked for the stop, from a second later when this node withdrew it
+// (a restart, a stop by its operator, a failed probe), for its report has to arrive first. When a container
+// or its logger dies, the withdrawal is told before anything else is done.
+//
 // Unknown is never absent: only ErrNotFound lets a machine conclude anything; while the runtime is
 // unavailable it waits. Containers of instances that the journal does not know are removed only after
 // this process has received a current assignment set of its own cluster.
