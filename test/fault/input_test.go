@@ -140,6 +140,7 @@ func TestReachInto(t *testing.T) {
 		return nil
 	})
 	m.StartScheduler()
+	m.WaitNode(fleetv1.NodeReady) // it answers no look-up before its log is read
 	m.Within(limit, "the service has another instance", func() error {
 		if now := m.Endpoints("svc"); len(now) != 1 || now[0].InstanceID == instance.GetMeta().GetId() {
 			return context.DeadlineExceeded
