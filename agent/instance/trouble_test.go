@@ -291,3 +291,27 @@ func TestRestartDelay(t *testing.T) {
 		}
 	}
 }
+
+func TestLostJournal(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.apply(1, inst())
+		before := w.after(0)
+		w.end()
+		w.dir = t.TempDir()
+		w.boot()
+		again := inst()
+		again.Observed = &fleetv1.InstanceObserved{Attempt: before.GetAttempt(), Sequence: 7}
+		w.apply(2, again)
+		w.after(time.Minute)
+		reports, err := w.g.Take()
+		if err != nil || len(reports) != 1 {
+			t.Fatalf("reports %v, %v", reports, err)
+		}
+		if now := reports[0].GetObserved(); !now.GetReady() || now.GetAttempt() != before.GetAttempt()+1 || now.GetSequence() <= 7 {
+			t.Errorf("with a new journal %v; want the next attempt after %v, with a sequence above 7", now, before)
+		}
+		if got := w.rt.Containers(); !slices.Equal(got, []string{"i-2"}) {
+			t.Errorf("containers %v, want the new attempt's alone", got)
+		}
+	})
+}

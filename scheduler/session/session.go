@@ -239,7 +239,8 @@ func (h *Hub) assignments(node string) *fleetv1.AssignmentSet {
 		Generation:   view.Node(node).GetStatus().GetAssignmentGeneration(),
 	}
 	for _, inst := range view.InstancesOnNode(node) {
-		set.Instances = append(set.Instances, &fleetv1.Instance{Meta: inst.GetMeta(), Spec: inst.GetSpec(), Desired: inst.GetDesired()})
+		set.Instances = append(set.Instances, &fleetv1.Instance{Meta: inst.GetMeta(), Spec: inst.GetSpec(), Desired: inst.GetDesired(),
+			Observed: &fleetv1.InstanceObserved{Attempt: inst.GetObserved().GetAttempt(), Sequence: inst.GetObserved().GetSequence()}})
 	}
 	return set
 }
