@@ -48,7 +48,8 @@ type Agent struct {
 
 	mu        sync.Mutex
 	facts     *fleetv1.NodeFacts
-	pullsStop error // why images must not be pulled now
+	imageDir  string // where the runtime keeps images, once it has said
+	pullsStop error  // why images must not be pulled now
 }
 
 // New opens the journal and the listeners; nothing moves before Run. An agent that is not run must be
@@ -94,7 +95,7 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 		Version: a.facts.GetAgentVersion(), DataDir: cfg.DataDir, Runtime: deps.Runtime, Devices: deps.Devices, Instances: a.instances.Instances,
 		JournalWrites: a.journal.Writes, Connected: a.session.Connected, Generation: func() uint64 { return a.journal.Header().Generation },
 		Logger: deps.Logger, LinesDropped: func(id string, lines uint64) {
-			a.instances.Note(id, fleetv1.EventWarning, "LogLinesDropped", fmt.Sprintf("the logger dropped %d lines that it could not write", lines))
+			a.instances.Note(id, fleetv1.EventWarning, "LogLinesDropped", fmt.Sprintf("its logger has dropped %d lines that it could not write", lines))
 		},
 	})
 	return a, nil
@@ -147,6 +148,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	part("devices", a.deps.Devices.Run)
 	a.findRuntime(ctx)
+	a.checkDisk(ctx)
 	a.deps.Devices.Settle(ctx, deviceSettle) // so that the first facts name the devices
 	part("instances", a.instances.Run)
 	part("session", a.session.Run)

@@ -45,6 +45,8 @@ type scheduler struct {
 	orders  chan *fleetv1.RelayOrder
 	reports chan *fleetv1.StatusReport
 	relayed chan *fleetv1.RelayRequest
+	inputs  chan *fleetv1.ExecInput
+	facts   chan *fleetv1.NodeFacts
 }
 
 func newScheduler(t *testing.T, addr, leader string) *scheduler {
@@ -57,6 +59,7 @@ func newScheduler(t *testing.T, addr, leader string) *scheduler {
 		t: t, addr: l.Addr().String(), server: grpc.NewServer(), cluster: "c", leader: leader,
 		hellos: make(chan *fleetv1.Hello, 100), sets: make(chan *fleetv1.AssignmentSet, 100), orders: make(chan *fleetv1.RelayOrder, 10),
 		reports: make(chan *fleetv1.StatusReport, 1000), relayed: make(chan *fleetv1.RelayRequest, 1000),
+		inputs: make(chan *fleetv1.ExecInput, 10), facts: make(chan *fleetv1.NodeFacts, 100),
 	}
 	fleetv1.RegisterAgentServiceServer(s.server, s)
 	served := make(chan struct{})
@@ -87,6 +90,9 @@ func (s *scheduler) Session(stream grpc.BidiStreamingServer[fleetv1.SessionReque
 			m, err := stream.Recv()
 			if err != nil {
 				return
+			}
+			if f := m.GetFacts(); f != nil {
+				s.facts <- f
 			}
 			if r := m.GetReport(); r != nil {
 				s.reports <- r
@@ -120,6 +126,20 @@ func (s *scheduler) Relay(stream grpc.BidiStreamingServer[fleetv1.RelayRequest, 
 		}
 		if err != nil {
 			return err
+		}
+		if m.GetRelayId() != "" {
+			go func() { // ends with the stream
+				for {
+					select {
+					case <-stream.Context().Done():
+						return
+					case in := <-s.inputs:
+						if stream.Send(&fleetv1.RelayResponse{Input: in}) != nil {
+							return
+						}
+					}
+				}
+			}()
 		}
 		s.relayed <- m
 	}
@@ -157,12 +177,21 @@ type node struct {
 	rt  *fake.Runtime
 	a   *agent.Agent
 	end func()
+
+	exec         func(ctx context.Context, req runtime.ExecRequest) (uint32, error) // nil: rt's
+	accelerators *fakedevices.Backend
+	devices      *devices.Registry
 }
 
 func newNode(t *testing.T, schedulers ...string) *node {
 	t.Helper()
+	return newNodeWith(t, nil, schedulers...)
+}
+
+func newNodeWith(t *testing.T, exec func(context.Context, runtime.ExecRequest) (uint32, error), schedulers ...string) *node {
+	t.Helper()
 	dir := t.TempDir()
-	n := &node{t: t, cfg: agent.DefaultConfig(), rt: fake.New(fake.Options{Listen: true})}
+	n := &node{t: t, exec: exec, cfg: agent.DefaultConfig(), rt: fake.New(fake.Options{Listen: true})}
 	n.cfg.NodeName, n.cfg.DataDir, n.cfg.TokenFile = "n1", filepath.Join(dir, "data"), filepath.Join(dir, "token")
 	n.cfg.Schedulers, n.cfg.HTTPAddr, n.cfg.AdvertiseAddress = schedulers, "127.0.0.1:0", "127.0.0.1"
 	if err := os.WriteFile(n.cfg.TokenFile, []byte("secret\n"), 0o600); err != nil {
@@ -180,12 +209,18 @@ func newNode(t *testing.T, schedulers ...string) *node {
 
 func (n *node) boot(fault func(string)) {
 	n.t.Helper()
-	accelerators, err := fakedevices.Parse("2xH100-80GB")
+	var err error
+	n.accelerators, err = fakedevices.Parse("2xH100-80GB")
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	logger := slog.New(slog.DiscardHandler)
-	n.a, err = agent.New(n.cfg, agent.Deps{Runtime: n.rt, Devices: devices.NewRegistry(logger, accelerators), Logger: logger, FaultPoint: fault})
+	n.devices = devices.NewRegistry(logger, n.accelerators)
+	var rt runtime.Runtime = n.rt
+	if n.exec != nil {
+		rt = shell{n.rt, n.exec}
+	}
+	n.a, err = agent.New(n.cfg, agent.Deps{Runtime: rt, Devices: n.devices, Logger: logger, FaultPoint: fault})
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -208,6 +243,16 @@ func (n *node) boot(fault func(string)) {
 			n.t.Error("the agent does not end")
 		}
 	}
+}
+
+// shell replaces what a command does.
+type shell struct {
+	runtime.Runtime
+	exec func(ctx context.Context, req runtime.ExecRequest) (uint32, error)
+}
+
+func (s shell) Exec(ctx context.Context, _ string, req runtime.ExecRequest) (uint32, error) {
+	return s.exec(ctx, req)
 }
 
 func instance() *fleetv1.Instance {

@@ -38,6 +38,8 @@ type Config struct {
 	ImageLow  float64 `yaml:"image_low"`
 	// LocalSocket is a Unix socket; empty means agent.sock in DataDir.
 	LocalSocket string `yaml:"local_socket"`
+	// Version of the program, as the node's facts show it; empty means what the Go build recorded.
+	Version string `yaml:"-"`
 }
 
 // DefaultConfig answers a configuration that Validate accepts once DataDir can be used.

@@ -7,6 +7,8 @@
 // of the file system that holds the data directory. Logs of an instance that is forgotten are kept for a
 // day, and of a living one those of the last five attempts.
 //
+// Above 95 % use of a disk that images fill, nothing is fetched any more; what is present still starts.
+//
 // The agent's HTTP answers GET /metrics and GET /healthz. The local socket (mode 0600: root, or whoever
 // runs the agent) serves fleetv1.LocalService, with or without a scheduler.
 //

@@ -61,9 +61,13 @@ func (s *localService) GetLocalLogs(req *fleetv1.GetLocalLogsRequest, stream grp
 	if in == nil {
 		return status.Errorf(codes.NotFound, "no instance %q on this node", req.GetName())
 	}
-	return s.a.readLogs(stream.Context(), in.GetMeta().GetId(), req.GetQuery(), func(lines []*fleetv1.LogLine) error {
+	err := s.a.readLogs(stream.Context(), in.GetMeta().GetId(), req.GetQuery(), func(lines []*fleetv1.LogLine) error {
 		return stream.Send(&fleetv1.GetLocalLogsResponse{Lines: lines})
 	})
+	if errors.Is(err, errBadQuery) {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	return err
 }
 
 func (s *localService) StopLocalInstance(_ context.Context, req *fleetv1.StopLocalInstanceRequest) (*fleetv1.StopLocalInstanceResponse, error) {

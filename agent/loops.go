@@ -31,8 +31,8 @@ const (
 	// Events of device signals: at most so many at once, and one every so often.
 	signalBurst = 20
 	signalEvery = 10 * time.Second
-	// fullDisk is the fraction above which no image is pulled.
-	fullDisk = 0.95
+	// diskLimit is the fraction of a disk's use above which no image is pulled.
+	diskLimit = 0.95
 )
 
 func tellOnce(c chan struct{}) {
@@ -54,7 +54,7 @@ func (a *Agent) findRuntime(ctx context.Context) {
 	name := info.Name + " " + info.Version
 	a.mu.Lock()
 	changed := a.facts.Runtime != name
-	a.facts.Runtime = name
+	a.facts.Runtime, a.imageDir = name, info.ImageDir
 	a.mu.Unlock()
 	if changed {
 		tellOnce(a.factsChanged)
@@ -147,21 +147,40 @@ func (a *Agent) pullAllowed() error {
 	return a.pullsStop
 }
 
-// checkDisk stops pulls while the disk is nearly full, and tells whether it is.
+// checkDisk stops pulls while a disk that they fill is nearly full, and tells whether one is.
 func (a *Agent) checkDisk(ctx context.Context) bool {
-	usage, err := disk.UsageWithContext(ctx, a.cfg.DataDir)
-	if err != nil {
-		a.deps.Logger.Error("the disk's use can't be read", "error", err)
-		return false
+	a.mu.Lock()
+	dirs := []string{a.cfg.DataDir}
+	if a.imageDir != "" {
+		dirs = append(dirs, a.imageDir)
 	}
-	var stop error
-	if usage.UsedPercent > 100*fullDisk {
-		stop = fmt.Errorf("the disk that holds %s is %.0f %% full: no image is pulled", a.cfg.DataDir, usage.UsedPercent)
+	a.mu.Unlock()
+	stop, err := fullDisk(dirs, func(dir string) (float64, error) {
+		usage, err := disk.UsageWithContext(ctx, dir)
+		if err != nil {
+			return 0, err
+		}
+		return usage.UsedPercent / 100, nil
+	})
+	if err != nil {
+		a.deps.Logger.Error("the disks' use can't be read", "error", err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.pullsStop = stop
 	return stop != nil
+}
+
+// fullDisk answers why no image may be fetched: one of the directories is on a disk that is nearly full.
+func fullDisk(dirs []string, use func(dir string) (float64, error)) (stop, err error) {
+	for _, dir := range dirs {
+		used, useErr := use(dir)
+		err = errors.Join(err, useErr)
+		if useErr == nil && used > diskLimit {
+			stop = fmt.Errorf("the disk that holds %s is %.0f %% full: no image is pulled", dir, 100*used)
+		}
+	}
+	return stop, err
 }
 
 func (a *Agent) collectImages(ctx context.Context) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"sync"
 
@@ -15,6 +16,9 @@ import (
 	"github.com/drover-fleet/drover/runtime"
 	"github.com/drover-fleet/drover/runtime/logfile"
 )
+
+// errBadQuery says that a caller asked for something that means nothing.
+var errBadQuery = errors.New("bad query")
 
 // relay serves what a scheduler ordered for one of its callers.
 func (a *Agent) relay(ctx context.Context, order *fleetv1.RelayOrder, inputs <-chan *fleetv1.ExecInput, send func(*fleetv1.RelayRequest) error) error {
@@ -45,7 +49,7 @@ func (a *Agent) readLogs(ctx context.Context, id string, q *fleetv1.LogQuery, em
 	if q.GetSearch() != "" {
 		search, err := logfile.ParseSearch(q.GetSearch())
 		if err != nil {
-			return err
+			return fmt.Errorf("search: %w: %w", errBadQuery, err)
 		}
 		query.Search = search
 	}
@@ -69,9 +73,6 @@ func (a *Agent) exec(ctx context.Context, id string, start *fleetv1.ExecStart, i
 	stdin, input := io.Pipe()
 	defer stdin.Close()
 	resize := make(chan runtime.WindowSize, 1)
-	if start.GetRows() > 0 {
-		resize <- runtime.WindowSize{Rows: uint16(start.GetRows()), Columns: uint16(start.GetColumns())}
-	}
 	go passInput(ctx, inputs, input, resize)
 	var sending sync.Mutex // stdout and stderr may be written at once
 	send := func(o *fleetv1.ExecOutput) error {
@@ -80,7 +81,7 @@ func (a *Agent) exec(ctx context.Context, id string, start *fleetv1.ExecStart, i
 		return sendRaw(&fleetv1.RelayRequest{Output: o})
 	}
 	code, err := a.deps.Runtime.Exec(ctx, instance.ContainerID(id, in.GetObserved().GetAttempt()), runtime.ExecRequest{
-		Command: start.GetCommand(), TTY: start.GetTty(), Stdin: stdin, Resize: resize,
+		Command: start.GetCommand(), TTY: start.GetTty(), Stdin: stdin, Resize: resize, Size: windowSize(start),
 		Stdout: writer(func(b []byte) error { return send(&fleetv1.ExecOutput{Stdout: b}) }),
 		Stderr: writer(func(b []byte) error { return send(&fleetv1.ExecOutput{Stderr: b}) }),
 	})
@@ -90,7 +91,8 @@ func (a *Agent) exec(ctx context.Context, id string, start *fleetv1.ExecStart, i
 	return send(&fleetv1.ExecOutput{ExitCode: &code})
 }
 
-// passInput passes input on until the inputs or ctx end.
+// passInput passes input on until the inputs or ctx end; after the end of the standard input it still takes
+// changes of the terminal's size.
 func passInput(ctx context.Context, inputs <-chan *fleetv1.ExecInput, input *io.PipeWriter, resize chan runtime.WindowSize) {
 	defer input.Close() // always nil
 	for {
@@ -109,17 +111,23 @@ func passInput(ctx context.Context, inputs <-chan *fleetv1.ExecInput, input *io.
 			case <-resize: // an older size that nobody has taken
 			default:
 			}
-			resize <- runtime.WindowSize{Rows: uint16(in.GetRows()), Columns: uint16(in.GetColumns())}
+			resize <- windowSize(in)
 		}
 		if len(in.GetStdin()) > 0 {
-			if _, err := input.Write(in.GetStdin()); err != nil {
-				return // the command has ended; its exit code is on the way
-			}
+			_, _ = input.Write(in.GetStdin()) // fails when the command has ended, or its input was closed
 		}
 		if in.GetCloseStdin() {
-			return
+			_ = input.Close() // always nil
 		}
 	}
+}
+
+// windowSize answers the size in a message; what no terminal can have is cut off.
+func windowSize(m interface {
+	GetRows() uint32
+	GetColumns() uint32
+}) runtime.WindowSize {
+	return runtime.WindowSize{Rows: uint16(min(m.GetRows(), math.MaxUint16)), Columns: uint16(min(m.GetColumns(), math.MaxUint16))}
 }
 
 // writer sends each write as it is, copied, for the stream may keep it.

@@ -15,8 +15,8 @@ type Runtime interface {
 	// Info names the runtime; an error wraps ErrUnavailable when it doesn't answer.
 	Info(ctx context.Context) (Info, error)
 
-	// Pull makes the image present and unpacked under its digest. It calls progress, when not nil, from
-	// one goroutine at most 5 times a second. ErrFatal: the image is missing, refused or of another
+	// Pull makes the image present and unpacked under its digest. When something has to be fetched, it calls
+	// progress, when not nil, from one goroutine: at once, then at most 5 times a second. ErrFatal: the image is missing, refused or of another
 	// architecture.
 	Pull(ctx context.Context, req PullRequest, progress func(Progress)) (Image, error)
 
@@ -82,6 +82,8 @@ var (
 type Info struct {
 	Name    string // "containerd", "fake"
 	Version string
+	// ImageDir is where images are kept; empty when that is unknown.
+	ImageDir string
 }
 
 // PullRequest names an image.
@@ -89,6 +91,9 @@ type PullRequest struct {
 	Image  string // reference as the user wrote it: registry, repository, tag
 	Digest string // "sha256:…" of the manifest or index to run
 	Arch   string // "amd64", "arm64"; empty means this host's
+	// Allowed is asked before anything is fetched, and its error ends the pull; nil allows. An image that
+	// is present needs no leave.
+	Allowed func() error
 }
 
 // Progress of a pull.
@@ -225,9 +230,10 @@ type Stats struct {
 type ExecRequest struct {
 	Command        []string
 	TTY            bool
-	Stdin          io.Reader // nil: none
-	Stdout, Stderr io.Writer // nil: discarded; with TTY everything goes to Stdout
-	Resize         <-chan WindowSize
+	Stdin          io.Reader         // nil: none
+	Stdout, Stderr io.Writer         // nil: discarded; with TTY everything goes to Stdout
+	Size           WindowSize        // of the terminal when the command starts; zero: unknown
+	Resize         <-chan WindowSize // later ones
 }
 
 // WindowSize of a terminal.

@@ -28,6 +28,8 @@ type Config struct {
 	// withdrawn serves at least that much longer.
 	LookupMaxAge time.Duration   `yaml:"lookup_max_age"`
 	Registry     registry.Config `yaml:"registry"`
+	// Version of the program, as status and metrics show it; empty means what the Go build recorded.
+	Version string `yaml:"-"`
 }
 
 // DefaultConfig is a single scheduler on loopback.

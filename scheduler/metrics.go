@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"path"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,15 +32,15 @@ func newMetrics(s *Server) *metrics {
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "drover_scheduler_calls_total", Help: "gRPC calls that have ended, by method and code."}, []string{"method", "code"}),
 	}
-	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "drover_build_info", Help: "What was built; always 1.", ConstLabels: buildLabels()})
+	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "drover_build_info", Help: "What was built; always 1.", ConstLabels: buildLabels(s.version())})
 	build.Set(1)
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		build, m.calls, s.proposals.total, s.proposals.seconds, &snapshotCollector{s})
 	return m
 }
 
-func buildLabels() prometheus.Labels {
-	labels := prometheus.Labels{"version": version(), "revision": "", "go_version": ""}
+func buildLabels(version string) prometheus.Labels {
+	labels := prometheus.Labels{"version": version, "revision": "", "go_version": ""}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		labels["go_version"] = info.GoVersion
 		for _, setting := range info.Settings {
@@ -70,6 +71,7 @@ func (m *metrics) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerI
 // proposals is the Raft store, measured.
 type proposals struct {
 	raft    *raftstore.Store
+	flying  atomic.Int64
 	total   *prometheus.CounterVec
 	seconds prometheus.Histogram
 }
@@ -88,6 +90,8 @@ func newProposals(raft *raftstore.Store) *proposals {
 // Propose commits a command.
 func (p *proposals) Propose(ctx context.Context, cmd *fleetv1.Command) (state.Result, error) {
 	start := time.Now()
+	p.flying.Add(1)
+	defer p.flying.Add(-1)
 	result, err := p.raft.Propose(ctx, cmd)
 	word := "applied"
 	var notLeader *raftstore.NotLeaderError
@@ -139,6 +143,10 @@ func (c *snapshotCollector) Collect(out chan<- prometheus.Metric) {
 	gauge("drover_scheduler_raft_commit_index", "Raft index of the last committed entry.", float64(raft.CommitIndex))
 	gauge("drover_scheduler_raft_applied_index", "Raft index of the last entry in the store.", float64(raft.AppliedIndex))
 	gauge("drover_scheduler_raft_snapshot_index", "Raft index of the last snapshot.", float64(raft.LastSnapshotIndex))
+	gauge("drover_scheduler_proposals_in_flight", "Commands that wait for their outcome.", float64(c.s.proposals.flying.Load()))
+	feeds, behind := c.s.state.Feeds()
+	gauge("drover_scheduler_feeds", "Followers of the store: loops, look-up, watchers.", float64(feeds))
+	gauge("drover_scheduler_feed_lag", "Change sets that the slowest follower of the store has not taken.", float64(behind))
 	gauge("drover_scheduler_events_queued", "Events that wait for the disk.", float64(c.s.events.Queued()))
 	send(prometheus.CounterValue, "drover_scheduler_events_dropped_total", "Events lost because the disk did not keep up.",
 		float64(c.s.events.Dropped()), "", "")

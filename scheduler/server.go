@@ -39,6 +39,7 @@ const (
 	keepaliveLeast  = 5 * time.Second // between a client's pings
 	headerTimeout   = 5 * time.Second
 	idleTimeout     = 2 * time.Minute
+	callTimeout     = 30 * time.Second // for one HTTP call, reading and writing
 	maxHeader       = 16 << 10
 	stopTimeout     = 3 * time.Second // for calls under way when the server ends
 )
@@ -66,6 +67,8 @@ type Server struct {
 
 	ready   chan struct{}
 	isReady sync.Once
+	failed  <-chan error          // the Raft store's
+	leads   <-chan bool           // likewise
 	leading atomic.Bool           // bootstrapped, and the loops run
 	failure atomic.Pointer[error] // why this process must end
 }
@@ -111,6 +114,7 @@ func (s *Server) open() (err error) {
 		return err
 	}
 	sink.use(s.events)
+	s.failed, s.leads = s.raft.Failed(), s.raft.LeaderChanges()
 	return nil
 }
 
@@ -119,7 +123,7 @@ func (s *Server) wire() {
 	s.proposals = newProposals(s.raft)
 	s.hub = session.New(session.Config{
 		State: s.state, Proposer: s.proposals, HeartbeatInterval: s.cfg.HeartbeatInterval, LeaseDuration: s.cfg.LeaseDuration,
-		Leader: func() string { _, addr := s.raft.Leader(); return addr }, Logger: s.log,
+		Logger: s.log, // no Leader: the addresses known here are Raft's, which agents can't dial
 	})
 	s.loops = reconcile.New(reconcile.Config{
 		State: s.state, Proposer: s.proposals, Sessions: s.hub, LookupMaxAge: s.cfg.LookupMaxAge, Logger: s.log,
@@ -145,7 +149,8 @@ func (s *Server) wire() {
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.http = &http.Server{
-		Handler: s.handler(m), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		Handler: s.handler(m), ReadHeaderTimeout: headerTimeout, ReadTimeout: callTimeout, WriteTimeout: callTimeout,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 }
@@ -164,7 +169,7 @@ func (s *Server) Run(ctx context.Context) error {
 		})
 	}
 	part("look-up", func() error { s.table.Run(ctx); return nil })
-	part("leadership", func() error { return s.followLeadership(ctx) })
+	part("leadership", func() error { s.followLeadership(ctx, cancel); return nil })
 	part("gRPC", func() error { return s.grpc.Serve(s.grpcListener) })
 	part("HTTP", func() error {
 		if err := s.http.Serve(s.httpListener); !errors.Is(err, http.ErrServerClosed) {
@@ -175,7 +180,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.log.Info("scheduler serves", "grpc", s.GRPCAddr(), "http", s.HTTPAddr(), "raft", s.raft.Addr())
 	select {
 	case <-ctx.Done():
-	case err := <-s.raft.Failed():
+	case err := <-s.failed:
 		err = fmt.Errorf("the Raft log has failed: %w", err)
 		s.failure.Store(&err)
 		return err // the disk may hang: nothing is waited for
@@ -189,26 +194,27 @@ func (s *Server) Run(ctx context.Context) error {
 	return errors.Join(err, s.release())
 }
 
-// followLeadership leads while this scheduler is the leader.
-func (s *Server) followLeadership(ctx context.Context) error {
+// followLeadership leads while this scheduler is the leader, until ctx ends. When the loops can't go on it calls
+// fail: a leader without them would look alive and do nothing.
+func (s *Server) followLeadership(ctx context.Context, fail context.CancelCauseFunc) {
 	end := func() {}
 	defer func() { end() }()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case leads := <-s.raft.LeaderChanges():
+			return
+		case leads := <-s.leads:
 			end()
 			end = func() {}
 			if leads {
-				end = s.lead(ctx)
+				end = s.lead(ctx, fail)
 			}
 		}
 	}
 }
 
 // lead starts what only a leader does, and answers how to end it.
-func (s *Server) lead(ctx context.Context) (end func()) {
+func (s *Server) lead(ctx context.Context, fail context.CancelCauseFunc) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	work.Go(func() {
@@ -222,7 +228,7 @@ func (s *Server) lead(ctx context.Context) (end func()) {
 		s.isReady.Do(func() { close(s.ready) })
 		s.log.Info("this scheduler leads")
 		if err := s.loops.Run(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("the leader's loops ended", "error", err)
+			fail(fmt.Errorf("the leader's loops: %w", err))
 		}
 	})
 	return func() {

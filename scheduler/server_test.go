@@ -3,6 +3,7 @@ package scheduler_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log"
 	"log/slog"
@@ -343,5 +344,56 @@ func TestWatchersDoNotDelayTheEnd(t *testing.T) {
 	}
 	if status.Code(err) != codes.Unavailable {
 		t.Errorf("the watcher's end: %v", err)
+	}
+}
+
+// A request ID takes effect once, and for one request alone, also when the scheduler was restarted in between.
+func TestRequestIDsOutliveARestart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r := run(t, dir)
+	r.declare()
+	r.deploy(1)
+	flavor := func(name string) error {
+		_, err := fleetv1.NewFlavorServiceClient(r.conn).CreateFlavor(r.admin(), &fleetv1.CreateFlavorRequest{RequestId: "flavor",
+			Flavor: &fleetv1.Flavor{Meta: &fleetv1.Meta{Name: name}, Spec: &fleetv1.FlavorSpec{CpuMillis: 1000, MemoryBytes: 1 << 30}}})
+		return err
+	}
+	stop := func(id string) error {
+		_, err := fleetv1.NewServiceServiceClient(r.conn).StopService(r.admin(), &fleetv1.StopServiceRequest{Name: "iris", RequestId: id})
+		return err
+	}
+	model := func(ref string) (*fleetv1.Model, error) {
+		resp, err := fleetv1.NewModelServiceClient(r.conn).CreateModel(r.admin(), &fleetv1.CreateModelRequest{RequestId: "model",
+			Model: &fleetv1.Model{Meta: &fleetv1.Meta{Name: "other"}, Spec: &fleetv1.ModelSpec{Image: ref}}})
+		return resp.GetModel(), err
+	}
+	ref := image(t)
+	first, err := model(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(flavor("a"), stop("stop")); err != nil {
+		t.Fatal(err)
+	}
+	r.until("Stopped")
+
+	r.stop()
+	r = run(t, dir)
+	if err := errors.Join(flavor("a"), stop("stop")); err != nil {
+		t.Errorf("the same again: %v", err)
+	}
+	if again, err := model(ref); err != nil || again.GetMeta().GetId() != first.GetMeta().GetId() {
+		t.Errorf("the same model again: %v, %v", again, err)
+	}
+	if err := stop("stop2"); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "is Stopped") {
+		t.Errorf("another stop: %v", err)
+	}
+	if err := flavor("b"); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), `request ID "flavor"`) {
+		t.Errorf("another body: %v", err)
+	}
+	flavors, err := fleetv1.NewFlavorServiceClient(r.conn).ListFlavors(r.admin(), &fleetv1.ListFlavorsRequest{})
+	if err != nil || len(flavors.GetFlavors()) != 2 {
+		t.Errorf("flavors %v, %v", flavors.GetFlavors(), err)
 	}
 }

@@ -77,7 +77,7 @@ func (s *Server) ClusterStatus() *fleetv1.GetClusterStatusResponse {
 	st := s.raft.Status()
 	resp := &fleetv1.GetClusterStatusResponse{
 		LeaderId: st.LeaderID, LeaderAddress: st.LeaderAddr, Term: st.Term, CommitIndex: st.CommitIndex, AppliedIndex: st.AppliedIndex,
-		Version: version(), StartTime: timestamppb.New(s.started),
+		Version: s.version(), StartTime: timestamppb.New(s.started),
 	}
 	for _, m := range st.Members {
 		role := "non-voter"
@@ -89,8 +89,11 @@ func (s *Server) ClusterStatus() *fleetv1.GetClusterStatusResponse {
 	return resp
 }
 
-// version of this program, as the build recorded it.
-func version() string {
+// version of this program.
+func (s *Server) version() string {
+	if s.cfg.Version != "" {
+		return s.cfg.Version
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}

@@ -1,7 +1,7 @@
 // Package health finds out whether an instance works: Probe asks once, Watch keeps asking and tells each
 // change.
 //
-// While an instance starts, Watch asks often (10 ms at first, growing to the period), because readiness
+// While an instance starts, Watch asks often (every 2 ms at first, ever less often up to the period), because readiness
 // should be known the moment it is there; these extra probes count as one failure per period, so that the
 // threshold means what SPEC §2 says. After the first success it asks once a period. A certificate is not
 // checked by HTTPS probes: the prober connects to the address of a container that it started itself, for

@@ -20,6 +20,11 @@
 // An instance whose devices are gone when its container is to be made fails, with the event DeviceFailed, and holds
 // nothing on the node; the scheduler places another. While a driver doesn't answer, it waits.
 //
+// An endpoint that a client may still know is served for withdraw_seconds from when it left the look-up's
+// answers: from now when the scheduler asked for the stop, from a second later when this node withdrew it
+// (a restart, a stop by its operator, a failed probe), for its report has to arrive first. When a container
+// or its logger dies, the withdrawal is told before anything else is done.
+//
 // Unknown is never absent: only ErrNotFound lets a machine conclude anything; while the runtime is
 // unavailable it waits. Containers of instances that the journal does not know are removed only after
 // this process has received a current assignment set of its own cluster.

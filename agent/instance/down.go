@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -32,7 +34,6 @@ func (m *machine) exited(exit runtime.Exit, state string) outcome {
 
 // attemptEnded notes an exit that nobody asked for.
 func (m *machine) attemptEnded(status *fleetv1.ExitStatus) outcome {
-	m.stopProbe()
 	steady := !m.readySince.IsZero() && time.Since(m.readySince) >= steadyAfter
 	m.save(func(o *fleetv1.InstanceObserved) {
 		if steady {
@@ -49,16 +50,13 @@ func (m *machine) attemptEnded(status *fleetv1.ExitStatus) outcome {
 		}
 		m.noteLocked(fleetv1.EventWarning, "InstanceExited", o.Reason)
 	})
+	m.stopProbe() // may be slow: the endpoint is withdrawn by now
 	return again
 }
 
-// loggerGone restarts an attempt whose output is lost: what it prints fails with EPIPE.
-func (m *machine) loggerGone(ctx context.Context) outcome {
-	id := m.container()
-	if err := m.delete(ctx, id); err != nil {
-		m.keepMail(nil, nil, true)
-		return m.later(err)
-	}
+// loggerGone ends an attempt whose output is lost: what it prints fails with EPIPE. Its container may
+// still run: the back-off begins with deleting it.
+func (m *machine) loggerGone() outcome {
 	return m.attemptEnded(&fleetv1.ExitStatus{
 		Code: 137, Reason: string(runtime.ExitLoggerKilled), Time: timestamppb.Now(), Message: "its logger was killed",
 	})
@@ -101,7 +99,7 @@ func (m *machine) nextAttempt(change func(o *fleetv1.InstanceObserved)) {
 
 func (m *machine) forgetAttempt() {
 	m.stopProbe()
-	m.held, m.healthy, m.published, m.readySince = false, false, false, time.Time{}
+	m.held, m.healthy, m.published, m.readySince, m.leftAnswers = false, false, false, time.Time{}, time.Time{}
 	m.drainUntil, m.killAt, m.killed, m.ended, m.failures = time.Time{}, time.Time{}, false, false, 0
 }
 
@@ -129,7 +127,7 @@ func (m *machine) stop(ctx context.Context, want intent, state string) outcome {
 		}
 		return m.down(ctx, want)
 	case fleetv1.InstanceRunning:
-		return m.drain()
+		return m.drain(want)
 	case fleetv1.InstanceDraining:
 		if m.drainUntil.IsZero() { // an earlier agent began: nobody knows how long it has been
 			m.drainUntil = time.Now().Add(time.Duration(spec.GetWithdrawSeconds()) * time.Second)
@@ -148,14 +146,18 @@ func (m *machine) stop(ctx context.Context, want intent, state string) outcome {
 	return m.down(ctx, want)
 }
 
-// drain withdraws the endpoint; only an instance that was ready has clients to wait for.
-func (m *machine) drain() outcome {
-	m.drainUntil = time.Now()
+// drain withdraws the endpoint and lets the instance serve on until no client may still use it. A stop that
+// came from the scheduler was preceded by the end of its answers; a withdrawal by this node has to reach it first.
+func (m *machine) drain(want intent) outcome {
 	m.readySince = time.Time{}
 	m.save(func(o *fleetv1.InstanceObserved) {
 		if o.Ready {
-			m.drainUntil = m.drainUntil.Add(time.Duration(m.rec.Instance.GetSpec().GetWithdrawSeconds()) * time.Second)
+			m.leftAnswers = time.Now()
+			if want == restart || m.rec.StoppedHere {
+				m.leftAnswers = m.leftAnswers.Add(reportTime)
+			}
 		}
+		m.drainUntil = m.leftAnswers.Add(time.Duration(m.rec.Instance.GetSpec().GetWithdrawSeconds()) * time.Second)
 		o.State, o.Ready, o.Reason = fleetv1.InstanceDraining, false, m.rec.Instance.GetDesired().GetReason()
 	})
 	return again
@@ -234,6 +236,10 @@ func (m *machine) reaped() outcome {
 	}
 	if err := m.g.cfg.Journal.Forget(m.id); err != nil {
 		return outcome{wait: patience} // the journal has failed: the agent is unhealthy and will be restarted
+	}
+	now := time.Now() // its logs are kept for a while from now on
+	if err := os.Chtimes(filepath.Join(m.g.cfg.LogRoot, m.id), now, now); err != nil && !errors.Is(err, os.ErrNotExist) {
+		m.g.cfg.Logger.Warn("the logs of an instance that is gone may be removed early", "instance", m.id, "error", err)
 	}
 	m.g.mu.Lock()
 	defer m.g.mu.Unlock()

@@ -33,6 +33,11 @@ type world struct {
 	end     func()
 	crash   string // the fault point at which the next agent dies
 
+	// For the next agent; nil means nothing special.
+	fault       func(name string)
+	wrap        func(runtime.Runtime) runtime.Runtime
+	pullAllowed func() error
+
 	mu      sync.Mutex
 	trace   []string
 	devices []devices.Device
@@ -93,13 +98,20 @@ func (w *world) boot() {
 	if w.journal, err = journal.Open(w.dir); err != nil {
 		w.t.Fatal(err)
 	}
-	crash := w.crash
+	crash, fault := w.crash, w.fault
+	var rt runtime.Runtime = watched{w.rt, w}
+	if w.wrap != nil {
+		rt = w.wrap(rt)
+	}
 	w.g = New(Config{
-		Runtime: watched{w.rt, w}, Journal: w.journal, Logger: slog.New(slog.DiscardHandler), LogRoot: w.dir, Address: "192.0.2.1",
+		Runtime: rt, PullAllowed: w.pullAllowed, Journal: w.journal, Logger: slog.New(slog.DiscardHandler), LogRoot: w.dir, Address: "192.0.2.1",
 		PortMin: 30000, PortMax: 30200, Hooks: []Hook{MountHook([]string{w.dir}), DeviceHook(w.knownDevices)},
 		FaultPoint: func(name string) {
 			if name == crash {
 				select {} // as good as dead: this goroutine does nothing any more
+			}
+			if fault != nil {
+				fault(name)
 			}
 		},
 	})
@@ -204,16 +216,16 @@ func TestBecomesReadyAtOnce(t *testing.T) {
 func TestRestartsWithBackOffThenFails(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.apply(1, inst("-exit=3"))
-		for restarts, delay := range []time.Duration{1, 2, 4, 8, 16} {
+		for restarts, delay := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second} {
 			o := w.after(0)
 			if o.GetState() != fleetv1.InstanceExited || int(o.GetRestarts()) != restarts || o.GetLastExit().GetCode() != 3 || o.GetRetryTime() == nil {
 				t.Fatalf("after %d restarts: %v", restarts, o)
 			}
-			if o = w.after(delay*time.Second - time.Millisecond); o.GetAttempt() != uint32(restarts+1) {
+			if o = w.after(delay - time.Millisecond); o.GetAttempt() != uint32(restarts+1) {
 				t.Fatalf("attempt %d began early", o.GetAttempt())
 			}
 			if o = w.after(time.Millisecond); o.GetAttempt() != uint32(restarts+2) {
-				t.Fatalf("attempt %d did not follow after %v s", restarts+2, delay)
+				t.Fatalf("attempt %d did not follow after %v", restarts+2, delay)
 			}
 		}
 		o := w.after(time.Hour)
@@ -301,7 +313,11 @@ func TestRestartCounter(t *testing.T) {
 		w.apply(1, inst())
 		w.after(0)
 		w.apply(2, wish(inst(), func(d *fleetv1.InstanceDesired) { d.Restart = 2 }))
-		o := w.after(3 * time.Second)
+		// Its clients know the endpoint for 3 s, from when the scheduler has heard that it is withdrawn.
+		if o := w.after(3 * time.Second); o.GetReady() || o.GetState() != fleetv1.InstanceDraining || w.last() != "publish" {
+			t.Fatalf("while it drains: %v, last operation %s", o, w.last())
+		}
+		o := w.after(time.Second)
 		if !o.GetReady() || o.GetAttempt() != 2 || o.GetRestarted() != 2 || o.GetRestarts() != 0 {
 			t.Fatalf("after the restart: %v", o)
 		}

@@ -19,10 +19,14 @@ import (
 const (
 	// patience bounds one call of the runtime, except a pull.
 	patience = 60 * time.Second
+	// pullStall is how long a pull may fetch nothing before it is begun again.
+	pullStall = 10 * time.Minute
 	// maxEvents that wait for a scheduler; the oldest go first.
 	maxEvents = 100
 	// sequences are reserved in the journal in blocks of this size.
 	sequenceBlock = 1000
+	// reportTime is how long a lost readiness may take until the look-up no longer answers the endpoint.
+	reportTime = time.Second
 )
 
 // machine moves one instance. Fields below mu are shared; those below "own" belong to run's goroutine.
@@ -42,17 +46,18 @@ type machine struct {
 	pull       *fleetv1.PullProgress
 
 	// own
-	held       bool // this process started or adopted the container of this attempt
-	healthy    bool
-	published  bool
-	readySince time.Time
-	stopProbe  func()
-	drainUntil time.Time
-	killAt     time.Time
-	killed     bool
-	ended      bool   // the process of this attempt has ended
-	fatal      string // why the instance has to fail
-	failures   int    // of the present step, for its back-off
+	held        bool // this process started or adopted the container of this attempt
+	healthy     bool
+	published   bool
+	readySince  time.Time
+	leftAnswers time.Time // by when the look-up no longer answered the endpoint, once it did
+	stopProbe   func()
+	drainUntil  time.Time
+	killAt      time.Time
+	killed      bool
+	ended       bool   // the process of this attempt has ended
+	fatal       string // why the instance has to fail
+	failures    int    // of the present step, for its back-off
 }
 
 // outcome of a step: again at once, or when woken and at the latest after wait (when above 0), or gone.
@@ -282,8 +287,8 @@ func (m *machine) step(ctx context.Context) outcome {
 		return m.exited(*exit, state)
 	case m.fatal != "":
 		return m.fail(ctx)
-	case loggerDied && state == fleetv1.InstanceRunning:
-		return m.loggerGone(ctx)
+	case loggerDied && (state == fleetv1.InstanceStarting || state == fleetv1.InstanceRunning):
+		return m.loggerGone()
 	case result != nil:
 		m.judge(*result)
 		return again
@@ -347,6 +352,19 @@ func (m *machine) explain(reason string) {
 	m.mu.Unlock()
 	if !same {
 		m.update(func(o *fleetv1.InstanceObserved) { o.Reason = reason })
+	}
+}
+
+// complain says what the instance waits for, with an event when that is new.
+func (m *machine) complain(event string, err error) {
+	m.mu.Lock()
+	same := m.rec.Instance.Observed.Reason == err.Error()
+	m.mu.Unlock()
+	if !same {
+		m.update(func(o *fleetv1.InstanceObserved) {
+			o.Reason = err.Error()
+			m.noteLocked(fleetv1.EventWarning, event, err.Error())
+		})
 	}
 }
 

@@ -33,7 +33,7 @@ type Config struct {
 	PortMin, PortMax int
 	// Hooks change a container's specification before it is created, in order.
 	Hooks []Hook
-	// PullAllowed answers why images must not be pulled now.
+	// PullAllowed answers why no image may be fetched now; one that is present is used all the same.
 	PullAllowed func() error
 	// FaultPoint is called at named points, for crash tests: "accepted", "created", "started", "deleted".
 	FaultPoint func(name string)
@@ -60,9 +60,6 @@ type Manager struct {
 func New(cfg Config) *Manager {
 	if cfg.FaultPoint == nil {
 		cfg.FaultPoint = func(string) {}
-	}
-	if cfg.PullAllowed == nil {
-		cfg.PullAllowed = func() error { return nil }
 	}
 	g := &Manager{
 		cfg: cfg, ports: newPorts(cfg.PortMin, cfg.PortMax), changed: make(chan struct{}, 1), strange: make(chan struct{}, 1),
@@ -246,11 +243,13 @@ func accept(have journal.Header, set *fleetv1.AssignmentSet) (journal.Header, er
 	return next, nil
 }
 
-// accepted answers the first record of an instance.
+// accepted answers the first record of an instance. One that was reported before was in a journal that is lost: its
+// next attempt begins, since nobody knows how the last one stands, and whose container is a stranger's now.
 func (g *Manager) accepted(inst *fleetv1.Instance) journal.Record {
 	inst = proto.CloneOf(inst)
 	inst.Observed = &fleetv1.InstanceObserved{
-		State: fleetv1.InstanceAccepted, Attempt: 1, Restarted: inst.GetDesired().GetRestart(), Ip: g.cfg.Address,
+		State: fleetv1.InstanceAccepted, Attempt: inst.GetObserved().GetAttempt() + 1, Sequence: inst.GetObserved().GetSequence(),
+		Restarted: inst.GetDesired().GetRestart(), Ip: g.cfg.Address,
 	}
 	if port, err := g.choosePort(inst); err != nil {
 		inst.Observed.Reason = err.Error() // the machine tries again before it needs the port
@@ -303,7 +302,7 @@ func (g *Manager) removeStrangersOnce(ctx context.Context) error {
 		switch {
 		case m == nil && !current:
 			continue // the scheduler may know it
-		case m != nil && attempt >= m.attempt():
+		case m != nil && attempt == m.attempt():
 			continue
 		}
 		g.cfg.Logger.Info("removing a container that belongs to no instance of this node", "container", st.ID, "service", st.Labels[runtime.LabelService])

@@ -44,11 +44,17 @@ func (m *machine) port() int {
 // pullImage makes the image present. Only a pull that has to fetch something is told in events.
 func (m *machine) pullImage(ctx context.Context) outcome {
 	spec := m.rec.Instance.GetSpec()
-	if err := m.g.cfg.PullAllowed(); err != nil {
-		return m.troubled(ctx, err)
-	}
-	started, told := false, time.Now()
-	img, err := m.g.cfg.Runtime.Pull(ctx, runtime.PullRequest{Image: spec.GetImage(), Digest: spec.GetImageDigest()}, func(p runtime.Progress) {
+	pullCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stalled := time.AfterFunc(pullStall, func() { cancel(fmt.Errorf("pull %s: nothing has come for %s", spec.GetImage(), pullStall)) })
+	defer stalled.Stop()
+	started, told, most := false, time.Now(), int64(0)
+	request := runtime.PullRequest{Image: spec.GetImage(), Digest: spec.GetImageDigest(), Allowed: m.g.cfg.PullAllowed}
+	img, err := m.g.cfg.Runtime.Pull(pullCtx, request, func(p runtime.Progress) {
+		if p.DoneBytes > most {
+			most = p.DoneBytes
+			stalled.Reset(pullStall)
+		}
 		m.mu.Lock()
 		m.pull = &fleetv1.PullProgress{InstanceId: m.id, Image: spec.GetImage(), DoneBytes: p.DoneBytes, TotalBytes: p.TotalBytes}
 		m.mu.Unlock()
@@ -56,8 +62,10 @@ func (m *machine) pullImage(ctx context.Context) outcome {
 		case !started:
 			started = true
 			m.update(func(o *fleetv1.InstanceObserved) {
+				if o.State != fleetv1.InstancePulling { // tried again, it's the same pull
+					m.noteLocked(fleetv1.EventNormal, "ImagePullStarted", "pulling "+spec.GetImage())
+				}
 				o.State = fleetv1.InstancePulling
-				m.noteLocked(fleetv1.EventNormal, "ImagePullStarted", "pulling "+spec.GetImage())
 			})
 		case time.Since(told) > 30*time.Second:
 			told = time.Now()
@@ -70,8 +78,11 @@ func (m *machine) pullImage(ctx context.Context) outcome {
 	m.pull = nil
 	m.mu.Unlock()
 	if err != nil {
+		if ctx.Err() == nil && pullCtx.Err() != nil {
+			err = context.Cause(pullCtx)
+		}
 		if ctx.Err() == nil && !errors.Is(err, runtime.ErrUnavailable) {
-			m.update(func(*fleetv1.InstanceObserved) { m.noteLocked(fleetv1.EventWarning, "ImagePullFailed", err.Error()) })
+			m.complain("ImagePullFailed", err)
 		}
 		return m.troubled(ctx, err)
 	}
@@ -97,7 +108,9 @@ func (m *machine) create(ctx context.Context) outcome {
 	spec.LogDir = filepath.Join(m.g.cfg.LogRoot, m.id, strconv.FormatUint(uint64(inst.GetObserved().GetAttempt()), 10))
 	for _, h := range m.g.cfg.Hooks {
 		if err := h.Prepare(inst, &spec); err != nil {
-			m.tell(h.Reason, err)
+			if h.Reason != "" {
+				m.complain(h.Reason, err)
+			}
 			return m.troubled(ctx, err)
 		}
 	}
@@ -105,7 +118,7 @@ func (m *machine) create(ctx context.Context) outcome {
 	defer cancel()
 	if _, err := m.g.cfg.Runtime.Create(callCtx, spec); err != nil {
 		if errors.Is(err, runtime.ErrDevice) {
-			m.tell(deviceFailed, err)
+			m.complain(deviceFailed, err)
 		}
 		return m.troubled(ctx, err)
 	}
@@ -116,15 +129,6 @@ func (m *machine) create(ctx context.Context) outcome {
 		m.noteLocked(fleetv1.EventNormal, "InstanceStarting", "starting container "+spec.ID)
 	})
 	return again
-}
-
-// tell notes why the container is not made; the same trouble again is told once.
-func (m *machine) tell(reason string, err error) {
-	m.update(func(o *fleetv1.InstanceObserved) {
-		if reason != "" && o.Reason != err.Error() {
-			m.noteLocked(fleetv1.EventWarning, reason, err.Error())
-		}
-	})
 }
 
 func (m *machine) start(ctx context.Context) outcome {
@@ -249,6 +253,9 @@ func (m *machine) judge(r health.Result) {
 	}
 	m.readySince = time.Time{}
 	m.save(func(o *fleetv1.InstanceObserved) {
+		if o.Ready {
+			m.leftAnswers = time.Now().Add(reportTime)
+		}
 		o.Health, o.Reason, o.Ready = fleetv1.Unhealthy, "fails its health check: "+r.Reason, false
 		m.noteLocked(fleetv1.EventWarning, "InstanceUnhealthy", "fails its health check: "+r.Reason)
 	})

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bboltErrors "go.etcd.io/bbolt/errors"
 )
 
 // guard turns panics and page faults of the database into errors.
@@ -31,7 +32,7 @@ func openDB(path string) (db *bbolt.DB, err error) {
 		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
 		return err
 	})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bboltErrors.ErrTimeout) {
 		err = errors.New("another program has the file open")
 	}
 	return db, err

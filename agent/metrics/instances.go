@@ -108,6 +108,7 @@ func (c *instances) sample(ctx context.Context) map[string]runtime.Stats {
 		st, err := c.src.Runtime.Stats(ctx, container)
 		if err != nil {
 			c.src.Logger.Debug("an instance can't be measured", "instance", id, "error", err)
+			dropped[container] = c.dropped[container]
 			continue
 		}
 		stats[id] = st
@@ -115,8 +116,8 @@ func (c *instances) sample(ctx context.Context) map[string]runtime.Stats {
 			continue
 		}
 		dropped[container] = *st.LogDroppedLines
-		if more := *st.LogDroppedLines - min(c.dropped[container], *st.LogDroppedLines); more > 0 {
-			c.src.LinesDropped(id, more)
+		if *st.LogDroppedLines > c.dropped[container] {
+			c.src.LinesDropped(id, *st.LogDroppedLines)
 		}
 	}
 	c.stats, c.dropped, c.at = stats, dropped, time.Now()

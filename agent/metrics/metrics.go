@@ -38,7 +38,8 @@ type Sources struct {
 	Connected     func() bool
 	Generation    func() uint64
 	Logger        *slog.Logger
-	// LinesDropped is told how many more log lines of an instance were dropped.
+	// LinesDropped is told how many log lines of an instance's present container were dropped in all, when
+	// that has grown.
 	LinesDropped func(instance string, lines uint64)
 	// Host replaces the host's collector, in tests.
 	Host prometheus.Collector
@@ -71,7 +72,11 @@ func (m *Metrics) Handler() http.Handler {
 }
 
 // Sample measures the instances, so that dropped lines are noticed without a scrape.
-func (m *Metrics) Sample(ctx context.Context) { m.instances.sample(ctx) }
+func (m *Metrics) Sample(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	m.instances.sample(ctx)
+}
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("drover_"+name, help, labels, nil)

@@ -24,6 +24,8 @@ type app struct {
 	terminal bool // out is one
 	keyboard bool // in is one
 
+	size func() (columns, rows int, err error) // of the terminal
+
 	conn    connFlags
 	output  string
 	project string
@@ -54,6 +56,18 @@ func (a *app) execute(ctx context.Context, args []string) int {
 	return exitCode(err)
 }
 
+// terminalSize answers 80×24 for a terminal that doesn't say.
+func (a *app) terminalSize() (columns, rows int) {
+	if a.size == nil {
+		return 80, 24
+	}
+	columns, rows, err := a.size()
+	if err != nil || columns <= 0 || rows <= 0 {
+		return 80, 24
+	}
+	return columns, rows
+}
+
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "drover",
@@ -75,6 +89,7 @@ func (a *app) root() *cobra.Command {
 	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
 	})
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.AddCommand(
 		a.applyCommand(), a.deleteCommand(),
 		a.nodeCommand(), a.deviceCommand(), a.flavorCommand(), a.poolCommand(), a.modelCommand(),

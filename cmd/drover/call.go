@@ -74,12 +74,20 @@ func (a *app) reach(sent *client.Attempt, err error) error {
 	return err
 }
 
-// names completes the first argument with what list answers; a scheduler that is away completes nothing.
+// names completes the first argument with what list answers.
 func (a *app) names(list func(context.Context, *client.Client) ([]string, error)) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	complete := a.values(list)
+	return func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
+		return complete(cmd, args, word)
+	}
+}
+
+// values completes a flag's value with what list answers; a scheduler that is away completes nothing.
+func (a *app) values(list func(context.Context, *client.Client) ([]string, error)) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
 		defer cancel()
 		cl, err := a.client()

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	goruntime "runtime"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -10,7 +11,18 @@ import (
 )
 
 // version is set by the linker.
-var version = "dev"
+var version string
+
+// programVersion is what every part of this program calls itself.
+func programVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
@@ -18,7 +30,7 @@ func (a *app) versionCommand() *cobra.Command {
 		Example: "  drover version",
 		Args:    exactly(),
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(a.out, "drover %s (%s, %s/%s)\n", version, goruntime.Version(), goruntime.GOOS, goruntime.GOARCH)
+			_, err := fmt.Fprintf(a.out, "drover %s (%s, %s/%s)\n", programVersion(), goruntime.Version(), goruntime.GOOS, goruntime.GOARCH)
 			return err
 		},
 	}

@@ -46,23 +46,31 @@ func (s setting) env() string {
 }
 func (s setting) flag() string { return strings.NewReplacer(".", "-", "_", "-").Replace(s.key) }
 
+// kind is what help calls the value.
+func (s setting) kind() string {
+	switch s.value.Kind() {
+	case reflect.Slice:
+		return "list"
+	case reflect.Map:
+		return "k=v,k=v"
+	case reflect.Bool:
+		return "true|false"
+	}
+	return "value"
+}
+
 // String, Set and Type make a setting a flag's value.
 func (s setting) String() string {
 	if !s.value.IsValid() {
 		return ""
 	}
+	if m, ok := s.value.Interface().(map[string]string); ok {
+		return words(m)
+	}
 	return strings.Trim(fmt.Sprint(s.value.Interface()), "[]")
 }
 
-func (s setting) Type() string {
-	switch s.value.Kind() {
-	case reflect.Slice:
-		return "list"
-	case reflect.Map:
-		return "k=v,…"
-	}
-	return ""
-}
+func (s setting) Type() string { return s.kind() }
 
 // Set reads text as the value's type: a list is separated by commas, a map is k=v pairs.
 func (s setting) Set(text string) error {
@@ -107,7 +115,7 @@ func (a *app) configFlags(cmd *cobra.Command, cfg any) (load func() error) {
 	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
 	given := make(map[string]string)
 	for _, s := range settings(cfg) {
-		cmd.Flags().Var(flagText{s, given}, s.flag(), "`"+s.key+"` of the configuration file, "+s.env()+" in the environment")
+		cmd.Flags().Var(flagText{s, given}, s.flag(), "`"+s.kind()+"` of "+s.key+" in the file, or "+s.env())
 	}
 	return func() error {
 		if file != "" {
@@ -150,8 +158,8 @@ func (f flagText) Set(text string) error {
 func (a *app) loggerFlags(cmd *cobra.Command) func() (*slog.Logger, error) {
 	level := slog.LevelInfo
 	var format string
-	cmd.Flags().TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	cmd.Flags().StringVar(&format, "log-format", "text", "text or json")
+	cmd.Flags().TextVar(&level, "log-level", slog.LevelInfo, "`level`: debug, info, warn or error")
+	cmd.Flags().StringVar(&format, "log-format", "text", "`format`: text or json")
 	return func() (*slog.Logger, error) {
 		options := &slog.HandlerOptions{Level: level}
 		switch format {

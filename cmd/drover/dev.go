@@ -65,14 +65,14 @@ func (a *app) devCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	dataDirFlag(cmd, &cfg.dataDir)
-	f.StringVar(&cfg.devices, "devices", "", "made-up accelerators of each node, such as fake:8xH100-80GB, or none; without it dev-1 has the real ones")
+	f.StringVar(&cfg.devices, "devices", "", "made-up `accelerators` of each node, such as fake:8xH100-80GB, or none; without it dev-1 has the real ones")
 	f.IntVar(&cfg.nodes, "nodes", 1, "`number` of nodes; all but the first only pretend to run containers")
 	f.StringSliceVar(&cfg.mountDirs, "mount-dir", nil, "host `directory` below which services may mount; may be given several times")
 	f.StringSliceVar(&cfg.registry.PlainHTTP, "plain-http", nil, "`hosts` of registries that speak plain HTTP; those on this machine do anyway")
 	f.StringVar(&cfg.registry.DockerConfig, "docker-config", "", "Docker configuration `file` with credentials of registries")
 	f.BoolVar(&cfg.freePorts, "free-ports", false, "listen on free ports instead of 7400, 7401, 7402 and 7410")
-	f.BoolVar(&cfg.cleanup, "cleanup", false, "remove everything at the end, as `drover dev stop` does")
-	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	f.BoolVar(&cfg.cleanup, "cleanup", false, "remove everything at the end, like drover dev stop")
+	f.TextVar(&level, "log-level", slog.LevelInfo, "`level`: debug, info, warn or error")
 	cmd.AddCommand(a.devStopCommand())
 	return cmd
 }
@@ -138,7 +138,7 @@ func (d *dev) run(ctx context.Context, cfg devConfig) (err error) {
 
 func (d *dev) startScheduler(cfg devConfig, part func(string, func(context.Context) error)) (*scheduler.Server, error) {
 	sc := scheduler.DefaultConfig()
-	sc.DataDir, sc.Registry = d.path("scheduler"), cfg.registry
+	sc.DataDir, sc.Registry, sc.Version = d.path("scheduler"), cfg.registry, programVersion()
 	if cfg.freePorts {
 		sc.GRPCAddr, sc.HTTPAddr, sc.RaftAddr = anyPort, anyPort, anyPort
 	}
@@ -200,6 +200,7 @@ func newAgent(cfg agentConfig, rt runtime.Runtime, accelerators *devices.Registr
 	if err := cfg.Validate(); err != nil {
 		return nil, about("configuration", err)
 	}
+	cfg.Version = programVersion()
 	return agent.New(cfg.Config, agent.Deps{
 		Runtime: rt, Devices: accelerators, Logger: log, FaultPoint: fault,
 	})

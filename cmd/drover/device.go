@@ -36,7 +36,7 @@ func (a *app) deviceList() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&req.Node, "node", "", "only devices of this `node`")
 	cmd.Flags().BoolVar(&req.Free, "free", false, "only devices that no instance holds")
-	must(cmd.RegisterFlagCompletionFunc("node", a.names(nodeNames)))
+	must(cmd.RegisterFlagCompletionFunc("node", a.values(nodeNames)))
 	return a.printing(a.online(cmd))
 }
 

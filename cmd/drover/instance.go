@@ -39,8 +39,8 @@ func (a *app) instanceList() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&req.Service, "service", "", "only instances of this `service`")
 	cmd.Flags().StringVar(&req.Node, "node", "", "only instances on this `node`")
-	must(cmd.RegisterFlagCompletionFunc("service", a.names(a.serviceNames)))
-	must(cmd.RegisterFlagCompletionFunc("node", a.names(nodeNames)))
+	must(cmd.RegisterFlagCompletionFunc("service", a.values(a.serviceNames)))
+	must(cmd.RegisterFlagCompletionFunc("node", a.values(nodeNames)))
 	return a.printing(a.projected(cmd))
 }
 

@@ -68,7 +68,7 @@ func (a *app) exec(ctx context.Context, name string, command []string, stdin, tt
 	}
 	start := &fleetv1.ExecStart{Command: command, Tty: tty}
 	if tty {
-		start.Columns, start.Rows = windowSize(keys)
+		start.Columns, start.Rows = a.window()
 	}
 	s := &execSession{stream: stream}
 	if err := s.send(&fleetv1.ExecInstanceRequest{Project: a.project, Name: name, Start: start}); err != nil {
@@ -80,7 +80,7 @@ func (a *app) exec(ctx context.Context, name string, command []string, stdin, tt
 			return fmt.Errorf("switch the terminal to raw mode: %w", err)
 		}
 		defer func() { _ = term.Restore(int(keys.Fd()), old) }() // nothing helps a terminal that refuses
-		stop := s.followSize(ctx, keys)
+		stop := s.followSize(ctx, a.window)
 		defer stop()
 	}
 	// The reader of standard input can't be interrupted: it ends with the process.
@@ -152,7 +152,7 @@ func (s *execSession) receive(out, errOut io.Writer) error {
 }
 
 // followSize tells the command about changes of the terminal's size until the answered function is called.
-func (s *execSession) followSize(ctx context.Context, terminal *os.File) (stop func()) {
+func (s *execSession) followSize(ctx context.Context, size func() (columns, rows uint32)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, syscall.SIGWINCH)
@@ -164,7 +164,7 @@ func (s *execSession) followSize(ctx context.Context, terminal *os.File) (stop f
 			case <-ctx.Done():
 				return
 			case <-resized:
-				columns, rows := windowSize(terminal)
+				columns, rows := size()
 				if s.input(&fleetv1.ExecInput{Rows: rows, Columns: columns}) != nil {
 					return
 				}
@@ -178,11 +178,8 @@ func (s *execSession) followSize(ctx context.Context, terminal *os.File) (stop f
 	}
 }
 
-// windowSize answers 80×24 for a terminal that doesn't say.
-func windowSize(terminal *os.File) (columns, rows uint32) {
-	c, r, err := term.GetSize(int(terminal.Fd()))
-	if err != nil || c <= 0 || r <= 0 {
-		return 80, 24
-	}
+// window is the terminal's size in the types of the protocol.
+func (a *app) window() (columns, rows uint32) {
+	c, r := a.terminalSize()
 	return uint32(c), uint32(r)
 }

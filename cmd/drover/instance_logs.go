@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/runtime/logfile"
 )
 
 // logFlags select lines of a log.
@@ -46,6 +47,14 @@ func (l *logFlags) query(cmd *cobra.Command, a *app) (*fleetv1.LogQuery, error) 
 	}
 	if l.tail < 0 {
 		return nil, usagef(cmd, "--tail %d: want 1 or more lines", l.tail)
+	}
+	if since != nil && until != nil && until.AsTime().Before(since.AsTime()) {
+		return nil, usagef(cmd, "--until is before --since")
+	}
+	if l.search != "" {
+		if _, err := logfile.ParseSearch(l.search); err != nil {
+			return nil, usagef(cmd, "--search %q: %v", l.search, err)
+		}
 	}
 	return &fleetv1.LogQuery{Since: since, Until: until, Tail: l.tail, Follow: l.follow, Search: l.search, Attempt: l.attempt}, nil
 }

@@ -31,6 +31,7 @@ func run() int {
 		getenv: os.Getenv, now: time.Now,
 		terminal: term.IsTerminal(int(os.Stdout.Fd())),
 		keyboard: term.IsTerminal(int(os.Stdin.Fd())),
+		size:     func() (int, int, error) { return term.GetSize(int(os.Stdout.Fd())) },
 	}
 	return a.execute(ctx, os.Args[1:])
 }

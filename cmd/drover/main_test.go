@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/drover-fleet/drover/cmd/drover/manifest"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 func TestMain(m *testing.M) {
@@ -143,7 +145,7 @@ func TestDeployOnATerminalStopsByItself(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "auto stop: after 1h\n") {
 		t.Errorf("code %d, output %q, %q", code, out, errOut)
 	}
-	if !strings.Contains(out, "\x1b[2A\r") || !strings.Contains(out, "[#######.................]  30% 3 MiB/10 MiB") {
+	if !strings.Contains(out, "\x1b[2A\r") || !strings.Contains(out, "[####............]  30% 3 MiB/10 MiB") {
 		t.Errorf("no moving progress: %q", out)
 	}
 	args[2] = "iris2"
@@ -155,6 +157,59 @@ func TestDeployOnATerminalStopsByItself(t *testing.T) {
 	code, out, _ = runApp(t, &app{getenv: env}, args...)
 	if code != 0 || !strings.Contains(out, "auto stop: off") {
 		t.Errorf("not on a terminal: code %d, output %q", code, out)
+	}
+}
+
+// TestProgressFitsTheTerminal: a line that wraps or scrolls away couldn't be replaced by the next picture.
+func TestProgressFitsTheTerminal(t *testing.T) {
+	r := &fleetv1.WatchServiceResponse{Service: &fleetv1.Service{
+		Spec: &fleetv1.ServiceSpec{Versions: []*fleetv1.ServiceVersion{{Instances: 30}}},
+		Status: &fleetv1.ServiceStatus{State: fleetv1.ServiceDeploying, Reason: strings.Repeat("words ", 30),
+			Versions: []*fleetv1.ServiceVersionStatus{{WaitingReason: strings.Repeat("CPU ", 30)}}},
+	}}
+	for i := range 30 {
+		r.Instances = append(r.Instances, &fleetv1.Instance{
+			Meta: &fleetv1.Meta{Name: fmt.Sprintf("iris-%08d", i)}, Spec: &fleetv1.InstanceSpec{Node: "dev-1"},
+			Observed: &fleetv1.InstanceObserved{Reason: strings.Repeat("é", 100)},
+		})
+	}
+	const columns, rows = 50, 12
+	a := &app{terminal: true, getenv: func(string) string { return "1" }}
+	lines := a.newProgress("service/iris").picture(r, columns, rows)
+	if len(lines) >= rows {
+		t.Errorf("%d lines on a terminal of %d", len(lines), rows)
+	}
+	for _, l := range lines {
+		if n := len([]rune(l)); n >= columns {
+			t.Errorf("%d columns: %q", n, l)
+		}
+	}
+	if last := lines[len(lines)-1]; last != "  and 22 more" {
+		t.Errorf("last line %q", last)
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	addr := serveFake(t, filepath.Join(t.TempDir(), "s"))
+	env := func(name string) string {
+		return map[string]string{"DROVER_ADDR": addr, "DROVER_TOKEN": fakeToken}[name]
+	}
+	for line, want := range map[string]string{
+		"node show ":                      "dev-1 dev-2",
+		"node show dev-1 ":                "",
+		"instance list --node ":           "dev-1 dev-2",
+		"service deploy iris --network ":  "bridge host",
+		"device list --node ":             "dev-1 dev-2",
+		"service deploy iris extra --new": "",
+		"agent logs ":                     "",
+	} {
+		_, out, errOut := runApp(t, &app{getenv: env}, append([]string{"__complete"}, strings.Split(line, " ")...)...)
+		words := strings.Fields(out)
+		if len(words) == 0 || words[len(words)-1] != ":4" {
+			t.Errorf("%q: %q, %q; want it to end in :4, no file names", line, out, errOut)
+		} else if got := strings.Join(words[:len(words)-1], " "); got != want {
+			t.Errorf("%q: %q, want %q", line, got, want)
+		}
 	}
 }
 

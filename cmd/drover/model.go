@@ -18,9 +18,9 @@ func (a *app) modelCommand() *cobra.Command {
 }
 
 // splitVersion reads NAME[@VERSION].
-func splitVersion(arg string) (name, version string) {
-	name, version, _ = strings.Cut(arg, "@")
-	return name, version
+func splitVersion(arg string) (model, modelVersion string) {
+	model, modelVersion, _ = strings.Cut(arg, "@")
+	return model, modelVersion
 }
 
 func (a *app) modelList() *cobra.Command {
@@ -67,9 +67,9 @@ func (a *app) modelShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			name, version := splitVersion(args[0])
+			name, wanted := splitVersion(args[0])
 			resp, err := read(cmd.Context(), a, cl.Models.GetModel,
-				&fleetv1.GetModelRequest{Project: a.project, Name: name, Version: version})
+				&fleetv1.GetModelRequest{Project: a.project, Name: name, Version: wanted})
 			if err != nil {
 				return err
 			}
@@ -138,8 +138,8 @@ func (a *app) modelCreate() *cobra.Command {
 			if spec.Image == "" {
 				return usagef(cmd, "--image is missing")
 			}
-			name, version := splitVersion(args[0])
-			spec.Version = version
+			name, wanted := splitVersion(args[0])
+			spec.Version = wanted
 			if healthURL != "" {
 				spec.Health = &fleetv1.HealthCheck{CheckMethod: "HTTP", Url: healthURL, PeriodSeconds: healthPeriod}
 			}
@@ -168,13 +168,13 @@ func (a *app) modelDelete() *cobra.Command {
 		Args:              exactly("MODEL@VERSION"),
 		ValidArgsFunction: a.names(a.modelNames(true)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, version := splitVersion(args[0])
-			if version == "" && !all {
+			name, wanted := splitVersion(args[0])
+			if wanted == "" && !all {
 				return usagef(cmd, "which version of %s? Name one as %s@VERSION, or give --all-versions", name, name)
 			}
 			return a.remove(cmd.Context(), manifest.Document{
 				Kind:   fleetv1.KindModel,
-				Object: &fleetv1.Model{Meta: &fleetv1.Meta{Name: name, Project: a.project}, Spec: &fleetv1.ModelSpec{Version: version}},
+				Object: &fleetv1.Model{Meta: &fleetv1.Meta{Name: name, Project: a.project}, Spec: &fleetv1.ModelSpec{Version: wanted}},
 			})
 		},
 	}

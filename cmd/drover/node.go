@@ -35,7 +35,7 @@ func (a *app) nodeList() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&pool, "pool", "", "only nodes of this `pool`")
-	must(cmd.RegisterFlagCompletionFunc("pool", a.names(poolNames)))
+	must(cmd.RegisterFlagCompletionFunc("pool", a.values(poolNames)))
 	return a.printing(a.online(cmd))
 }
 

@@ -23,10 +23,15 @@ func (a *app) newProgress(name string) *progress {
 
 func (p *progress) update(r *fleetv1.WatchServiceResponse) {
 	if p.a.terminal {
-		p.redraw(p.picture(r))
+		columns, rows := p.a.terminalSize()
+		p.redraw(p.picture(r, columns, rows))
 		return
 	}
-	p.tell(p.name, serviceLine(r.GetService()))
+	line := serviceLine(r.GetService())
+	for _, why := range waiting(r.GetService()) {
+		line += "; waiting: " + why
+	}
+	p.tell(p.name, line)
 	for _, i := range r.GetInstances() {
 		line := fmt.Sprintf("%s on %s", instanceState(i), i.GetSpec().GetNode())
 		if pull := pullOf(r, i); pull != nil && pull.GetTotalBytes() > 0 {
@@ -45,18 +50,43 @@ func (p *progress) tell(subject, line string) {
 	}
 }
 
-func (p *progress) picture(r *fleetv1.WatchServiceResponse) []string {
-	colour := p.a.colour()
-	st := r.GetService().GetStatus()
-	lines := []string{p.name + " " + paint(stateCell(first(st.GetState(), "accepted")), colour) + serviceDetail(r.GetService())}
-	for _, i := range r.GetInstances() {
-		line := fmt.Sprintf("  %-24s %-12s %s", i.GetMeta().GetName(), i.GetSpec().GetNode(), instanceState(i))
+// picture is what a terminal of this size shows: no line wraps and none is scrolled away, since redraw couldn't
+// replace those.
+func (p *progress) picture(r *fleetv1.WatchServiceResponse, columns, rows int) []string {
+	state := first(r.GetService().GetStatus().GetState(), "accepted")
+	detail := cut(serviceDetail(r.GetService()), columns-len(p.name)-len(state)-2)
+	lines := []string{p.name + " " + paint(stateCell(state), p.a.colour()) + detail}
+	for _, why := range waiting(r.GetService()) {
+		lines = append(lines, cut("  waiting: "+why, columns-1))
+	}
+	shown := r.GetInstances()
+	if room := max(rows-len(lines)-2, 1); len(shown) > room {
+		shown = shown[:room]
+	}
+	name, node := 0, 0
+	for _, i := range shown {
+		name, node = max(name, len(i.GetMeta().GetName())), max(node, len(i.GetSpec().GetNode()))
+	}
+	for _, i := range shown {
+		line := fmt.Sprintf("  %-*s  %-*s  %s", name, i.GetMeta().GetName(), node, i.GetSpec().GetNode(), instanceState(i))
 		if pull := pullOf(r, i); pull != nil {
 			line += "  " + bar(pull.GetDoneBytes(), pull.GetTotalBytes())
 		}
-		lines = append(lines, line)
+		lines = append(lines, cut(line, columns-1))
+	}
+	if more := len(r.GetInstances()) - len(shown); more > 0 {
+		lines = append(lines, fmt.Sprintf("  and %d more", more))
 	}
 	return lines
+}
+
+// cut shortens text to so many columns.
+func cut(text string, columns int) string {
+	runes := []rune(text)
+	if len(runes) <= columns {
+		return text
+	}
+	return string(runes[:max(columns-1, 0)]) + "…"
 }
 
 // redraw replaces the last picture: cursor up, then each line cleared and written.
@@ -94,12 +124,18 @@ func serviceDetail(s *fleetv1.Service) string {
 	if r := s.GetStatus().GetReason(); r != "" {
 		detail += ": " + oneLine(r)
 	}
+	return detail
+}
+
+// waiting is what the versions of a service wait for.
+func waiting(s *fleetv1.Service) []string {
+	var reasons []string
 	for _, v := range s.GetStatus().GetVersions() {
 		if r := v.GetWaitingReason(); r != "" && r != s.GetStatus().GetReason() {
-			detail += "; waiting: " + oneLine(r)
+			reasons = append(reasons, oneLine(r))
 		}
 	}
-	return detail
+	return reasons
 }
 
 func readyCount(s *fleetv1.Service) (ready, desired int32) {
@@ -140,7 +176,7 @@ func pullOf(r *fleetv1.WatchServiceResponse, i *fleetv1.Instance) *fleetv1.PullP
 	return nil
 }
 
-const barWidth = 24
+const barWidth = 16
 
 // bar draws how far a pull has got; without a total, only how much.
 func bar(done, total int64) string {

@@ -32,6 +32,7 @@ func (a *app) schedulerCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		cfg.Version = programVersion()
 		s, err := scheduler.New(cfg, log)
 		if err != nil {
 			return err

@@ -99,7 +99,7 @@ func (a *app) waitService(ctx context.Context, cl *client.Client, s *fleetv1.Ser
 			return about(name, fmt.Errorf("still %s after %s (--wait-timeout); it goes on without us: see `drover service show %s`",
 				last, duration(w.timeout), s.GetMeta().GetName()))
 		case ctx.Err() != nil:
-			return about(name, ctx.Err())
+			return about(name, fmt.Errorf("no longer waited for; it goes on without us: see `drover service show %s`", s.GetMeta().GetName()))
 		case status.Code(err) != codes.Unavailable:
 			return about(name, err)
 		}

@@ -58,7 +58,7 @@ func (d *demo) devDir() string { return filepath.Join(d.dir, "dev") }
 
 // startDev starts `drover dev` and waits until it says that it is ready.
 func (d *demo) startDev(ctx context.Context) error {
-	args := []string{"dev", "--data-dir", d.devDir(), "--devices", "fake:2xH100-80GB", "--free-ports"}
+	args := []string{"dev", "--data-dir", d.devDir(), "--devices", "fake:2xH100-80GB", "--free-ports", "--cleanup"}
 	d.printf("\n$ drover %s\n", strings.Join(args, " "))
 	cmd := exec.Command(d.binary, args...)
 	cmd.Dir, cmd.Env, cmd.Stderr = d.root, d.env, os.Stderr
@@ -101,18 +101,21 @@ func (d *demo) startDev(ctx context.Context) error {
 	return yaml.Unmarshal(data, &d.context)
 }
 
-// stopDev ends `drover dev` and removes what it made.
+// stopDev ends `drover dev`, which removes what it made; what one that died has left is removed by `drover dev stop`.
 func (d *demo) stopDev(ctx context.Context) error {
-	var err error
-	if _, statErr := os.Stat(filepath.Join(d.devDir(), "dev.lock")); statErr == nil {
-		err = d.drover(ctx, "dev", "stop", "--data-dir", d.devDir())
+	d.printf("\nCtrl-C for drover dev\n")
+	if err := d.dev.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("interrupt drover dev: %w", err)
 	}
 	select {
 	case <-d.dev.done:
-		return err
 	case <-ctx.Done():
-		return errors.Join(err, fmt.Errorf("drover dev, process %d, does not end: %w", d.dev.cmd.Process.Pid, ctx.Err()))
+		return fmt.Errorf("drover dev, process %d, does not end: %w", d.dev.cmd.Process.Pid, ctx.Err())
 	}
+	if _, err := os.Stat(d.devDir()); err == nil {
+		return d.drover(ctx, "dev", "stop", "--data-dir", d.devDir())
+	}
+	return d.dev.err
 }
 
 // keepLog saves the log of `drover dev` from the removal and answers where it is.

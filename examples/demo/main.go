@@ -40,6 +40,7 @@ type demo struct {
 	root     string // of the checkout
 	dir      string // of everything that is made
 	binary   string
+	shown    string // how the user named the binary
 	terminal bool
 	env      []string
 	registry *image.Registry
@@ -48,6 +49,7 @@ type demo struct {
 }
 
 func newDemo(binary, dir string) (*demo, error) {
+	shown := binary
 	root, err := image.Root(".")
 	if err != nil {
 		return nil, err
@@ -66,7 +68,7 @@ func newDemo(binary, dir string) (*demo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the demo's directory: %w", err)
 	}
-	d := &demo{root: root, dir: dir, binary: binary, env: os.Environ(), terminal: term.IsTerminal(int(os.Stdout.Fd()))}
+	d := &demo{root: root, dir: dir, binary: binary, shown: shown, env: os.Environ(), terminal: term.IsTerminal(int(os.Stdout.Fd()))}
 	if !d.terminal {
 		// Nobody works beside it: the user's own context stays as it is.
 		d.env = append(d.env, "XDG_CONFIG_HOME="+filepath.Join(dir, "config"))
@@ -103,7 +105,7 @@ func (d *demo) show(ctx context.Context) error {
 		return err
 	}
 	if d.terminal {
-		d.printf("\nEverything stays up: try `drover service list` in another terminal. Ctrl-C removes it.\n")
+		d.printf("\nEverything stays up: try `%s service list` in another terminal. Ctrl-C removes it.\n", d.shown)
 		select {
 		case <-ctx.Done():
 		case <-d.dev.done:

@@ -88,6 +88,7 @@ type Runtime struct {
 	records *records
 	holds   holds
 	images  *imageCache
+	pulls   *pulls
 	hub     *hub
 	loggers *loggerWatch
 	arch    string
@@ -125,7 +126,7 @@ func New(_ context.Context, cfg Config) (*Runtime, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	r := &Runtime{
 		cfg: cfg, client: c, cgroups: findCgroups(cfg.CgroupRoot, cfg.CgroupParent), network: net, records: recs,
-		images: newImageCache(), hub: &hub{}, arch: goruntime.GOARCH, stop: stop,
+		images: newImageCache(), pulls: &pulls{all: map[string]*pull{}}, hub: &hub{}, arch: goruntime.GOARCH, stop: stop,
 	}
 	r.loggers = newLoggerWatch(r.loggerDied)
 	r.close = sync.OnceValue(r.end)
@@ -162,7 +163,11 @@ func (r *Runtime) Info(ctx context.Context) (runtime.Info, error) {
 	if err != nil {
 		return runtime.Info{}, failed("ask containerd's version", err)
 	}
-	return runtime.Info{Name: "containerd", Version: v.Version}, nil
+	dir, err := r.imageRoot(ctx)
+	if err != nil {
+		r.cfg.Logger.Debug("where containerd keeps images is not known", "error", err)
+	}
+	return runtime.Info{Name: "containerd", Version: v.Version, ImageDir: dir}, nil
 }
 
 func (r *Runtime) namespaced(ctx context.Context) context.Context {

@@ -51,7 +51,7 @@ func failed(op string, err error) error {
 	case errdefs.IsUnavailable(err), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s: %w: %w", op, runtime.ErrUnavailable, err)
 	case unrunnable(err):
-		return fmt.Errorf("%s: %w: %w", op, runtime.ErrFatal, err)
+		return fmt.Errorf("%s: %w: %s", op, runtime.ErrFatal, commandFault(err))
 	}
 	return fmt.Errorf("%s: %w", op, err)
 }
@@ -69,4 +69,13 @@ func unrunnable(err error) bool {
 		}
 	}
 	return false
+}
+
+// commandFault is what the OCI runtime says about the command, without the steps that led there.
+func commandFault(err error) string {
+	text := err.Error()
+	if _, after, ok := strings.Cut(text, "unable to start container process: "); ok {
+		text = strings.TrimPrefix(after, "exec: ")
+	}
+	return strings.TrimSuffix(text, ": unknown")
 }

@@ -42,6 +42,9 @@ func (r *Runtime) exec(ctx context.Context, id string, req runtime.ExecRequest) 
 	}
 	process := *spec.Process
 	process.Args, process.Terminal = req.Command, req.TTY
+	if req.TTY && req.Size != (runtime.WindowSize{}) {
+		process.ConsoleSize = &specs.Box{Height: uint(req.Size.Rows), Width: uint(req.Size.Columns)}
+	}
 	stdin := &closingReader{Reader: req.Stdin}
 	p, err := task.Exec(setup, "exec-"+uuid.NewString(), &process, r.execIO(req, stdin))
 	if err != nil {
@@ -85,18 +88,23 @@ func (r *Runtime) attend(ctx context.Context, p client.Process, exited <-chan cl
 			code, _, err := status.Result()
 			return code, err
 		case <-ctx.Done():
-			kill, cancel := r.call(context.WithoutCancel(ctx), callTimeout)
-			defer cancel()
-			if err := p.Kill(kill, syscall.SIGKILL); err != nil && !notFound(err) {
-				return 0, errors.Join(ctx.Err(), err)
-			}
-			select {
-			case <-exited:
-			case <-kill.Done():
-			}
-			return 0, ctx.Err()
+			return 0, errors.Join(ctx.Err(), r.kill(ctx, p, exited))
 		}
 	}
+}
+
+// kill ends a command whose context has ended, and waits for its end.
+func (r *Runtime) kill(ctx context.Context, p client.Process, exited <-chan client.ExitStatus) error {
+	ctx, cancel := r.call(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	if err := p.Kill(ctx, syscall.SIGKILL); err != nil && !notFound(err) {
+		return err
+	}
+	select {
+	case <-exited:
+	case <-ctx.Done():
+	}
+	return nil
 }
 
 // running finds the container's task and specification.

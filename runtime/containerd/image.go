@@ -96,13 +96,31 @@ func (r *Runtime) Pull(ctx context.Context, req runtime.PullRequest, progress fu
 	}
 	img, err := r.present(ctx, req.Image, req.Digest)
 	if errors.Is(err, runtime.ErrNotFound) {
-		img, err = r.fetch(ctx, req, arch, progress)
+		img, err = r.fetchOnce(ctx, req, arch, progress)
 	}
 	if err != nil {
 		return runtime.Image{}, failed(op, err)
 	}
 	r.touch(ctx, img)
 	return runtime.Image{Digest: img.digest, Bytes: img.bytes}, nil
+}
+
+// fetchOnce fetches the image unless another caller does so meanwhile.
+func (r *Runtime) fetchOnce(ctx context.Context, req runtime.PullRequest, arch string, progress func(runtime.Progress)) (*image, error) {
+	name, _, err := imageName(req.Image, req.Digest)
+	if err != nil {
+		return nil, err
+	}
+	tell, leave, err := r.pulls.join(ctx, name, progress)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	img, err := r.present(ctx, req.Image, req.Digest)
+	if errors.Is(err, runtime.ErrNotFound) {
+		return r.fetch(ctx, req, arch, tell)
+	}
+	return img, err
 }
 
 // present finds an image that is there and unpacked; ErrNotFound otherwise.
@@ -182,6 +200,11 @@ func (r *Runtime) fetch(ctx context.Context, req runtime.PullRequest, arch strin
 	}
 	if arch != r.arch {
 		return nil, fmt.Errorf("%w: it is wanted for %s, this node is %s", runtime.ErrFatal, arch, r.arch)
+	}
+	if req.Allowed != nil {
+		if err := req.Allowed(); err != nil {
+			return nil, err
+		}
 	}
 	track := newTracker(r.client.ContentStore())
 	stop := track.report(ctx, progress)
@@ -274,7 +297,7 @@ func (t *tracker) wrap(next images.Handler) images.Handler {
 	})
 }
 
-// report calls progress from one goroutine until stop, which makes the last call.
+// report calls progress from one goroutine, at once and then with each change, until stop.
 func (t *tracker) report(ctx context.Context, progress func(runtime.Progress)) (stop func()) {
 	if progress == nil {
 		return func() {}
@@ -284,6 +307,7 @@ func (t *tracker) report(ctx context.Context, progress func(runtime.Progress)) (
 	go func() {
 		defer close(ended)
 		var last runtime.Progress
+		progress(last)
 		ticker := time.NewTicker(progressInterval)
 		defer ticker.Stop()
 		for {

@@ -5,9 +5,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -25,6 +27,7 @@ import (
 func TestImages(t *testing.T) {
 	e := containerdtest.New(t)
 	t.Run("BadPulls", func(t *testing.T) { testBadPulls(t, e) })
+	t.Run("Together", func(t *testing.T) { testTogether(t, e) })
 	t.Run("Credentials", func(t *testing.T) { testCredentials(t, e) })
 	t.Run("Collect", func(t *testing.T) { testCollect(t, e) })
 	t.Run("BadCommand", func(t *testing.T) { testBadCommand(t, e) })
@@ -77,6 +80,44 @@ func testBadPulls(t *testing.T, e *containerdtest.Env) {
 	}
 }
 
+// testTogether: instances that are placed at once want one image at once, which is fetched once.
+func testTogether(t *testing.T, e *containerdtest.Env) {
+	var mu sync.Mutex
+	fetched := map[string]int{}
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: e.Registry.Host})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			mu.Lock()
+			fetched[r.URL.Path]++
+			mu.Unlock()
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	img := containerdtest.NewImage(t, "", map[string]string{"/together": filepath.Join(e.Programs, "app")}, v1.Config{Entrypoint: []string{"/together"}})
+	ref, digest := e.Registry.Push(t, "test/together:1", img)
+	req := runtime.PullRequest{Image: strings.Replace(ref, e.Registry.Host, strings.TrimPrefix(srv.URL, "http://"), 1), Digest: digest}
+	ctx := within(t)
+	var pulls sync.WaitGroup
+	for range 10 {
+		pulls.Go(func() {
+			got, err := e.Runtime.Pull(ctx, req, func(runtime.Progress) {})
+			if err != nil || got.Digest != digest {
+				t.Errorf("%+v, %v", got, err)
+			}
+		})
+	}
+	pulls.Wait()
+	if len(fetched) != 2 { // configuration and layer
+		t.Errorf("fetched %v", fetched)
+	}
+	for blob, n := range fetched {
+		if n != 1 {
+			t.Errorf("%s was fetched %d times", blob, n)
+		}
+	}
+}
+
 // testCredentials puts a registry that asks for a password before the other one.
 func testCredentials(t *testing.T, e *containerdtest.Env) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -109,7 +150,7 @@ func testCredentials(t *testing.T, e *containerdtest.Env) {
 	defer srv.Close()
 	host := strings.TrimPrefix(srv.URL, "http://")
 	req := runtime.PullRequest{Image: host + "/" + strings.SplitN(e.Image, "/", 2)[1], Digest: e.Digest}
-	for _, secret := range []string{"", "d3Jvbmc=", "right"} { // the right one last: it leaves the image here
+	for _, secret := range []string{"", "d3Jvbmc=", "right"} { // what the last one fetches, others could take from the cache
 		fatal := secret != "right"
 		cfg := e.Config
 		cfg.Registry = credentials{registry.New(registry.Config{}), secret}

@@ -94,7 +94,7 @@ func linkUp(name string) error {
 
 func isNetns(path string) bool {
 	var st unix.Statfs_t
-	return unix.Statfs(path, &st) == nil && int64(st.Type) == unix.NSFS_MAGIC
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
 }
 
 // removeNetns unmounts and removes a namespace; one that is not there is removed already.

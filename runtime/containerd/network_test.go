@@ -121,7 +121,7 @@ func metadataService(t *testing.T, e *containerdtest.Env, outside func(...string
 	if out, err := exec.Command("ip", "route", "add", "169.254.169.254/32", "via", "198.18.0.2").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	server := exec.Command("ip", "netns", "exec", "drover-outside", filepath.Join(e.Programs, "app"))
+	server := exec.Command("ip", "netns", "exec", containerdtest.OutsideName(), filepath.Join(e.Programs, "app"))
 	server.Env = []string{"PORT=9", "PATH=" + os.Getenv("PATH")}
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
@@ -144,7 +144,7 @@ func testIsolation(t *testing.T, e *containerdtest.Env, a, b runtime.Status, hos
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
+		t.Cleanup(func() { _ = l.Close() })
 		_, port, _ := net.SplitHostPort(l.Addr().String())
 		listeners = append(listeners, port)
 	}

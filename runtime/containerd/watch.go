@@ -132,7 +132,8 @@ func (r *Runtime) subscribe(ctx context.Context) (heard bool) {
 		select {
 		case <-ctx.Done():
 			return heard
-		case <-errs:
+		case err := <-errs:
+			r.cfg.Logger.Debug("the subscription to containerd's events ended", "error", err)
 			return heard
 		case <-tick:
 			if !r.ping(ctx) {

@@ -126,6 +126,11 @@ func (r *Runtime) Pull(ctx context.Context, req runtime.PullRequest, progress fu
 		return runtime.Image{}, fmt.Errorf("pull %s: no such image: %w", req.Image, runtime.ErrFatal)
 	}
 	const size = 1 << 20
+	if r.images[req.Digest] == 0 && req.Allowed != nil {
+		if err := req.Allowed(); err != nil {
+			return runtime.Image{}, fmt.Errorf("pull %s: %w", req.Image, err)
+		}
+	}
 	if progress != nil && r.images[req.Digest] == 0 {
 		progress(runtime.Progress{DoneBytes: size / 2, TotalBytes: size})
 		progress(runtime.Progress{DoneBytes: size, TotalBytes: size})

@@ -147,7 +147,8 @@ type request interface {
 	GetRequestId() string
 }
 
-// planned is what one look at the store came to: a write, or nil when all stands as asked.
+// planned is what one look at the store came to: a write, or nil when all stands as asked. Then only the
+// request's ID, if it has one, is written: it may not be used for anything else.
 type planned func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error)
 
 // mutate carries out a request: plan is called with a view that holds all that was committed, and again
@@ -172,8 +173,11 @@ func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 			return err
 		}
 		write, err := plan(ctx, view, now)
-		if err != nil || write == nil {
+		if err != nil || write == nil && req.GetRequestId() == "" {
 			return err
+		}
+		if write == nil {
+			write = &fleetv1.Write{}
 		}
 		cmd := &fleetv1.Command{
 			Time: timestamppb.New(now), Caller: caller(ctx).Name, RequestId: req.GetRequestId(), RequestDigest: digest,

@@ -83,7 +83,8 @@ func toStatus(err error) error {
 		if notLeader.Leader == "" {
 			return status.Error(codes.Unavailable, "the schedulers have no leader at the moment: try again in a few seconds")
 		}
-		return status.Errorf(codes.Unavailable, "this scheduler is not the leader: ask %s", notLeader.Leader)
+		// Its address is not told: it is Raft's, where no API is served.
+		return status.Error(codes.Unavailable, "this scheduler is not the leader: ask another one")
 	case errors.Is(err, raftstore.ErrUnknown):
 		return status.Error(codes.Unknown, "the outcome is unknown, the write may have happened: look, or send it again with the same request ID")
 	case errors.As(err, &image):

@@ -32,6 +32,7 @@ type world struct {
 	store  *state.Store
 	conn   *grpc.ClientConn
 	images map[string]registry.Image
+	broken map[string]error      // of images that can't be resolved
 	relays map[string]*fakeRelay // by node
 
 	mu      sync.Mutex
@@ -95,6 +96,9 @@ func (w *world) Propose(_ context.Context, cmd *fleetv1.Command) (state.Result, 
 func (w *world) ReadIndex(context.Context) error { return nil }
 
 func (w *world) Resolve(_ context.Context, image string) (registry.Image, error) {
+	if err := w.broken[image]; err != nil {
+		return registry.Image{}, err
+	}
 	if i, ok := w.images[image]; ok {
 		return i, nil
 	}

@@ -33,18 +33,15 @@ func (s *modelServer) CreateModel(ctx context.Context, req *fleetv1.CreateModelR
 	if err := v.err(); err != nil {
 		return nil, err
 	}
-	image, err := s.cfg.Images.Resolve(ctx, asked.GetSpec().GetImage())
-	if err != nil {
-		return nil, err
-	}
-	if arch := asked.GetSpec().GetArch(); arch != "" && !slices.Contains(image.Arches, arch) {
-		e := invalid("model.spec.arch", "image %q does not offer %q; it offers %s",
-			asked.GetSpec().GetImage(), arch, strings.Join(image.Arches, ", "))
-		e.Code = codes.FailedPrecondition
-		return nil, e
-	}
-	meta, version := newMeta(ctx, asked.GetMeta(), time.Time{}), ""
-	err = s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
+	meta, version := newMeta(ctx, asked.GetMeta(), time.Time{}), asked.GetSpec().GetVersion()
+	var image registry.Image
+	err := s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, now time.Time) (_ *fleetv1.Write, err error) {
+		if image.Digest == "" { // not for a request that was carried out before: its registry may be gone
+			if image, err = s.resolve(ctx, asked.GetSpec()); err != nil {
+				return nil, err
+			}
+			view = s.view()
+		}
 		m, stands, err := newModel(view, asked, meta.GetProject(), image)
 		if err != nil {
 			return nil, err
@@ -59,8 +56,35 @@ func (s *modelServer) CreateModel(ctx context.Context, req *fleetv1.CreateModelR
 	if err != nil {
 		return nil, err
 	}
-	m, err := findModel("", s.view(), meta.GetProject(), meta.GetName(), version)
+	view := s.view()
+	if version == "" { // a repeated request, whose version was chosen the first time
+		version = latestAt(view, meta.GetProject(), meta.GetName(), view.Request(req.GetRequestId()).GetIndex())
+	}
+	m, err := findModel("", view, meta.GetProject(), meta.GetName(), version)
 	return &fleetv1.CreateModelResponse{Model: m}, err
+}
+
+// resolve asks the registry what the model's image is now.
+func (s *modelServer) resolve(ctx context.Context, spec *fleetv1.ModelSpec) (registry.Image, error) {
+	image, err := s.cfg.Images.Resolve(ctx, spec.GetImage())
+	if err != nil {
+		return registry.Image{}, err
+	}
+	if arch := spec.GetArch(); arch != "" && !slices.Contains(image.Arches, arch) {
+		return registry.Image{}, unfit("model.spec.arch", "image %q does not offer %q; it offers %s",
+			spec.GetImage(), arch, strings.Join(image.Arches, ", "))
+	}
+	return image, nil
+}
+
+// latestAt is the newest version of those that existed at the Raft index; versions never change.
+func latestAt(view state.ReadView, project, name string, index uint64) (version string) {
+	for _, m := range view.Models(project, name) {
+		if v := m.GetSpec().GetVersion(); m.GetMeta().GetRevision() <= index && (version == "" || state.CompareVersions(v, version) > 0) {
+			version = v
+		}
+	}
+	return version
 }
 
 // newModel works out the version to be stored; stands says that it is stored already. A model without a

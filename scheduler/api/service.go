@@ -42,7 +42,7 @@ func (s *serviceServer) DeployService(ctx context.Context, req *fleetv1.DeploySe
 		}
 		after := &fleetv1.Service{
 			Meta: newMeta(ctx, asked.GetMeta(), now), Spec: proto.CloneOf(asked.GetSpec()),
-			Desired: &fleetv1.ServiceDesired{State: fleetv1.DesiredRunning, StartTime: timestamppb.New(now)},
+			Desired: &fleetv1.ServiceDesired{State: fleetv1.DesiredRunning, StartTime: timestamppb.New(now), Caller: caller(ctx).Name},
 		}
 		if err := admit(view, after); err != nil {
 			return nil, err

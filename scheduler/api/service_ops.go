@@ -67,7 +67,7 @@ func (s *serviceServer) change(ctx context.Context, req request, in, name string
 	edit func(service *fleetv1.Service, now time.Time) error,
 ) (*fleetv1.Service, error) {
 	in = project(ctx, in)
-	err := s.mutate(ctx, req, func(_ context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
+	err := s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
 		old, err := findService(view, in, name)
 		if err != nil {
 			return nil, err
@@ -79,6 +79,7 @@ func (s *serviceServer) change(ctx context.Context, req request, in, name string
 		if err := edit(after, now); err != nil {
 			return nil, err
 		}
+		after.Desired.Caller = caller(ctx).Name
 		return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(old.GetMeta().GetRevision(), after)}}, nil
 	})
 	if err != nil {
@@ -130,7 +131,7 @@ func (s *serviceServer) RestartService(ctx context.Context, req *fleetv1.Restart
 // DeleteService asks for the deletion; the service loop removes the service when its instances are gone.
 func (s *serviceServer) DeleteService(ctx context.Context, req *fleetv1.DeleteServiceRequest) (*fleetv1.DeleteServiceResponse, error) {
 	in := project(ctx, req.GetProject())
-	err := s.mutate(ctx, req, func(_ context.Context, view state.ReadView, _ time.Time) (*fleetv1.Write, error) {
+	err := s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, _ time.Time) (*fleetv1.Write, error) {
 		old, err := findService(view, in, req.GetName())
 		if err != nil || effectiveState(old) == fleetv1.ServiceDeleting {
 			return nil, err
@@ -139,7 +140,7 @@ func (s *serviceServer) DeleteService(ctx context.Context, req *fleetv1.DeleteSe
 		if after.Desired == nil {
 			after.Desired = &fleetv1.ServiceDesired{}
 		}
-		after.Desired.State = fleetv1.DesiredDeleted
+		after.Desired.State, after.Desired.Caller = fleetv1.DesiredDeleted, caller(ctx).Name
 		return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(old.GetMeta().GetRevision(), after)}}, nil
 	})
 	return &fleetv1.DeleteServiceResponse{}, err

@@ -134,6 +134,17 @@ func TestDeployRefusals(t *testing.T) {
 	}
 }
 
+// A flavor that only full nodes could hold is admitted and waits; one that none can ever hold is not.
+func TestDeployOnAFullNode(t *testing.T) {
+	w := newWorld(t)
+	w.furnish()
+	w.put(&fleetv1.Instance{Meta: meta("full"), Spec: &fleetv1.InstanceSpec{Node: "n1", ServiceId: "x", CpuMillis: 4000},
+		Desired: &fleetv1.InstanceDesired{State: fleetv1.DesiredRunning}})
+	if s := w.mustDeploy(iris(nil)); s.GetStatus().GetState() != fleetv1.ServiceDeploying {
+		t.Errorf("state %q", s.GetStatus().GetState())
+	}
+}
+
 func TestRedeploy(t *testing.T) {
 	w := newWorld(t)
 	w.furnish()
@@ -316,7 +327,7 @@ func TestFaultsOfTheLog(t *testing.T) {
 	}
 	w.fault = &raftstore.NotLeaderError{Leader: "10.0.0.9:7402"}
 	_, err = w.services().DeleteService(t.Context(), &fleetv1.DeleteServiceRequest{Name: "iris"})
-	if s := status.Convert(err); s.Code() != codes.Unavailable || !strings.Contains(s.Message(), "ask 10.0.0.9:7402") {
+	if s := status.Convert(err); s.Code() != codes.Unavailable || !strings.Contains(s.Message(), "not the leader: ask another one") || strings.Contains(s.Message(), "7402") {
 		t.Errorf("not the leader: %v", err)
 	}
 }

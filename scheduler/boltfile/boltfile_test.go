@@ -71,7 +71,7 @@ func TestGuard(t *testing.T) {
 	if err := Guard(func() error { panic("page 7") }); !errors.As(err, &p) || p.Value != "page 7" {
 		t.Errorf("got %v", err)
 	}
-	if err := Guard(func() error { return os.ErrClosed }); err != os.ErrClosed {
+	if err := Guard(func() error { return os.ErrClosed }); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -54,7 +55,7 @@ func (w *watcher) take() ([]*fleetv1.Event, error) {
 	defer w.mu.Unlock()
 	evs := w.pending
 	w.pending = nil
-	if len(evs) > 0 && w.err != ErrSlow {
+	if len(evs) > 0 && !errors.Is(w.err, ErrSlow) {
 		signal(w.wake) // an error, if any, comes after what is there
 		return evs, nil
 	}

@@ -101,6 +101,42 @@ func TestExplanations(t *testing.T) {
 	}
 }
 
+func TestRemedies(t *testing.T) {
+	cordon := func(n *fleetv1.Node) { n.Spec.Cordoned = true }
+	away := func(n *fleetv1.Node) { n.Status.State = fleetv1.NodeUnreachable }
+	on := func(node, name string, cpu int64, devices ...string) *fleetv1.Instance {
+		return &fleetv1.Instance{Meta: &fleetv1.Meta{Id: name, Name: name}, Desired: &fleetv1.InstanceDesired{State: fleetv1.DesiredRunning},
+			Spec: &fleetv1.InstanceSpec{Node: node, ServiceId: "x", CpuMillis: cpu, DeviceIds: devices}}
+	}
+	port := on("a", "web-1", 10)
+	port.Spec.Network, port.Spec.Api = fleetv1.NetworkHost, &fleetv1.ModelAPI{Port: 80, FixedPort: true}
+	for _, c := range []struct {
+		name    string
+		objects []proto.Message
+		request Request
+		want    string
+	}{
+		{"no nodes", nil, Request{}, "add a node that can hold it"},
+		{"too big", []proto.Message{host("a", 0), on("a", "s-1", 8000)}, Request{CPUMillis: 9000}, "add a node that can hold it"},
+		{"biggest first", []proto.Message{host("a", 0), on("a", "s-1", 1000), on("a", "s-2", 5000)}, Request{CPUMillis: 7000}, "it would fit on a after the end of s-2"},
+		{"fewest", []proto.Message{host("a", 0), host("b", 0), on("a", "s-1", 4000), on("a", "s-2", 4000), on("b", "s-3", 8000)}, Request{CPUMillis: 8000},
+			"it would fit on b after the end of s-3"},
+		{"devices", []proto.Message{host("a", 1), on("a", "s-1", 8000), on("a", "s-2", 10, "a-0")}, Request{Accelerator: gpus(1)}, "it would fit on a after the end of s-2"},
+		{"port", []proto.Message{host("a", 0), port}, Request{HostPort: 80}, "it would fit on a after the end of web-1"},
+		{"sick device", []proto.Message{host("a", 1, func(n *fleetv1.Node) { n.Facts.Devices[0].Health = fleetv1.Unhealthy })}, Request{Accelerator: gpus(1)},
+			"it would fit on a if nothing else ran there and all devices worked"},
+		{"cordoned", []proto.Message{host("a", 0, away), host("b", 0, cordon)}, Request{}, "uncordoning may make room: b"},
+		{"away", []proto.Message{host("a", 0, away)}, Request{}, "it waits for the return of a"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.request.Pool = "p"
+			if got := NewIndex(store(t, c.objects...).View()).Plan([]Request{c.request})[0]; got.Remedy != c.want || got.Node != "" {
+				t.Errorf("got %+v, want %q", got, c.want)
+			}
+		})
+	}
+}
+
 func TestUnknownPoolWaits(t *testing.T) {
 	view := store(t).View()
 	if got := NewIndex(view).Plan([]Request{{Pool: "q"}})[0]; got.Explanation != `there is no pool "q"` {

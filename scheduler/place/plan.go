@@ -16,6 +16,8 @@ type Placement struct {
 	DeviceIDs []string
 	// Explanation says in one line why no node fits; empty when one does.
 	Explanation string
+	// Remedy says in one line what would make room; empty when a node fits or there is no such pool.
+	Remedy string
 }
 
 // Plan places the requests in order and answers one placement for each. What it places is taken from the
@@ -36,7 +38,7 @@ func (x *Index) Plan(requests []Request) []Placement {
 		}
 		best := pick(nodes, r, fs)
 		if best == nil {
-			out[i].Explanation = explain(nodes, r)
+			out[i].Explanation, out[i].Remedy = explain(nodes, r), x.remedy(nodes, r)
 			continue
 		}
 		out[i] = Placement{Node: best.name, DeviceIDs: best.take(r)}

@@ -165,7 +165,17 @@ func TestStallIsReported(t *testing.T) {
 	cfg.StallLimit = 20 * time.Millisecond
 	s, _ := mustOpen(t, cfg, nil)
 	awaitLeader(t, s)
-	release := s.stall.begin() // a write that doesn't come back
+	lock, err := s.logs.db.Begin(true) // holds up every write, as a disk that doesn't answer does
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	hanging := make(chan error, 1)
+	go func() {
+		_, err := s.Propose(ctx, flavorCommand("a"))
+		hanging <- err
+	}()
 	select {
 	case err := <-s.Failed():
 		if !strings.Contains(err.Error(), "disk") {
@@ -174,7 +184,13 @@ func TestStallIsReported(t *testing.T) {
 	case <-testContext(t).Done():
 		t.Fatal("nobody was told")
 	}
-	release()
+	cancel()
+	if err := <-hanging; !errors.Is(err, ErrUnknown) {
+		t.Errorf("the write that hangs: %v", err)
+	}
+	if err := lock.Rollback(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestDamagedEntryStopsApplying(t *testing.T) {

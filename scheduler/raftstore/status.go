@@ -16,7 +16,7 @@ func (s *Store) ID() string { return s.id }
 // Addr is the address at which other schedulers reach this one.
 func (s *Store) Addr() string { return string(s.trans.LocalAddr()) }
 
-// IsLeader: this scheduler leads, as far as it knows, and has applied everything that came before.
+// IsLeader says that this scheduler leads, as far as it knows, and has applied everything that came before.
 func (s *Store) IsLeader() bool { return s.leading.Load() }
 
 // LeaderChanges has one reader. true means: this scheduler leads now and has applied everything that came
@@ -109,7 +109,9 @@ func (s *Store) Snapshot(ctx context.Context) error {
 type tcpStream struct{ net.Listener }
 
 func (tcpStream) Dial(addr string, timeout time.Duration) (net.Conn, error) {
-	return net.DialTimeout("tcp", addr, timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 }
 
 // raftStream turns a StreamLayer into Raft's.

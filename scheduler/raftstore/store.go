@@ -230,6 +230,7 @@ func (s *Store) release() error {
 	}
 	s.stall.close()
 	if s.trans != nil {
+		s.trans.CloseStreams() // Close leaves the pooled connections open
 		errs = append(errs, s.trans.Close())
 	}
 	if s.logs != nil {

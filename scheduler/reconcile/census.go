@@ -21,7 +21,10 @@ type census struct {
 	stop   []fate
 	ending []*fleetv1.Instance
 	remove []*fleetv1.Instance
-	// look is when the next instance counts as lost; zero when none will.
+	// parted have been asked to stop on nodes that are away: they end when their node is back, and the
+	// service doesn't wait for that.
+	parted []*fleetv1.Instance
+	// look is when the next instance counts as lost or parted; zero when none will.
 	look time.Time
 }
 
@@ -85,6 +88,8 @@ func (c *census) sort(view state.ReadView, svc *fleetv1.Service, inst *fleetv1.I
 	switch {
 	case node == nil || inst.GetObserved().GetState() == fleetv1.InstanceReaped:
 		c.remove = append(c.remove, inst)
+	case inst.GetDesired().GetState() == fleetv1.DesiredStopped && (!reachable && c.away(node, min(patience(svc), defaultReschedule), now) || outlived(svc, inst)):
+		c.parted = append(c.parted, inst)
 	case inst.GetDesired().GetState() == fleetv1.DesiredStopped:
 		c.ending = append(c.ending, inst)
 	case svc.GetDesired().GetState() != fleetv1.DesiredRunning:
@@ -93,19 +98,30 @@ func (c *census) sort(view state.ReadView, svc *fleetv1.Service, inst *fleetv1.I
 		c.stop = append(c.stop, fate{inst, "the service no longer has this version", false})
 	case inst.GetObserved().GetState() == fleetv1.InstanceFailed:
 		c.stop = append(c.stop, fate{inst, "it failed: " + cmp.Or(inst.GetObserved().GetReason(), "no reason was given"), true})
-	case !reachable && c.lost(svc, node, now):
+	case !reachable && c.away(node, patience(svc), now):
 		c.stop = append(c.stop, fate{inst, "its node " + node.GetMeta().GetName() + " is unreachable", false})
 	default:
 		version.kept = append(version.kept, member{inst, reachable && inst.GetObserved().GetReady(), reachable})
 	}
 }
 
-// lost says whether the node has been away for too long, and otherwise notes when it will have been.
-func (c *census) lost(svc *fleetv1.Service, node *fleetv1.Node, now time.Time) bool {
-	after := defaultReschedule
-	if svc.GetSpec().RescheduleAfterSeconds != nil {
-		after = time.Duration(svc.GetSpec().GetRescheduleAfterSeconds()) * time.Second
+// patience is how long an instance on an unreachable node is waited for before it is replaced.
+func patience(svc *fleetv1.Service) time.Duration {
+	if spec := svc.GetSpec(); spec != nil && spec.RescheduleAfterSeconds != nil {
+		return time.Duration(spec.GetRescheduleAfterSeconds()) * time.Second
 	}
+	return defaultReschedule
+}
+
+// outlived says that the service was found Stopped without the instance having ended: a node that is back
+// doesn't make it Stopping again.
+func outlived(svc *fleetv1.Service, inst *fleetv1.Instance) bool {
+	st := svc.GetStatus()
+	return st.GetState() == fleetv1.ServiceStopped && !inst.GetMeta().GetCreateTime().AsTime().After(st.GetStateTime().AsTime())
+}
+
+// away says whether the unreachable node has been so for long enough, and otherwise notes when it will have been.
+func (c *census) away(node *fleetv1.Node, after time.Duration, now time.Time) bool {
 	at := node.GetStatus().GetStateTime().AsTime().Add(after)
 	if !now.Before(at) {
 		return true
@@ -140,7 +156,7 @@ func (c *census) cut(v *versionCensus) {
 	}
 }
 
-// left is how many instances the store still has.
+// left is how many instances a service that is to end still waits for.
 func (c *census) left() int {
 	n := len(c.stop) + len(c.ending) + len(c.remove)
 	for _, v := range c.versions {
@@ -150,11 +166,11 @@ func (c *census) left() int {
 }
 
 // counts sums over the versions.
-func (c *census) counts() (want, placed, ready int) {
+func (c *census) counts() (want, ready int) {
 	for _, v := range c.versions {
-		want, placed, ready = want+v.want, placed+len(v.kept), ready+v.ready
+		want, ready = want+v.want, ready+v.ready
 	}
-	return want, placed, ready
+	return want, ready
 }
 
 func (c *census) allReady() bool {

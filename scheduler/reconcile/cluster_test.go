@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,7 +25,6 @@ type cluster struct {
 	t        *testing.T
 	store    *state.Store
 	sessions *fakeSessions
-	stop     func()
 
 	mu        sync.Mutex
 	index     uint64
@@ -65,7 +65,7 @@ func (c *cluster) lead() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	work.Go(func() {
-		if err := New(Config{State: c.store, Proposer: c, Sessions: c.sessions}).Run(ctx); err != context.Canceled {
+		if err := New(Config{State: c.store, Proposer: c, Sessions: c.sessions}).Run(ctx); !errors.Is(err, context.Canceled) {
 			c.t.Errorf("loops ended with %v", err)
 		}
 	})

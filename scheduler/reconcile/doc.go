@@ -22,7 +22,7 @@
 // has ever been Running (status.running_generation, which a start sets to 0).
 //
 //	to be deleted           Deleting, until no instance is left; then the service is deleted
-//	to be stopped           Stopping, then Stopped
+//	to be stopped           Stopping, until no instance is left; then Stopped
 //	all instances ready     Running
 //	never yet Running       Deploying; Abnormal when an instance fails its health check or gives up, or a
 //	                        version's timeout passes. It stays Abnormal until all are ready: the loop does
@@ -37,6 +37,12 @@
 // A version's timeout runs while all of its instances are placed and not all are ready; not while one waits
 // for a node, and not while a pull has moved on within the last minute. A new leader starts it again, as it
 // does leases.
+//
+// A service that ends doesn't wait for a node that has been Unreachable for reschedule_after_seconds, at most
+// 60 s: it becomes Stopped or is deleted, and says so in a StopFailed event. What it had there stays in the store,
+// asked to stop and with its devices taken, until the node is back and has reaped it: no second holder, and a node
+// that never comes back holds up nobody. On a reachable node a stop that takes 30 s longer than the instance's own
+// withdrawal and grace is told as StopFailed once, and goes on.
 //
 // # The liveness loop
 //

@@ -2,8 +2,10 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,10 +69,124 @@ func TestStopWaitsForAnUnreachableNode(t *testing.T) {
 		c.settled()
 		c.change(func(s *fleetv1.Service) { s.Desired.State = fleetv1.DesiredStopped })
 		c.expect(fleetv1.ServiceStopping, 1)
-		if r := c.service().GetStatus().GetReason(); r != "1 instances are left; unreachable: n1" {
+		if r := c.service().GetStatus().GetReason(); r != "1 instance is left; unreachable: n1" {
 			t.Errorf("reason %q", r)
 		}
 		c.sessions.set("n1", false)
+		c.act()
+		c.settled()
+		c.expect(fleetv1.ServiceStopped, 0)
+	})
+}
+
+// A node that is gone for good holds up neither a stop nor a deletion; what it had keeps its devices until the
+// node is back and has ended it.
+func TestEndingDoesNotWaitForADeadNode(t *testing.T) {
+	for _, end := range []string{fleetv1.DesiredStopped, fleetv1.DesiredDeleted} {
+		t.Run(end, func(t *testing.T) {
+			run(t, 1, func(c *cluster) {
+				c.deploy(2, func(s *fleetv1.Service) {
+					s.Spec.Versions[0].Flavor, s.Spec.RescheduleAfterSeconds = "gpu", proto.Int32(86400)
+				})
+				c.expect(fleetv1.ServiceRunning, 2)
+				c.sessions.set("n1", true)
+				c.settled()
+				c.change(func(s *fleetv1.Service) { s.Desired.State = end })
+				c.after(59 * time.Second)
+				if c.service() == nil || c.count("StopFailed") != 0 {
+					t.Fatalf("given up at once: %v", c.reasons())
+				}
+				c.after(2 * time.Second)
+				if end == fleetv1.DesiredStopped {
+					c.expect(fleetv1.ServiceStopped, 2)
+					if r := c.service().GetStatus().GetReason(); r != "2 instances end when the node is back: n1" {
+						t.Errorf("reason %q", r)
+					}
+				} else if c.service() != nil {
+					t.Fatalf("still there: %v", c.service().GetStatus())
+				}
+				if n := c.count("StopFailed"); n != 1 {
+					t.Errorf("told %d times: %v", n, c.reasons())
+				}
+				if a := c.store.View().Allocated("n1"); a.Devices != 2 || a.Instances != 2 {
+					t.Errorf("the node's share was given away: %+v", a)
+				}
+				c.quiet()
+
+				stopping := c.count("Stopping")
+				c.agentsDo(func(*fleetv1.Instance, *fleetv1.InstanceObserved) *fleetv1.InstanceObserved { return nil })
+				c.sessions.set("n1", false) // back, and still draining
+				c.settled()
+				if end == fleetv1.DesiredStopped {
+					c.expect(fleetv1.ServiceStopped, 2)
+				}
+				if len(c.instances()) != 2 {
+					t.Errorf("%d instances before they are reaped", len(c.instances()))
+				}
+				c.agentsDo(nil)
+				c.act()
+				c.settled()
+				if n := len(c.instances()); n != 0 {
+					t.Errorf("%d instances are left", n)
+				}
+				if n := c.count("Stopping"); n != stopping {
+					t.Errorf("it went back to Stopping: %v", c.reasons())
+				}
+				if end == fleetv1.DesiredStopped {
+					c.expect(fleetv1.ServiceStopped, 0)
+					if r := c.service().GetStatus().GetReason(); r != "" {
+						t.Errorf("reason %q", r)
+					}
+				}
+				c.quiet()
+			})
+		})
+	}
+}
+
+func TestStartLeavesADeadNodesInstanceBehind(t *testing.T) {
+	run(t, 2, func(c *cluster) {
+		c.deploy(1)
+		c.sessions.set("n1", true)
+		c.settled()
+		c.change(func(s *fleetv1.Service) { s.Desired.State = fleetv1.DesiredStopped })
+		c.after(time.Minute)
+		c.expect(fleetv1.ServiceStopped, 1)
+		c.change(func(s *fleetv1.Service) {
+			s.Desired.State, s.Desired.StartTime = fleetv1.DesiredRunning, timestamppb.Now()
+		})
+		c.expect(fleetv1.ServiceRunning, 2)
+		if got := c.nodesUsed(); !slices.Equal(got, []string{"n2"}) {
+			t.Errorf("running on %v", got)
+		}
+		c.sessions.set("n1", false)
+		c.settled()
+		c.act()
+		c.settled()
+		c.expect(fleetv1.ServiceRunning, 1)
+		c.quiet()
+	})
+}
+
+func TestSlowStopIsTold(t *testing.T) {
+	run(t, 1, func(c *cluster) {
+		c.deploy(1, func(s *fleetv1.Service) { s.Spec.GracePeriodSeconds = proto.Int32(10) })
+		c.agentsDo(func(*fleetv1.Instance, *fleetv1.InstanceObserved) *fleetv1.InstanceObserved { return nil })
+		c.change(func(s *fleetv1.Service) { s.Desired.State = fleetv1.DesiredStopped })
+		c.after(42 * time.Second) // 3 s withdrawal, 10 s grace, 30 s slack
+		if n := c.count("StopFailed"); n != 0 {
+			t.Fatalf("told too early: %v", c.reasons())
+		}
+		c.after(2 * time.Second)
+		c.expect(fleetv1.ServiceStopping, 1)
+		if r := c.service().GetStatus().GetReason(); !strings.Contains(r, "on n1 has not ended within 43s") {
+			t.Errorf("reason %q", r)
+		}
+		c.quiet()
+		if n := c.count("StopFailed"); n != 1 {
+			t.Errorf("told %d times", n)
+		}
+		c.agentsDo(nil)
 		c.act()
 		c.settled()
 		c.expect(fleetv1.ServiceStopped, 0)
@@ -108,7 +224,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		c := newCluster(t, 1)
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		if err := New(Config{State: c.store, Proposer: c, Sessions: c.sessions}).Run(ctx); err != context.Canceled {
+		if err := New(Config{State: c.store, Proposer: c, Sessions: c.sessions}).Run(ctx); !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v", err)
 		}
 	})

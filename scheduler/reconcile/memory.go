@@ -7,8 +7,10 @@ import (
 // memory is what the service loop remembers of a service: it only delays or explains.
 type memory struct {
 	waiting  map[string]string // version → why instances of it wait for a node
+	remedies map[string]string // version → what would make room
 	clocks   map[string]*clock
 	failures map[string]*failures
+	stopping map[string]time.Time // instance → when it was first seen to be stopping with the service
 	// gaveUp is why an instance gave up; empty again when the status has taken it in.
 	gaveUp string
 }

@@ -42,6 +42,7 @@ func (l *serviceLoop) place(ctx context.Context, ids []string, now time.Time) {
 		}
 		m := l.remembered(id)
 		clear(m.waiting)
+		clear(m.remedies)
 		for _, v := range take(view, svc, id, now).versions {
 			missing := v.missing()
 			if missing <= 0 {
@@ -69,7 +70,8 @@ func (l *serviceLoop) place(ctx context.Context, ids []string, now time.Time) {
 	var parts []*fleetv1.PlanPart
 	for i, p := range place.NewIndex(view).Plan(requests) {
 		if p.Node == "" {
-			l.remembered(wishes[i].svc.GetMeta().GetId()).waiting[wishes[i].version.key] = p.Explanation
+			m, key := l.remembered(wishes[i].svc.GetMeta().GetId()), wishes[i].version.key
+			m.waiting[key], m.remedies[key] = p.Explanation, p.Remedy
 			continue
 		}
 		parts = append(parts, l.part(view, wishes[i], p, now))

@@ -217,7 +217,7 @@ func (l *serviceLoop) pullsMoved() {
 func (l *serviceLoop) remembered(id string) *memory {
 	m := l.memory[id]
 	if m == nil {
-		m = &memory{waiting: map[string]string{}, clocks: map[string]*clock{}, failures: map[string]*failures{}}
+		m = &memory{waiting: map[string]string{}, remedies: map[string]string{}, clocks: map[string]*clock{}, failures: map[string]*failures{}}
 		l.memory[id] = m
 	}
 	return m

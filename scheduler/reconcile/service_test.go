@@ -3,6 +3,7 @@ package reconcile
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,7 +109,17 @@ func TestFailedIsReplacedElsewhere(t *testing.T) {
 	run(t, 2, func(c *cluster) {
 		c.deploy(1)
 		first := c.instances()[0]
+		c.agentsDo(func(_ *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
+			if next.GetReady() {
+				return nil // still starting
+			}
+			return next
+		})
 		c.report(first, &fleetv1.InstanceObserved{State: fleetv1.InstanceFailed, Attempt: 6, Reason: "gave up"})
+		c.settled()
+		c.expect(fleetv1.ServiceAbnormal, 1)
+		c.agentsDo(nil)
+		c.act()
 		c.settled()
 		c.expect(fleetv1.ServiceRunning, 1)
 		if got := c.instances()[0].GetSpec().GetNode(); got == first.GetSpec().GetNode() {
@@ -313,6 +324,13 @@ func TestFullClusterWaitsThenPlaces(t *testing.T) {
 		if got := c.service().GetStatus().GetVersions()[0].GetWaitingReason(); got != want {
 			t.Errorf("waiting reason %q, want %q", got, want)
 		}
+		c.mu.Lock()
+		for _, e := range c.events {
+			if e.GetReason() == "WaitingForResources" && !strings.Contains(e.GetMessage(), want+"; it would fit on n1 if nothing else ran there") {
+				t.Errorf("event %q", e.GetMessage())
+			}
+		}
+		c.mu.Unlock()
 		c.after(24 * time.Hour) // waiting is not the deployment's time
 		c.expect(fleetv1.ServiceDeploying, 2)
 		if n := c.count("WaitingForResources"); n != 1 {

@@ -78,7 +78,7 @@ func (l *serviceLoop) restart(svc *fleetv1.Service, c *census, w *fleetv1.Write,
 		next.Status.DeployTime = timestamppb.New(now)
 		w.Mutations = append(w.Mutations, state.Put(svc.GetMeta().GetRevision(), next))
 		w.Events = append(w.Events, serviceEvent(svc, now, fleetv1.EventNormal, "Restarting",
-			fmt.Sprintf("at most %d instances of a version at once", max(1, svc.GetSpec().GetMaxInvalidInstances()))))
+			fmt.Sprintf("at most %d instances of a version at once", max(1, svc.GetSpec().GetMaxInvalidInstances()))+by(svc)))
 	}
 }
 

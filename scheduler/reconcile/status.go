@@ -40,13 +40,18 @@ func (l *serviceLoop) status(view state.ReadView, id string, now time.Time) *fle
 	switch svc.GetDesired().GetState() {
 	case fleetv1.DesiredDeleted:
 		if s.c.left() == 0 {
+			s.part()
 			key := state.ServiceKey(svc.GetMeta().GetProject(), svc.GetMeta().GetName())
-			return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Delete(svc.GetMeta().GetRevision(), key)}}
+			return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Delete(svc.GetMeta().GetRevision(), key)}, Events: s.events}
 		}
 		s.become(fleetv1.ServiceDeleting, s.ending(view))
 	case fleetv1.DesiredStopped:
-		if s.c.left() == 0 {
-			s.become(fleetv1.ServiceStopped, "")
+		stopped := svc.GetStatus().GetState() == fleetv1.ServiceStopped
+		if s.c.left() == 0 || stopped && s.c.left() == len(s.c.remove) {
+			if !stopped {
+				s.part()
+			}
+			s.become(fleetv1.ServiceStopped, s.partedReason())
 		} else {
 			s.become(fleetv1.ServiceStopping, s.ending(view))
 		}
@@ -65,21 +70,6 @@ func (s *statusStep) event(kind, reason, message string) {
 	s.events = append(s.events, serviceEvent(s.svc, s.now, kind, reason, message))
 }
 
-// ending says what a stop or deletion still waits for.
-func (s *statusStep) ending(view state.ReadView) string {
-	away := map[string]bool{}
-	for _, inst := range s.c.ending {
-		if node := inst.GetSpec().GetNode(); view.Node(node).GetStatus().GetState() != fleetv1.NodeReady {
-			away[node] = true
-		}
-	}
-	reason := fmt.Sprintf("%d instances are left", s.c.left())
-	if len(away) > 0 {
-		reason += "; unreachable: " + strings.Join(sortedKeys(away), ", ")
-	}
-	return reason
-}
-
 // become sets state and reason, and tells of a change of state.
 func (s *statusStep) become(to, reason string) {
 	st := s.next.Status
@@ -94,12 +84,12 @@ func (s *statusStep) become(to, reason string) {
 	switch to {
 	case fleetv1.ServiceDeploying:
 		if from == "" {
-			s.event(fleetv1.EventNormal, "DeploymentStarted", s.asked())
+			s.event(fleetv1.EventNormal, "DeploymentStarted", s.asked()+by(s.svc))
 		} else {
-			s.event(fleetv1.EventNormal, "Starting", s.asked())
+			s.event(fleetv1.EventNormal, "Starting", s.asked()+by(s.svc))
 		}
 	case fleetv1.ServiceRunning:
-		want, _, _ := s.c.counts()
+		want, _ := s.c.counts()
 		message := fmt.Sprintf("all %d instances are ready", want)
 		if first && started {
 			s.event(fleetv1.EventNormal, "Started", message)
@@ -115,11 +105,19 @@ func (s *statusStep) become(to, reason string) {
 			s.event(fleetv1.EventAbnormal, "StartFailed", reason)
 		}
 		s.event(fleetv1.EventAbnormal, "ServiceAbnormal", reason)
-	case fleetv1.ServiceStopping, fleetv1.ServiceStopped:
-		s.event(fleetv1.EventNormal, to, reason)
-	case fleetv1.ServiceDeleting:
-		s.event(fleetv1.EventNormal, "Deleting", reason)
+	case fleetv1.ServiceStopping, fleetv1.ServiceDeleting:
+		s.event(fleetv1.EventNormal, to, reason+by(s.svc))
+	case fleetv1.ServiceStopped:
+		s.event(fleetv1.EventNormal, to, cmp.Or(reason, "every instance has ended"))
 	}
+}
+
+// by names who asked for what the service is to be.
+func by(svc *fleetv1.Service) string {
+	if c := svc.GetDesired().GetCaller(); c != "" {
+		return ", asked for by " + c
+	}
+	return ""
 }
 
 // asked describes what the service is to consist of.
@@ -207,7 +205,7 @@ func (s *statusStep) restarted() {
 // fails, or empty.
 func (s *statusStep) assess(trouble string) (to, reason string) {
 	st := s.next.Status
-	want, _, ready := s.c.counts()
+	want, ready := s.c.counts()
 	reason = fmt.Sprintf("%d of %d instances are ready", ready, want)
 	switch {
 	case s.c.allReady():
@@ -321,8 +319,11 @@ func (s *statusStep) versions(view state.ReadView) {
 		st.Versions = append(st.Versions, &fleetv1.ServiceVersionStatus{Model: v.spec.GetModel(), ModelVersion: v.spec.GetModelVersion(),
 			Desired: int32(v.want), Placed: int32(len(v.kept)), Ready: int32(v.ready), WaitingReason: waiting})
 		if waiting != "" && waiting != old[v.key] {
-			s.event(fleetv1.EventWarning, "WaitingForResources", fmt.Sprintf("%d of %d instances of %s %s wait: %s",
-				v.missing(), v.want, v.spec.GetModel(), v.spec.GetModelVersion(), waiting))
+			message := fmt.Sprintf("%d of %d instances of %s %s wait: %s", v.missing(), v.want, v.spec.GetModel(), v.spec.GetModelVersion(), waiting)
+			if remedy := s.m.remedies[v.key]; remedy != "" {
+				message += "; " + remedy
+			}
+			s.event(fleetv1.EventWarning, "WaitingForResources", message)
 		}
 	}
 }
@@ -354,6 +355,6 @@ func (s *statusStep) autoStop() {
 		s.wakeAt(s.svc.GetMeta().GetId(), at)
 		return
 	}
-	s.next.Desired.State = fleetv1.DesiredStopped
+	s.next.Desired.State, s.next.Desired.Caller = fleetv1.DesiredStopped, "scheduler"
 	s.event(fleetv1.EventNormal, "AutoStopExpired", fmt.Sprintf("%d h have passed since the service was started", hours))
 }

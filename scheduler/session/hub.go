@@ -31,7 +31,7 @@ type Proposer interface {
 type Config struct {
 	State    Store
 	Proposer Proposer
-	// Leader answers the address that agents should dial instead of this scheduler; empty when unknown.
+	// Leader answers the gRPC address that agents should dial instead of this scheduler; empty when unknown.
 	// May be nil.
 	Leader func() string
 	// HeartbeatInterval (default 2 s) is how often agents send; a node that is silent for LeaseDuration
@@ -154,7 +154,7 @@ func (h *Hub) notLeader() error {
 		leader = h.cfg.Leader()
 	}
 	if leader == "" {
-		return status.Error(codes.Unavailable, "not the leader; no leader is known")
+		return status.Error(codes.Unavailable, "this scheduler is not the leader")
 	}
 	return status.Errorf(codes.Unavailable, "not the leader; the leader is at %s", leader)
 }

@@ -74,7 +74,8 @@ func (h *Hub) Session(stream agentStream) error {
 	go s.send()
 	s.signal()
 	<-s.ctx.Done()
-	s.mu.Lock() // whoever starts a job holds it and has looked at ctx
+	s.mu.Lock()
+	s.reporting = true // no job starts any more
 	s.mu.Unlock()
 	s.jobs.Wait()
 	err = context.Cause(s.ctx)
@@ -238,7 +239,8 @@ func (h *Hub) assignments(node string) *fleetv1.AssignmentSet {
 		Generation:   view.Node(node).GetStatus().GetAssignmentGeneration(),
 	}
 	for _, inst := range view.InstancesOnNode(node) {
-		set.Instances = append(set.Instances, &fleetv1.Instance{Meta: inst.GetMeta(), Spec: inst.GetSpec(), Desired: inst.GetDesired()})
+		set.Instances = append(set.Instances, &fleetv1.Instance{Meta: inst.GetMeta(), Spec: inst.GetSpec(), Desired: inst.GetDesired(),
+			Observed: &fleetv1.InstanceObserved{Attempt: inst.GetObserved().GetAttempt(), Sequence: inst.GetObserved().GetSequence()}})
 	}
 	return set
 }

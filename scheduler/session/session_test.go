@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -216,6 +217,44 @@ func TestAssignmentsFollowTheStore(t *testing.T) {
 		sets := p.got()
 		if len(sets) != 1 || sets[0].GetAssignments().GetGeneration() != w.index || len(sets[0].GetAssignments().GetInstances()) != 1 {
 			t.Errorf("sent %v at index %d", sets, w.index)
+		}
+	})
+}
+
+// An agent that does not read holds up nobody, and gets the newest set when it reads again.
+func TestSlowAgentHoldsUpNobody(t *testing.T) {
+	run(t, func(w *world) {
+		slow, other := w.agent("n1", facts()), w.agent("n2", facts())
+		slow.got()
+		other.got()
+		placed := 0
+		for range cap(slow.out) + 50 {
+			placed++
+			w.place(fmt.Sprint("i", placed), "n1")
+			synctest.Wait()
+		}
+		w.place("other", "n2")
+		if sets := other.got(); len(sets) != 1 || len(sets[0].GetAssignments().GetInstances()) != 1 {
+			t.Errorf("the other agent got %v", sets)
+		}
+		report(slow, 1, "i1", 1)
+		heartbeat(slow)
+		synctest.Wait()
+		if !w.hub.LeaseValid("n1") || w.store.View().Instance("i1").GetObserved().GetState() != "Running" {
+			t.Error("what it says is not heard")
+		}
+		var last *fleetv1.AssignmentSet
+		acked := false
+		all := slow.got()
+		all = append(all, slow.got()...) // what it was too slow for until now
+		for _, m := range all {
+			if m.GetAssignments() != nil {
+				last = m.GetAssignments()
+			}
+			acked = acked || m.GetAck().GetId() == 1
+		}
+		if len(last.GetInstances()) != placed || !acked || len(all) > cap(slow.out)+3 {
+			t.Errorf("%d messages, the last set has %d of %d instances, report acknowledged: %v", len(all), len(last.GetInstances()), placed, acked)
 		}
 	})
 }

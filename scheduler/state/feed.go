@@ -52,6 +52,18 @@ func (f *feeds) publish(set ChangeSet) {
 	})
 }
 
+// Feeds is how many feeds are open, and how many change sets wait in the longest of them.
+func (s *Store) Feeds() (open, longest int) {
+	s.feeds.mu.Lock()
+	defer s.feeds.mu.Unlock()
+	for n := range s.feeds.all {
+		n.mu.Lock()
+		longest = max(longest, len(n.sets))
+		n.mu.Unlock()
+	}
+	return len(s.feeds.all), longest
+}
+
 func (f *feeds) resyncAll() {
 	f.each(func(n *feed) { n.sets, n.resync = nil, true })
 }

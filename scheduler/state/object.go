@@ -46,7 +46,7 @@ func Delete(expect uint64, key Key) *fleetv1.Mutation {
 	}
 }
 
-// ServiceKey, ModelKey and InstanceKey spell the store keys that are not just a name.
+// ServiceKey is the store key of a service.
 func ServiceKey(project, name string) Key {
 	return Key{fleetv1.KindService, project + "/" + name}
 }

@@ -148,7 +148,7 @@ func (a *applying) user(o *fleetv1.Object) string {
 	case *fleetv1.Object_Node:
 		return someInstance("placed here", a.InstancesOnNode(k.Node.GetMeta().GetName()))
 	case *fleetv1.Object_Service:
-		return someInstance("not reaped yet", a.InstancesOfService(k.Service.GetMeta().GetId()))
+		return someInstance("not asked to stop", toRun(a.InstancesOfService(k.Service.GetMeta().GetId())))
 	case *fleetv1.Object_Pool:
 		name := k.Pool.GetMeta().GetName()
 		return a.userOf(func(s *fleetv1.Service) bool { return s.GetSpec().GetPool() == name },
@@ -186,12 +186,17 @@ func (a *applying) userOf(service func(*fleetv1.Service) bool, instance func(*fl
 			return "service " + s.GetMeta().GetProject() + "/" + s.GetMeta().GetName() + " uses it"
 		}
 	}
-	for _, i := range a.Instances() {
+	for _, i := range toRun(a.Instances()) {
 		if instance(i) {
 			return "instance " + i.GetMeta().GetName() + " uses it"
 		}
 	}
 	return ""
+}
+
+// toRun leaves out the instances that have been asked to stop: all that they need is in their own spec.
+func toRun(all []*fleetv1.Instance) []*fleetv1.Instance {
+	return slices.DeleteFunc(all, func(i *fleetv1.Instance) bool { return i.GetDesired().GetState() == fleetv1.DesiredStopped })
 }
 
 func someInstance(what string, all []*fleetv1.Instance) string {

@@ -11,6 +11,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/drover-fleet/drover/runtime/containerd/containerdtest"
 )
 
 // root is the repository's root, seen from this package.
@@ -95,18 +99,22 @@ func drover(t *testing.T) string {
 	return bin
 }
 
-// TestPagesWork runs every session of every page against the drover of this tree.
+// TestPagesWork runs every session of every page against the drover of this tree. The pages use the usual ports
+// and directories: a network and a /var/lib of its own keep them apart from a drover dev of this machine and
+// from other tests.
 func TestPagesWork(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("SKIPPED: the pages' commands aren't run: containers need root")
+	if !containerdtest.OwnNetwork(t) {
+		return
 	}
-	if _, err := exec.LookPath("containerd"); err != nil {
-		t.Skip("SKIPPED: the pages' commands aren't run: containerd is missing (scripts/setup run installs it)")
+	containerdtest.Outside(t) // an address besides the loopback's
+	if err := unix.Mount(t.TempDir(), "/var/lib", "", unix.MS_BIND, ""); err != nil {
+		t.Fatalf("hide /var/lib: %v", err)
 	}
-	const data = "/var/lib/drover-dev" // where the pages' drover dev keeps everything
-	if _, err := os.Stat(data); err == nil {
-		t.Skipf("SKIPPED: the pages' commands aren't run: %s belongs to a drover dev of this machine, which they would remove (drover dev stop)", data)
-	}
+	t.Cleanup(func() {
+		if err := unix.Unmount("/var/lib", 0); err != nil {
+			t.Errorf("show /var/lib again: %v", err)
+		}
+	})
 	bin := drover(t)
 	for name, content := range pages(t) {
 		blocks, err := extract(content)
@@ -141,6 +149,10 @@ func runSession(t *testing.T, bin string, blocks []block, id string) {
 	t.Cleanup(func() {
 		if err := s.close(); err != nil {
 			t.Error(err)
+		}
+		if _, err := os.Stat("/var/lib/drover-dev"); err == nil { // a drover dev that failed has left its containerd
+			out, err := exec.Command(filepath.Join(bin, "drover"), "dev", "stop").CombinedOutput()
+			t.Errorf("something was left in /var/lib/drover-dev; drover dev stop: %v\n%s", err, out)
 		}
 	})
 	for _, b := range blocks {

@@ -29,6 +29,8 @@ type Deployment struct {
 	Port      int32
 	FixedPort bool
 	Accel     int32 // fake devices
+	Image     string
+	Mounts    []*fleetv1.Mount
 }
 
 func (m *Machine) context() (context.Context, context.CancelFunc) {
@@ -53,8 +55,12 @@ func (m *Machine) Prepare(d Deployment) {
 	_, err = m.Client.Pools.CreatePool(ctx, &fleetv1.CreatePoolRequest{Pool: &fleetv1.Pool{Meta: &fleetv1.Meta{Name: d.Name},
 		Spec: &fleetv1.PoolSpec{Type: fleetv1.PoolDedicated, Nodes: []string{m.Node}}}})
 	m.must(err)
+	image := d.Image
+	if image == "" {
+		image = m.Image
+	}
 	_, err = m.Client.Models.CreateModel(ctx, &fleetv1.CreateModelRequest{Model: &fleetv1.Model{Meta: &fleetv1.Meta{Name: d.Name},
-		Spec: &fleetv1.ModelSpec{Image: m.Image, Health: health, Api: &fleetv1.ModelAPI{Port: d.Port, FixedPort: d.FixedPort}}}})
+		Spec: &fleetv1.ModelSpec{Image: image, Health: health, Api: &fleetv1.ModelAPI{Port: d.Port, FixedPort: d.FixedPort}}}})
 	m.must(err)
 }
 
@@ -62,12 +68,18 @@ func (m *Machine) Prepare(d Deployment) {
 func (m *Machine) Deploy(d Deployment) *fleetv1.Service {
 	m.t.Helper()
 	m.Prepare(d)
+	return m.DeployPrepared(d)
+}
+
+// DeployPrepared makes a service with what Prepare made.
+func (m *Machine) DeployPrepared(d Deployment) *fleetv1.Service {
+	m.t.Helper()
 	ctx, cancel := m.context()
 	defer cancel()
 	answer, err := m.Client.Services.DeployService(ctx, &fleetv1.DeployServiceRequest{Service: &fleetv1.Service{
 		Meta: &fleetv1.Meta{Name: d.Name},
 		Spec: &fleetv1.ServiceSpec{Pool: d.Name, Network: d.Network, GracePeriodSeconds: proto.Int32(2), Versions: []*fleetv1.ServiceVersion{
-			{Model: d.Name, Flavor: d.Name, Instances: max(d.Instances, 1), Env: d.Env}}},
+			{Model: d.Name, Flavor: d.Name, Instances: max(d.Instances, 1), Env: d.Env, Mounts: d.Mounts}}},
 	}})
 	m.must(err)
 	return answer.GetService()

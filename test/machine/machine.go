@@ -171,11 +171,13 @@ func (m *Machine) Drover(args ...string) (stdout, stderr string, code int) {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, m.binary, append(args, "--token-file", m.AdminToken())...)
-	cmd.Env = append(os.Environ(), "DROVER_ADDR="+m.addrs.grpc, "XDG_CONFIG_HOME="+m.dir)
+	token, err := os.ReadFile(m.AdminToken())
+	m.must(err)
+	cmd := exec.CommandContext(ctx, m.binary, args...)
+	cmd.Env = append(os.Environ(), "DROVER_ADDR="+m.addrs.grpc, "DROVER_TOKEN="+strings.TrimSpace(string(token)), "XDG_CONFIG_HOME="+m.dir)
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
+	err = cmd.Run()
 	if cmd.ProcessState == nil {
 		m.t.Fatalf("run drover %v: %v", args, err)
 	}

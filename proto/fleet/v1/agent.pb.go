@@ -459,7 +459,8 @@ type AssignmentSet struct {
 	RestoreEpoch uint64                 `protobuf:"varint,2,opt,name=restore_epoch,json=restoreEpoch,proto3" json:"restore_epoch,omitempty"`
 	// Raft index of the last change to what this node should run.
 	Generation uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
-	// With meta, spec and desired; observed is left out.
+	// With meta, spec and desired. Of observed only attempt and sequence: an agent that has lost its journal
+	// goes on after what was reported last.
 	Instances     []*Instance `protobuf:"bytes,4,rep,name=instances,proto3" json:"instances,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

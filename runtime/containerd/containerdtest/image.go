@@ -116,6 +116,21 @@ func (r *Registry) Push(t testing.TB, repository string, img v1.Image) (image, d
 	return image, must(t, img.Digest).String()
 }
 
+// Delete makes the registry forget an image's manifest.
+func (r *Registry) Delete(t testing.TB, image string) {
+	t.Helper()
+	ref, err := name.ParseReference(image, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	desc := must(t, func() (*remote.Descriptor, error) { return remote.Get(ref) })
+	for _, gone := range []name.Reference{ref.Context().Digest(desc.Digest.String()), ref} {
+		if err := remote.Delete(gone); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // PushApp builds and pushes the image with /app, which it runs by default, and /server.
 func (r *Registry) PushApp(t testing.TB, programs string) (image, digest string) {
 	t.Helper()

@@ -44,12 +44,15 @@ exec "$0" "$@"`
 	return false
 }
 
+// OutsideName names the network namespace that Outside makes; names are shared by all of the machine's tests.
+func OutsideName() string { return fmt.Sprintf("drover-outside-%d", os.Getpid()) }
+
 // Outside makes a network namespace beside the host's, joined to it, and answers the host's address
 // there and a function that runs a command in it.
 func Outside(t *testing.T) (hostIP string, run func(args ...string) string) {
 	t.Helper()
 	const host, peer = "198.18.0.1", "198.18.0.2"
-	name := fmt.Sprintf("drover-outside-%d", os.Getpid()) // names are shared by all of the machine's tests
+	name := OutsideName()
 	command(t, "ip", "netns", "add", name)
 	t.Cleanup(func() { command(t, "ip", "netns", "delete", name) })
 	command(t, "ip", "link", "add", "drt-out", "type", "veth", "peer", "name", "drt-in", "netns", name)

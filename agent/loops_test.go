@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drover-fleet/drover/agent/journal"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/runtime"
+	"github.com/drover-fleet/drover/runtime/fake"
+)
+
+func TestLogRetention(t *testing.T) {
+	root, now := t.TempDir(), time.Now()
+	age := func(d time.Duration, path ...string) {
+		t.Helper()
+		dir := filepath.Join(append([]string{root}, path...)...)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(dir, now.Add(-d), now.Add(-d)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, attempt := range []string{"1", "2", "3", "7"} {
+		age(1000*time.Hour, "living", attempt)
+	}
+	age(1000*time.Hour, "living", "notes")
+	age(1000*time.Hour, "living")
+	age(23*time.Hour, "forgotten")
+	age(25*time.Hour, "long forgotten")
+	if err := removeLogs(root, map[string]uint32{"living": 7}, now); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, pattern := range []string{"*", "*/*"} {
+		found, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = append(left, found...)
+	}
+	for i := range left {
+		left[i] = strings.TrimPrefix(left[i], root+"/")
+	}
+	if want := []string{"forgotten", "living", "living/3", "living/7", "living/notes"}; !slices.Equal(left, want) {
+		t.Errorf("left %v, want %v", left, want)
+	}
+	if err := removeLogs(filepath.Join(root, "none"), nil, now); err != nil {
+		t.Errorf("without logs: %v", err)
+	}
+}
+
+func TestFullDiskStopsPulls(t *testing.T) {
+	uses := map[string]float64{"data": 0.5, "images": 0.96}
+	use := func(dir string) (float64, error) {
+		if v, ok := uses[dir]; ok {
+			return v, nil
+		}
+		return 0, errors.New("no such disk")
+	}
+	stop, err := fullDisk([]string{"data", "images"}, use)
+	if err != nil || stop == nil || !strings.Contains(stop.Error(), "images is 96 % full") {
+		t.Errorf("stop %v, error %v", stop, err)
+	}
+	uses["images"] = 0.94
+	if stop, err := fullDisk([]string{"data", "images"}, use); err != nil || stop != nil {
+		t.Errorf("with room: stop %v, error %v", stop, err)
+	}
+	if stop, err := fullDisk([]string{"gone", "images"}, use); err == nil || stop != nil {
+		t.Errorf("a disk that can't be measured: stop %v, error %v", stop, err)
+	}
+}
+
+func TestImagesInUseAreKept(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.NodeName, cfg.DataDir, cfg.HTTPAddr = "n", t.TempDir(), "127.0.0.1:0"
+	j, err := journal.Open(cfg.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = j.Save(nil, journal.Record{Instance: &fleetv1.Instance{
+		Meta: &fleetv1.Meta{Id: "i"}, Spec: &fleetv1.InstanceSpec{ImageDigest: "sha256:used"}, Observed: &fleetv1.InstanceObserved{State: fleetv1.InstanceFailed},
+	}})
+	if err := errors.Join(err, j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	rt := fake.New(fake.Options{})
+	defer rt.Close()
+	for _, digest := range []string{"sha256:used", "sha256:unused"} {
+		if _, err := rt.Pull(t.Context(), runtime.PullRequest{Image: "i", Digest: digest}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, err := New(cfg, Deps{Runtime: rt, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.collectImages(t.Context())
+	absent := errors.New("absent")
+	for digest, want := range map[string]error{"sha256:used": nil, "sha256:unused": absent} {
+		_, err := rt.Pull(t.Context(), runtime.PullRequest{Image: "i", Digest: digest, Allowed: func() error { return absent }}, nil)
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", digest, err, want)
+		}
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := a.Run(ended); err != nil {
+		t.Error(err)
+	}
+}
