@@ -138,7 +138,6 @@ func (d *dev) run(ctx context.Context, cfg devConfig) (err error) {
 
 func (d *dev) startScheduler(cfg devConfig, part func(string, func(context.Context) error)) (*scheduler.Server, error) {
 	sc := scheduler.DefaultConfig()
-	sc.Version = version
 	sc.DataDir, sc.Registry, sc.Version = d.path("scheduler"), cfg.registry, programVersion()
 	if cfg.freePorts {
 		sc.GRPCAddr, sc.HTTPAddr, sc.RaftAddr = anyPort, anyPort, anyPort
@@ -199,7 +198,6 @@ func newAgent(cfg agentConfig, rt runtime.Runtime, log *slog.Logger, fault func(
 	if err != nil {
 		return nil, err
 	}
-	cfg.Version = version
 	cfg.Version = programVersion()
 	return agent.New(cfg.Config, agent.Deps{
 		Runtime: rt, Devices: devices.NewRegistry(log, backends...), Logger: log, FaultPoint: fault,

@@ -32,7 +32,6 @@ func (a *app) schedulerCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		cfg.Version = version
 		cfg.Version = programVersion()
 		s, err := scheduler.New(cfg, log)
 		if err != nil {
