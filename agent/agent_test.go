@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,6 +46,7 @@ type scheduler struct {
 	orders  chan *fleetv1.RelayOrder
 	reports chan *fleetv1.StatusReport
 	relayed chan *fleetv1.RelayRequest
+	turn    sync.Mutex // held by the one session that is on
 }
 
 func newScheduler(t *testing.T, addr, leader string) *scheduler {
@@ -79,6 +81,8 @@ func (s *scheduler) Session(stream grpc.BidiStreamingServer[fleetv1.SessionReque
 	if err != nil {
 		return err
 	}
+	s.turn.Lock() // what is sent from now on must not go to a session that is about to end
+	defer s.turn.Unlock()
 	s.hellos <- first.GetHello()
 	ended, acks := make(chan struct{}), make(chan uint64, 100)
 	go func() {

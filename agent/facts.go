@@ -12,6 +12,7 @@ import (
 	"github.com/shirou/gopsutil/v3/disk"
 	"github.com/shirou/gopsutil/v3/host"
 	"github.com/shirou/gopsutil/v3/mem"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -119,4 +120,18 @@ func narrow(n *int) *int32 {
 	}
 	v := int32(*n)
 	return &v
+}
+
+// samples answers what an operator is shown of the devices' last figures.
+func (a *Agent) samples() []*fleetv1.DeviceSample {
+	var out []*fleetv1.DeviceSample
+	for _, r := range a.deps.Devices.Readings() {
+		if !r.Time.IsZero() {
+			out = append(out, &fleetv1.DeviceSample{
+				DeviceId: r.DeviceID, Time: timestamppb.New(r.Time), Utilisation: r.Utilisation, MemoryUsedBytes: r.MemoryUsedBytes,
+				TemperatureCelsius: r.TemperatureC, PowerWatts: r.PowerWatts,
+			})
+		}
+	}
+	return out
 }

@@ -217,7 +217,7 @@ func (r *Reading) merge(what Figures, s Sample) {
 }
 
 func (s *Sample) setUsage(from *Sample) {
-	s.Utilisation, s.MemoryUtilisation = from.Utilisation, from.MemoryUtilisation
+	s.Utilisation, s.OverallUtilisation, s.MemoryUtilisation = from.Utilisation, from.OverallUtilisation, from.MemoryUtilisation
 	s.MemoryUsedBytes, s.MemoryFreeBytes, s.MemoryReservedBytes = from.MemoryUsedBytes, from.MemoryFreeBytes, from.MemoryReservedBytes
 	s.TemperatureC, s.PowerWatts = from.TemperatureC, from.PowerWatts
 	s.ClockHz, s.MemoryClockHz, s.Throttled = from.ClockHz, from.MemoryClockHz, from.Throttled
