@@ -51,6 +51,9 @@ type SignalCount struct {
 // Registry merges the backends' answers. Reads answer from memory and never wait for a backend, and no
 // backend waits for another.
 type Registry struct {
+	Judge      Judge  // decides how healthy devices are; nil: the backends do. Set before Run, like:
+	PCIDevices string // the folder in which the host lists its PCI devices
+
 	logger  *slog.Logger
 	vendors []*vendor
 	changed chan struct{}
@@ -60,6 +63,9 @@ type Registry struct {
 	devices  map[string]Device
 	readings map[string]Reading
 	counts   map[SignalCount]uint64 // by key with a Count of 0
+	told     map[SignalCount]telling
+	verdicts map[string]Verdict
+	onBus    map[string]bool // whose PCI device was seen
 	dropped  uint64
 }
 
@@ -68,6 +74,7 @@ func NewRegistry(logger *slog.Logger, backends ...Backend) *Registry {
 	r := &Registry{
 		logger: logger, changed: make(chan struct{}, 1), signals: make(chan Signal, signalRoom),
 		devices: map[string]Device{}, readings: map[string]Reading{}, counts: map[SignalCount]uint64{},
+		PCIDevices: pciDevices, told: map[SignalCount]telling{}, verdicts: map[string]Verdict{}, onBus: map[string]bool{},
 	}
 	for _, b := range backends {
 		r.vendors = append(r.vendors, newVendor(r, b))
@@ -108,10 +115,13 @@ func (r *Registry) merge(name string, found []Device) {
 	found = r.checked(name, found)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	changed := false
+	changed, now := false, time.Now()
 	present := map[string]bool{}
 	for _, d := range found {
 		present[d.ID] = true
+		if r.Judge != nil {
+			r.Judge.Discovered(d, now)
+		}
 		if before, known := r.devices[d.ID]; !known || !reflect.DeepEqual(before, d) {
 			r.devices[d.ID], changed = d, true
 		}
@@ -119,7 +129,8 @@ func (r *Registry) merge(name string, found []Device) {
 			delete(r.readings, d.ID)
 		}
 	}
-	if r.markLocked(name, present, fleetv1.Lost, "the driver no longer lists it") || changed {
+	changed = r.markLocked(name, present, fleetv1.Lost, "the driver no longer lists it") || changed
+	if r.consultLocked() || changed {
 		tell(r.changed)
 	}
 }
@@ -149,7 +160,8 @@ func (r *Registry) checked(name string, found []Device) []Device {
 func (r *Registry) mark(name, health, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.markLocked(name, nil, health, reason) {
+	changed := r.markLocked(name, nil, health, reason)
+	if r.consultLocked() || changed {
 		tell(r.changed)
 	}
 }
@@ -165,6 +177,9 @@ func (r *Registry) markLocked(name string, present map[string]bool, health, reas
 		d.Health, d.Reason = health, reason
 		r.devices[id], changed = d, true
 		delete(r.readings, id)
+		if r.Judge != nil {
+			r.Judge.Discovered(d, time.Now())
+		}
 	}
 	return changed
 }
@@ -185,11 +200,17 @@ func (r *Registry) take(name string, what Figures, samples []Sample) {
 		reading := r.readings[id]
 		reading.DeviceID = id
 		reading.merge(what, got[id])
+		if s, measured := got[id]; measured && what&Condition != 0 && r.Judge != nil {
+			r.Judge.Checked(s)
+		}
 		if reading.Time.IsZero() && reading.ConditionTime.IsZero() && reading.ProcessesTime.IsZero() {
 			delete(r.readings, id)
 			continue
 		}
 		r.readings[id] = reading
+	}
+	if r.consultLocked() {
+		tell(r.changed)
 	}
 }
 
@@ -233,9 +254,14 @@ func (s *Sample) setCondition(from *Sample) {
 	s.HealthCode, s.ErrorCodes, s.RecoveryAction = from.HealthCode, from.ErrorCodes, from.RecoveryAction
 }
 
-// signal counts what a driver tells and passes it on.
-func (r *Registry) signal(s Signal) {
+// signal counts what a driver tells and passes it on. heard: in the kernel's log.
+func (r *Registry) signal(name string, s Signal, heard bool) {
 	r.mu.Lock()
+	r.judgeSignalLocked(name, s)
+	if r.repeatedLocked(s, heard) {
+		r.mu.Unlock()
+		return
+	}
 	r.counts[SignalCount{DeviceID: s.DeviceID, Kind: s.Kind, Code: s.Code}]++
 	r.mu.Unlock()
 	select {
@@ -256,9 +282,13 @@ func (r *Registry) signal(s Signal) {
 func (r *Registry) Devices() []Device {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.SortedFunc(maps.Values(r.devices), func(a, b Device) int {
+	all := slices.SortedFunc(maps.Values(r.devices), func(a, b Device) int {
 		return cmp.Or(cmp.Compare(a.Vendor, b.Vendor), cmp.Compare(a.Index, b.Index), cmp.Compare(a.ID, b.ID))
 	})
+	for i := range all {
+		all[i] = r.judgedLocked(all[i])
+	}
+	return all
 }
 
 // Readings answers the figures of each device that has any, ordered by ID. What they point to is read

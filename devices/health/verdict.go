@@ -39,6 +39,12 @@ func (j *Judge) Verdict(id string) Verdict {
 	return own
 }
 
+// Judge implements devices.Judge.
+func (j *Judge) Judge(id string) devices.Verdict {
+	v := j.Verdict(id)
+	return devices.Verdict{Health: v.State, Action: string(v.Action), Evict: v.Action.Evicts(), Reason: v.Reason, Since: v.Since}
+}
+
 func (v Verdict) graver(than Verdict) bool {
 	if a, b := v.Action.rank(), than.Action.rank(); a != b {
 		return a > b
