@@ -53,7 +53,10 @@ type Device struct {
 	// For example "9.0".
 	ComputeCapability string `protobuf:"bytes,16,opt,name=compute_capability,json=computeCapability,proto3" json:"compute_capability,omitempty"`
 	// To other devices of the node, ordered by peer.
-	Links         []*DeviceLink `protobuf:"bytes,17,rep,name=links,proto3" json:"links,omitempty"`
+	Links []*DeviceLink `protobuf:"bytes,17,rep,name=links,proto3" json:"links,omitempty"`
+	// What its health asks for: "", "observe", "drain" (place nothing new), "evict" (instances leave it),
+	// "reset-needed" or "reboot-needed" (as evict, until that was done).
+	Action        string `protobuf:"bytes,18,opt,name=action,proto3" json:"action,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -205,6 +208,13 @@ func (x *Device) GetLinks() []*DeviceLink {
 		return x.Links
 	}
 	return nil
+}
+
+func (x *Device) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
 }
 
 // DeviceLink is the best connection of a device to another of its node.
@@ -643,7 +653,7 @@ var File_fleet_v1_device_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_device_proto_rawDesc = "" +
 	"\n" +
-	"\x15fleet/v1/device.proto\x12\bfleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x04\n" +
+	"\x15fleet/v1/device.proto\x12\bfleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x04\n" +
 	"\x06Device\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06vendor\x18\x02 \x01(\tR\x06vendor\x12\x14\n" +
@@ -663,7 +673,8 @@ const file_fleet_v1_device_proto_rawDesc = "" +
 	"\x0edriver_version\x18\x0e \x01(\tR\rdriverVersion\x12'\n" +
 	"\x0fruntime_version\x18\x0f \x01(\tR\x0eruntimeVersion\x12-\n" +
 	"\x12compute_capability\x18\x10 \x01(\tR\x11computeCapability\x12*\n" +
-	"\x05links\x18\x11 \x03(\v2\x14.fleet.v1.DeviceLinkR\x05linksB\f\n" +
+	"\x05links\x18\x11 \x03(\v2\x14.fleet.v1.DeviceLinkR\x05links\x12\x16\n" +
+	"\x06action\x18\x12 \x01(\tR\x06actionB\f\n" +
 	"\n" +
 	"_numa_nodeB\b\n" +
 	"\x06_minor\"J\n" +
