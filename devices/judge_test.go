@@ -2,6 +2,7 @@ package devices_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -95,6 +96,27 @@ func TestKernelLogAndLibraryCountOnce(t *testing.T) {
 		told(xid)
 		if c := r.SignalCounts(); c[0].Count != 2 {
 			t.Errorf("%+v", c)
+		}
+	})
+}
+
+func TestListens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &scripted{vendor: "nvidia", found: []devices.Device{{ID: "g", Vendor: "nvidia", Health: fleetv1.Healthy, PCIAddress: "0000:3b:00.0"}}}
+		r := devices.NewRegistry(slog.New(slog.DiscardHandler), b)
+		r.Judge = health.New()
+		r.Listen = func(ctx context.Context, heard func(string, devices.Signal)) error {
+			<-time.After(time.Second)
+			heard("0000:3b:00.0", devices.Signal{Kind: devices.SignalXID, Code: 79, Time: time.Now()})
+			return errors.New("the log broke")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		if err := r.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if d := r.Devices(); len(d) != 1 || d[0].Health != fleetv1.Lost || !d[0].Evict {
+			t.Errorf("%+v", d)
 		}
 	})
 }

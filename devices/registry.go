@@ -51,8 +51,11 @@ type SignalCount struct {
 // Registry merges the backends' answers. Reads answer from memory and never wait for a backend, and no
 // backend waits for another.
 type Registry struct {
-	Judge      Judge  // decides how healthy devices are; nil: the backends do. Set before Run, like:
+	// These are set before Run.
+	Judge      Judge  // decides how healthy devices are; nil: the backends do
 	PCIDevices string // the folder in which the host lists its PCI devices
+	// Listen tells Heard of what other sources than the backends say, until ctx ends; nil: there are none.
+	Listen func(ctx context.Context, heard func(pciAddress string, s Signal)) error
 
 	logger  *slog.Logger
 	vendors []*vendor
@@ -88,6 +91,13 @@ func (r *Registry) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for i, v := range r.vendors {
 		wg.Go(func() { errs[i] = v.run(ctx) })
+	}
+	if r.Listen != nil {
+		wg.Go(func() {
+			if err := r.Listen(ctx, r.Heard); err != nil {
+				r.logger.Error("device faults are known from the drivers' libraries alone", "error", err)
+			}
+		})
 	}
 	wg.Wait()
 	<-ctx.Done()
