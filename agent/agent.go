@@ -89,7 +89,7 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 	})
 	a.session = session.New(session.Config{
 		Node: cfg.NodeName, Schedulers: cfg.Schedulers, TokenFile: cfg.TokenFile, Logger: deps.Logger, Instances: a.instances,
-		Header: a.journal.Header, Facts: a.Facts, FactsChanged: a.factsChanged, Relay: a.relay,
+		Header: a.journal.Header, Facts: a.Facts, Samples: a.samples, FactsChanged: a.factsChanged, Relay: a.relay,
 	})
 	a.metrics = metrics.New(metrics.Sources{
 		Version: a.facts.GetAgentVersion(), DataDir: cfg.DataDir, Runtime: deps.Runtime, Devices: deps.Devices, Instances: a.instances.Instances,

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -47,6 +48,7 @@ type scheduler struct {
 	relayed chan *fleetv1.RelayRequest
 	inputs  chan *fleetv1.ExecInput
 	facts   chan *fleetv1.NodeFacts
+	turn    sync.Mutex // held by the one session that is on
 }
 
 func newScheduler(t *testing.T, addr, leader string) *scheduler {
@@ -82,6 +84,8 @@ func (s *scheduler) Session(stream grpc.BidiStreamingServer[fleetv1.SessionReque
 	if err != nil {
 		return err
 	}
+	s.turn.Lock() // what is sent from now on must not go to a session that is about to end
+	defer s.turn.Unlock()
 	s.hellos <- first.GetHello()
 	ended, acks := make(chan struct{}), make(chan uint64, 100)
 	go func() {

@@ -13,6 +13,7 @@ import (
 	"github.com/shirou/gopsutil/v3/disk"
 	"github.com/shirou/gopsutil/v3/host"
 	"github.com/shirou/gopsutil/v3/mem"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -102,7 +103,7 @@ func deviceFacts(all []devices.Device) []*fleetv1.Device {
 	for _, d := range all {
 		f := &fleetv1.Device{
 			Id: d.ID, Vendor: d.Vendor, Model: d.Model, Index: int32(d.Index), MemoryBytes: d.MemoryBytes,
-			Health: d.Health, HealthReason: d.Reason, PciAddress: d.PCIAddress, NumaNode: narrow(d.NUMANode),
+			Health: d.Health, HealthReason: d.Reason, Action: d.Action, PciAddress: d.PCIAddress, NumaNode: narrow(d.NUMANode),
 			ParentId: d.ParentID, Profile: d.Profile, Minor: narrow(d.Minor), CpuAffinity: d.CPUAffinity,
 			DriverVersion: d.DriverVersion, RuntimeVersion: d.RuntimeVersion, ComputeCapability: d.ComputeCapability,
 		}
@@ -120,4 +121,18 @@ func narrow(n *int) *int32 {
 	}
 	v := int32(*n)
 	return &v
+}
+
+// samples answers what an operator is shown of the devices' last figures.
+func (a *Agent) samples() []*fleetv1.DeviceSample {
+	var out []*fleetv1.DeviceSample
+	for _, r := range a.deps.Devices.Readings() {
+		if !r.Time.IsZero() {
+			out = append(out, &fleetv1.DeviceSample{
+				DeviceId: r.DeviceID, Time: timestamppb.New(r.Time), Utilisation: r.Utilisation, MemoryUsedBytes: r.MemoryUsedBytes,
+				TemperatureCelsius: r.TemperatureC, PowerWatts: r.PowerWatts,
+			})
+		}
+	}
+	return out
 }

@@ -115,11 +115,15 @@ func (a *Agent) nodeLoop(ctx context.Context) error {
 	}
 }
 
-// noteDevices reports devices that stopped working since the last call.
+// noteDevices reports devices that stopped working since the last call, and has instances leave those that
+// they can't stay on.
 func (a *Agent) noteDevices(known map[string]string) {
 	for _, d := range a.deps.Devices.Devices() {
 		if before, seen := known[d.ID]; seen && before == fleetv1.Healthy && d.Health != fleetv1.Healthy {
 			a.session.NodeEvent(fleetv1.EventAbnormal, "DeviceFailed", fmt.Sprintf("device %s (%s) is %s: %s", d.ID, d.Model, d.Health, d.Reason))
+		}
+		if d.Evict {
+			a.instances.DeviceFailed(d.ID, d.Reason)
 		}
 		known[d.ID] = d.Health
 	}

@@ -51,6 +51,12 @@ type SignalCount struct {
 // Registry merges the backends' answers. Reads answer from memory and never wait for a backend, and no
 // backend waits for another.
 type Registry struct {
+	// These are set before Run.
+	Judge      Judge  // decides how healthy devices are; nil: the backends do
+	PCIDevices string // the folder in which the host lists its PCI devices
+	// Listen tells Heard of what other sources than the backends say, until ctx ends; nil: there are none.
+	Listen func(ctx context.Context, heard func(pciAddress string, s Signal)) error
+
 	logger  *slog.Logger
 	vendors []*vendor
 	changed chan struct{}
@@ -60,6 +66,9 @@ type Registry struct {
 	devices  map[string]Device
 	readings map[string]Reading
 	counts   map[SignalCount]uint64 // by key with a Count of 0
+	told     map[SignalCount]telling
+	verdicts map[string]Verdict
+	onBus    map[string]bool // whose PCI device was seen
 	dropped  uint64
 }
 
@@ -68,6 +77,7 @@ func NewRegistry(logger *slog.Logger, backends ...Backend) *Registry {
 	r := &Registry{
 		logger: logger, changed: make(chan struct{}, 1), signals: make(chan Signal, signalRoom),
 		devices: map[string]Device{}, readings: map[string]Reading{}, counts: map[SignalCount]uint64{},
+		PCIDevices: pciDevices, told: map[SignalCount]telling{}, verdicts: map[string]Verdict{}, onBus: map[string]bool{},
 	}
 	for _, b := range backends {
 		r.vendors = append(r.vendors, newVendor(r, b))
@@ -81,6 +91,13 @@ func (r *Registry) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for i, v := range r.vendors {
 		wg.Go(func() { errs[i] = v.run(ctx) })
+	}
+	if r.Listen != nil {
+		wg.Go(func() {
+			if err := r.Listen(ctx, r.Heard); err != nil {
+				r.logger.Error("device faults are known from the drivers' libraries alone", "error", err)
+			}
+		})
 	}
 	wg.Wait()
 	<-ctx.Done()
@@ -108,10 +125,13 @@ func (r *Registry) merge(name string, found []Device) {
 	found = r.checked(name, found)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	changed := false
+	changed, now := false, time.Now()
 	present := map[string]bool{}
 	for _, d := range found {
 		present[d.ID] = true
+		if r.Judge != nil {
+			r.Judge.Discovered(d, now)
+		}
 		if before, known := r.devices[d.ID]; !known || !reflect.DeepEqual(before, d) {
 			r.devices[d.ID], changed = d, true
 		}
@@ -119,7 +139,8 @@ func (r *Registry) merge(name string, found []Device) {
 			delete(r.readings, d.ID)
 		}
 	}
-	if r.markLocked(name, present, fleetv1.Lost, "the driver no longer lists it") || changed {
+	changed = r.markLocked(name, present, fleetv1.Lost, "the driver no longer lists it") || changed
+	if r.consultLocked() || changed {
 		tell(r.changed)
 	}
 }
@@ -149,7 +170,8 @@ func (r *Registry) checked(name string, found []Device) []Device {
 func (r *Registry) mark(name, health, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.markLocked(name, nil, health, reason) {
+	changed := r.markLocked(name, nil, health, reason)
+	if r.consultLocked() || changed {
 		tell(r.changed)
 	}
 }
@@ -165,6 +187,9 @@ func (r *Registry) markLocked(name string, present map[string]bool, health, reas
 		d.Health, d.Reason = health, reason
 		r.devices[id], changed = d, true
 		delete(r.readings, id)
+		if r.Judge != nil {
+			r.Judge.Discovered(d, time.Now())
+		}
 	}
 	return changed
 }
@@ -185,11 +210,17 @@ func (r *Registry) take(name string, what Figures, samples []Sample) {
 		reading := r.readings[id]
 		reading.DeviceID = id
 		reading.merge(what, got[id])
+		if s, measured := got[id]; measured && what&Condition != 0 && r.Judge != nil {
+			r.Judge.Checked(s)
+		}
 		if reading.Time.IsZero() && reading.ConditionTime.IsZero() && reading.ProcessesTime.IsZero() {
 			delete(r.readings, id)
 			continue
 		}
 		r.readings[id] = reading
+	}
+	if r.consultLocked() {
+		tell(r.changed)
 	}
 }
 
@@ -217,7 +248,7 @@ func (r *Reading) merge(what Figures, s Sample) {
 }
 
 func (s *Sample) setUsage(from *Sample) {
-	s.Utilisation, s.MemoryUtilisation = from.Utilisation, from.MemoryUtilisation
+	s.Utilisation, s.OverallUtilisation, s.MemoryUtilisation = from.Utilisation, from.OverallUtilisation, from.MemoryUtilisation
 	s.MemoryUsedBytes, s.MemoryFreeBytes, s.MemoryReservedBytes = from.MemoryUsedBytes, from.MemoryFreeBytes, from.MemoryReservedBytes
 	s.TemperatureC, s.PowerWatts = from.TemperatureC, from.PowerWatts
 	s.ClockHz, s.MemoryClockHz, s.Throttled = from.ClockHz, from.MemoryClockHz, from.Throttled
@@ -233,9 +264,14 @@ func (s *Sample) setCondition(from *Sample) {
 	s.HealthCode, s.ErrorCodes, s.RecoveryAction = from.HealthCode, from.ErrorCodes, from.RecoveryAction
 }
 
-// signal counts what a driver tells and passes it on.
-func (r *Registry) signal(s Signal) {
+// signal counts what a driver tells and passes it on. heard: in the kernel's log.
+func (r *Registry) signal(name string, s Signal, heard bool) {
 	r.mu.Lock()
+	r.judgeSignalLocked(name, s)
+	if r.repeatedLocked(s, heard) {
+		r.mu.Unlock()
+		return
+	}
 	r.counts[SignalCount{DeviceID: s.DeviceID, Kind: s.Kind, Code: s.Code}]++
 	r.mu.Unlock()
 	select {
@@ -256,9 +292,13 @@ func (r *Registry) signal(s Signal) {
 func (r *Registry) Devices() []Device {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.SortedFunc(maps.Values(r.devices), func(a, b Device) int {
+	all := slices.SortedFunc(maps.Values(r.devices), func(a, b Device) int {
 		return cmp.Or(cmp.Compare(a.Vendor, b.Vendor), cmp.Compare(a.Index, b.Index), cmp.Compare(a.ID, b.ID))
 	})
+	for i := range all {
+		all[i] = r.judgedLocked(all[i])
+	}
+	return all
 }
 
 // Readings answers the figures of each device that has any, ordered by ID. What they point to is read

@@ -114,6 +114,7 @@ func earlier(a, b time.Time) time.Time {
 func (v *vendor) step(ctx context.Context) {
 	now := time.Now()
 	if !v.discover.After(now) {
+		v.registry.lookAtPCI(v.name)
 		var found []Device
 		err := v.call(ctx, func(ctx context.Context) (err error) {
 			found, err = v.backend.Discover(ctx)
@@ -203,7 +204,7 @@ func (v *vendor) watch(ctx context.Context) {
 			if s.Time.IsZero() {
 				s.Time = time.Now()
 			}
-			v.registry.signal(s)
+			v.registry.signal(v.name, s, false)
 			tell(v.look)
 		})
 		if ctx.Err() != nil {

@@ -28,10 +28,45 @@ func DeviceHook(known func() []devices.Device) Hook {
 				return fmt.Errorf("device %s is not on this node any more: %w", id, runtime.ErrFatal)
 			case all[i].Health == fleetv1.Lost:
 				return fmt.Errorf("device %s (%s) is lost: %s: %w", id, all[i].Model, all[i].Reason, runtime.ErrFatal)
+			case all[i].Evict:
+				return fmt.Errorf("device %s (%s) can't be used: %s: %w", id, all[i].Model, all[i].Reason, runtime.ErrFatal)
 			case all[i].Health == fleetv1.Unresponsive:
 				return fmt.Errorf("device %s (%s) doesn't answer: %s", id, all[i].Model, all[i].Reason)
 			}
 		}
 		return nil
 	}}
+}
+
+// DeviceFailed makes the instances that hold a device leave it: each loses its endpoint at once, and then fails, so
+// that it is placed elsewhere. To say it again changes nothing.
+func (g *Manager) DeviceFailed(id, reason string) {
+	for _, m := range g.all() {
+		m.deviceFailed(id, reason)
+	}
+}
+
+func (m *machine) deviceFailed(id, reason string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	in := m.rec.Instance
+	if !slices.Contains(in.GetSpec().GetDeviceIds(), id) || m.broken != "" || in.Observed.State == fleetv1.InstanceFailed || in.Observed.State == fleetv1.InstanceReaped {
+		return
+	}
+	m.broken = fmt.Sprintf("device %s failed: %s", id, reason)
+	if m.interrupt != nil {
+		m.interrupt()
+	}
+	notify(m.wake)
+}
+
+// leaveDevice withdraws the instance, whose next step is to fail.
+func (m *machine) leaveDevice(reason string) outcome {
+	m.stopProbe()
+	m.save(func(o *fleetv1.InstanceObserved) {
+		o.Ready, o.Reason = false, reason
+		m.noteLocked(fleetv1.EventAbnormal, deviceFailed, reason)
+	})
+	m.fatal = reason
+	return again
 }

@@ -116,3 +116,39 @@ func TestRuntimeCannotGiveDevices(t *testing.T) {
 		}
 	})
 }
+
+// An instance that holds a failed device isn't ready any more at once, and then fails.
+func TestDeviceFails(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.setDevices(devices.Device{ID: "a", Health: fleetv1.Healthy}, devices.Device{ID: "b", Health: fleetv1.Healthy})
+		w.apply(1, withDevices("a", "b"))
+		if o := w.after(time.Second); !o.GetReady() {
+			t.Fatalf("instance %v", o)
+		}
+		w.g.DeviceFailed("c", "not ours")
+		if o := w.after(0); !o.GetReady() {
+			t.Fatalf("left for another's device: %v", o)
+		}
+		w.g.DeviceFailed("b", "fell off the bus")
+		w.g.DeviceFailed("b", "fell off the bus")
+		o := w.after(0) // no time passes
+		if o.GetReady() || o.GetState() != fleetv1.InstanceFailed || o.GetReason() != "device b failed: fell off the bus" {
+			t.Errorf("instance %v", o)
+		}
+		w.g.DeviceFailed("b", "fell off the bus")
+		w.after(time.Minute)
+		if n := count(w.reasons(), "DeviceFailed"); n != 1 {
+			t.Errorf("told %d times: %v", n, w.reasons())
+		}
+	})
+}
+
+func TestNoStartOnFailedDevice(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.setDevices(devices.Device{ID: "a", Health: fleetv1.Unhealthy, Evict: true, Reason: "XID 48"})
+		w.apply(1, withDevices("a"))
+		if o := w.after(time.Second); o.GetState() != fleetv1.InstanceFailed || !strings.Contains(o.GetReason(), "XID 48") {
+			t.Errorf("instance %v", o)
+		}
+	})
+}

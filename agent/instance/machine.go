@@ -44,6 +44,7 @@ type machine struct {
 	loggerDied bool
 	result     *health.Result
 	pull       *fleetv1.PullProgress
+	broken     string // why the instance must leave a device that it holds
 
 	// own
 	held        bool // this process started or adopted the container of this attempt
@@ -274,7 +275,7 @@ func (m *machine) step(ctx context.Context) outcome {
 	m.mu.Lock()
 	var (
 		looked, exit, result = m.looked, m.exit, m.result
-		loggerDied           = m.loggerDied
+		loggerDied, broken   = m.loggerDied, m.broken
 		want, state          = m.intentLocked(), m.rec.Instance.Observed.State
 	)
 	m.exit, m.result, m.loggerDied = nil, nil, false
@@ -287,6 +288,8 @@ func (m *machine) step(ctx context.Context) outcome {
 		return m.exited(*exit, state)
 	case m.fatal != "":
 		return m.fail(ctx)
+	case broken != "" && state != fleetv1.InstanceFailed && state != fleetv1.InstanceReaped:
+		return m.leaveDevice(broken)
 	case loggerDied && (state == fleetv1.InstanceStarting || state == fleetv1.InstanceRunning):
 		return m.loggerGone()
 	case result != nil:

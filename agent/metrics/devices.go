@@ -55,6 +55,7 @@ func deviceFigures() []deviceFigure {
 		f(level, "sample_time_seconds", "Unix time of the device's usage.", func(r *devices.Reading) *float64 { return unix(r.Time) }),
 		f(level, "condition_time_seconds", "Unix time of the device's error counts and links.", func(r *devices.Reading) *float64 { return unix(r.ConditionTime) }),
 		f(level, "utilisation_ratio", "How busy the device is.", func(r *devices.Reading) *float64 { return r.Utilisation }),
+		f(level, "overall_utilisation_ratio", "Ascend: how busy the whole chip is.", func(r *devices.Reading) *float64 { return r.OverallUtilisation }),
 		f(level, "memory_utilisation_ratio", "How busy the device's memory is.", func(r *devices.Reading) *float64 { return r.MemoryUtilisation }),
 		f(level, "memory_used_bytes", "Device memory in use.", func(r *devices.Reading) *float64 { return number(r.MemoryUsedBytes) }),
 		f(level, "memory_free_bytes", "Device memory that is free.", func(r *devices.Reading) *float64 { return number(r.MemoryFreeBytes) }),

@@ -44,6 +44,8 @@ type Config struct {
 	Instances Instances
 	Header    func() journal.Header
 	Facts     func() *fleetv1.NodeFacts
+	// Samples answers what the devices measured last.
+	Samples func() []*fleetv1.DeviceSample
 	// FactsChanged holds a token after Facts changed.
 	FactsChanged <-chan struct{}
 	// Relay serves one ordered relay; ctx and inputs end with its stream. Its error is sent to the caller.
@@ -154,7 +156,7 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 		return false, cause(ctx, ctx.Err())
 	}
 	c.cfg.Logger.Info("connected to a scheduler", "scheduler", address, "cluster", welcome.GetClusterId())
-	s := &session{c: c, stream: stream, client: client, relays: &relays, acks: make(chan uint64, 1), tell: make(chan struct{}, 1)}
+	s := &session{c: c, stream: stream, client: client, relays: &relays, acks: make(chan uint64, 1), tell: make(chan struct{}, 1), sampled: map[string]time.Time{}}
 	c.connected.Store(true)
 	c.cfg.Instances.MarkAll()
 	received := make(chan struct{})
@@ -198,6 +200,8 @@ type session struct {
 	tell   chan struct{} // a token after a set was journalled: its generation goes into a heartbeat
 	relays *sync.WaitGroup
 	open   atomic.Int32
+	// sampled is when each device's sample that was sent last is of; the sender's alone.
+	sampled map[string]time.Time
 }
 
 // send is the only sender of the stream.
@@ -256,8 +260,21 @@ func (s *session) send(ctx context.Context, every time.Duration) error {
 
 func (s *session) heartbeat() error {
 	return s.stream.Send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Heartbeat{Heartbeat: &fleetv1.Heartbeat{
-		Generation: s.c.cfg.Header().Generation, Pulls: s.c.cfg.Instances.Pulls(),
+		Generation: s.c.cfg.Header().Generation, Pulls: s.c.cfg.Instances.Pulls(), DeviceSamples: s.newSamples(),
 	}}})
+}
+
+// newSamples answers the samples that this session hasn't sent.
+func (s *session) newSamples() []*fleetv1.DeviceSample {
+	var out []*fleetv1.DeviceSample
+	for _, sample := range s.c.cfg.Samples() {
+		at := sample.GetTime().AsTime()
+		if !s.sampled[sample.GetDeviceId()].Equal(at) {
+			s.sampled[sample.GetDeviceId()] = at
+			out = append(out, sample)
+		}
+	}
+	return out
 }
 
 // receive is the only receiver; it answers why the stream ended.

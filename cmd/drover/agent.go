@@ -7,13 +7,17 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/drover-fleet/drover/agent"
 	"github.com/drover-fleet/drover/devices"
 	"github.com/drover-fleet/drover/devices/attach"
+	"github.com/drover-fleet/drover/devices/health"
+	"github.com/drover-fleet/drover/devices/kernellog"
 	"github.com/drover-fleet/drover/registry"
 	"github.com/drover-fleet/drover/runtime/containerd"
 )
@@ -93,7 +97,16 @@ func newRegistry(cfg agentConfig, log *slog.Logger) (*devices.Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return devices.NewRegistry(log, backends...), nil
+	r := devices.NewRegistry(log, backends...)
+	r.Judge = health.New()
+	if slices.ContainsFunc(backends, func(b devices.Backend) bool { return b.Vendor() == "nvidia" }) {
+		r.Listen = func(ctx context.Context, heard func(string, devices.Signal)) error {
+			return kernellog.Follow(ctx, kernellog.Config{Logger: log}, func(m kernellog.Message) {
+				heard(m.PCIAddress, devices.Signal{Kind: m.Kind, Code: m.Code, Time: time.Now(), Text: m.Text})
+			})
+		}
+	}
+	return r, nil
 }
 
 // newContainerd makes the runtime; its containers get devices that known answers.

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"fmt"
+	"math"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -25,11 +29,12 @@ func (a *app) deviceList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t := &table{head: []string{"ID", "NODE", "VENDOR", "MODEL", "INDEX", "MEMORY", "HEALTH", "STATE", "INSTANCE"}}
+			t := &table{head: []string{"ID", "NODE", "VENDOR", "MODEL", "INDEX", "USE", "MEMORY", "TEMP", "HEALTH", "STATE", "INSTANCE"}}
 			for _, d := range resp.GetDevices() {
 				v := d.GetDevice()
 				t.add(text("%s", v.GetId()), text("%s", d.GetNode()), text("%s", v.GetVendor()), text("%s", v.GetModel()), text("%d", v.GetIndex()),
-					text("%s", bytesText(v.GetMemoryBytes())), stateCell(v.GetHealth()), text("%s", d.GetState()), text("%s", d.GetInstanceName()))
+
+					text("%s", useText(d.GetSample())), text("%s", memoryText(d)), text("%s", heatText(d.GetSample())), stateCell(v.GetHealth()), text("%s", d.GetState()), text("%s", d.GetInstanceName()))
 			}
 			return a.print(resp, func() error { return a.drawTable(t, "no devices") })
 		},
@@ -63,7 +68,12 @@ func (a *app) deviceShow() *cobra.Command {
 				p.addf("Node", "%s", d.GetNode())
 				p.addf("Model", "%s %s", v.GetVendor(), v.GetModel())
 				p.addf("Index", "%d", v.GetIndex())
-				p.addf("Memory", "%s", bytesText(v.GetMemoryBytes()))
+				p.addf("Utilisation", "%s", useText(d.GetSample()))
+				p.addf("Memory", "%s", memoryText(d))
+				p.addf("Temperature", "%s", heatText(d.GetSample()))
+				if w := d.GetSample(); w != nil && w.PowerWatts != nil {
+					p.addf("Power", "%.0f W", w.GetPowerWatts())
+				}
 				p.add("Health", stateCell(v.GetHealth()))
 				if v.GetHealthReason() != "" {
 					p.addf("Reason", "%s", v.GetHealthReason())
@@ -72,6 +82,15 @@ func (a *app) deviceShow() *cobra.Command {
 				if v.NumaNode != nil {
 					p.addf("NUMA node", "%d", v.GetNumaNode())
 				}
+				if v.GetParentId() != "" {
+					p.addf("Slice", "%s of %s", v.GetProfile(), v.GetParentId())
+				}
+				if v.GetDriverVersion() != "" {
+					p.addf("Driver", "%s", v.GetDriverVersion())
+				}
+				for _, l := range v.GetLinks() {
+					p.addf("Link", "%s", linkText(l))
+				}
 				p.addf("State", "%s", d.GetState())
 				p.addf("Instance", "%s", d.GetInstanceName())
 				return p.draw(a.out, a.colour())
@@ -79,4 +98,38 @@ func (a *app) deviceShow() *cobra.Command {
 		},
 	}
 	return a.printing(a.online(cmd))
+}
+
+// useText draws a device's utilisation; nothing when it isn't known.
+func useText(s *fleetv1.DeviceSample) string {
+	if s == nil || s.Utilisation == nil {
+		return ""
+	}
+	const width = 10
+	use := max(0, min(s.GetUtilisation(), 1))
+	full := int(math.Round(use * width))
+	return fmt.Sprintf("[%s%s] %3.0f%%", strings.Repeat("#", full), strings.Repeat(".", width-full), 100*use)
+}
+
+// memoryText is "12.0 GiB/80.0 GiB", or the size alone.
+func memoryText(d *fleetv1.DeviceInfo) string {
+	size := bytesText(d.GetDevice().GetMemoryBytes())
+	if d.GetSample() == nil || d.GetSample().MemoryUsedBytes == nil {
+		return size
+	}
+	return bytesText(d.GetSample().GetMemoryUsedBytes()) + "/" + size
+}
+
+func heatText(s *fleetv1.DeviceSample) string {
+	if s == nil || s.TemperatureCelsius == nil {
+		return ""
+	}
+	return fmt.Sprintf("%.0f °C", s.GetTemperatureCelsius())
+}
+
+func linkText(l *fleetv1.DeviceLink) string {
+	if l.GetCount() > 1 {
+		return fmt.Sprintf("%d × %s to %s", l.GetCount(), l.GetKind(), l.GetPeer())
+	}
+	return fmt.Sprintf("%s to %s", l.GetKind(), l.GetPeer())
 }

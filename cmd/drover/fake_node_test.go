@@ -23,7 +23,7 @@ func (f *fake) node(name string) *fleetv1.Node {
 }
 
 func fakeDevice() *fleetv1.Device {
-	return &fleetv1.Device{Id: "fake-0", Vendor: "fake", Model: "H100-80GB", MemoryBytes: 80 << 30, Health: fleetv1.Healthy}
+	return &fleetv1.Device{Id: "fake-0", Vendor: "fake", Model: "H100-80GB", MemoryBytes: 80 << 30, Health: fleetv1.Healthy, Links: []*fleetv1.DeviceLink{{Peer: "fake-1", Kind: "nvlink", Count: 18}}}
 }
 
 func (f *fake) ListNodes(context.Context, *fleetv1.ListNodesRequest) (*fleetv1.ListNodesResponse, error) {
@@ -56,7 +56,8 @@ func (f *fake) ListDevices(_ context.Context, r *fleetv1.ListDevicesRequest) (*f
 		return &fleetv1.ListDevicesResponse{}, nil
 	}
 	return &fleetv1.ListDevicesResponse{Devices: []*fleetv1.DeviceInfo{
-		{Device: fakeDevice(), Node: "dev-1", State: "allocated", InstanceName: "iris-11111110"},
+		{Device: fakeDevice(), Node: "dev-1", State: "allocated", InstanceName: "iris-11111110", Sample: fakeSample()},
+		{Device: &fleetv1.Device{Id: "fake-1", Vendor: "fake", Model: "H100-80GB", Index: 1, MemoryBytes: 80 << 30, Health: "Lost"}, Node: "dev-1", State: "free"},
 	}}, nil
 }
 
@@ -64,7 +65,12 @@ func (f *fake) GetDevice(_ context.Context, r *fleetv1.GetDeviceRequest) (*fleet
 	if r.GetId() != "fake-0" {
 		return nil, notFound("device", r.GetId())
 	}
-	return &fleetv1.GetDeviceResponse{Device: &fleetv1.DeviceInfo{Device: fakeDevice(), Node: "dev-1", State: "free"}}, nil
+	return &fleetv1.GetDeviceResponse{Device: &fleetv1.DeviceInfo{Device: fakeDevice(), Node: "dev-1", State: "free", Sample: fakeSample()}}, nil
+}
+
+func fakeSample() *fleetv1.DeviceSample {
+	use, memory, heat, power := 0.42, int64(12<<30), 56.0, 310.0
+	return &fleetv1.DeviceSample{DeviceId: "fake-0", Utilisation: &use, MemoryUsedBytes: &memory, TemperatureCelsius: &heat, PowerWatts: &power}
 }
 
 func fakeEvents(f *fleetv1.EventFilter) []*fleetv1.Event {

@@ -39,6 +39,7 @@ type Sessions interface {
 	LastHeartbeat(node string) time.Time
 	Pull(instanceID string) *fleetv1.PullProgress
 	OnPull(f func(instanceID string)) (cancel func())
+	DeviceSample(node, device string) *fleetv1.DeviceSample
 	OpenRelay(ctx context.Context, node string, order *fleetv1.RelayOrder) (session.Relay, error)
 }
 

@@ -31,7 +31,7 @@ func (s *deviceServer) ListDevices(_ context.Context, req *fleetv1.ListDevicesRe
 	resp := &fleetv1.ListDevicesResponse{}
 	for _, n := range nodes {
 		for _, d := range n.GetFacts().GetDevices() {
-			info := deviceInfo(view, n, d)
+			info := s.info(view, n, d)
 			if !req.GetFree() || info.GetState() == deviceFree {
 				resp.Devices = append(resp.Devices, info)
 			}
@@ -49,7 +49,7 @@ func (s *deviceServer) GetDevice(_ context.Context, req *fleetv1.GetDeviceReques
 	for _, n := range view.Nodes() {
 		for _, d := range n.GetFacts().GetDevices() {
 			if d.GetId() == req.GetId() {
-				return &fleetv1.GetDeviceResponse{Device: deviceInfo(view, n, d)}, nil
+				return &fleetv1.GetDeviceResponse{Device: s.info(view, n, d)}, nil
 			}
 			ids = append(ids, d.GetId())
 		}
@@ -57,8 +57,8 @@ func (s *deviceServer) GetDevice(_ context.Context, req *fleetv1.GetDeviceReques
 	return nil, missing("", "device", req.GetId(), ids)
 }
 
-func deviceInfo(view state.ReadView, n *fleetv1.Node, d *fleetv1.Device) *fleetv1.DeviceInfo {
-	info := &fleetv1.DeviceInfo{Device: d, Node: n.GetMeta().GetName(), State: deviceFree}
+func (s *deviceServer) info(view state.ReadView, n *fleetv1.Node, d *fleetv1.Device) *fleetv1.DeviceInfo {
+	info := &fleetv1.DeviceInfo{Device: d, Node: n.GetMeta().GetName(), State: deviceFree, Sample: s.cfg.Sessions.DeviceSample(n.GetMeta().GetName(), d.GetId())}
 	if holder := view.DeviceHolder(n.GetMeta().GetName(), d.GetId()); holder != nil {
 		info.State = deviceAllocated
 		info.InstanceId, info.InstanceName = holder.GetMeta().GetId(), holder.GetMeta().GetName()

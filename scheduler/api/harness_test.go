@@ -107,6 +107,11 @@ func (w *world) Resolve(_ context.Context, image string) (registry.Image, error)
 
 func (w *world) LastHeartbeat(string) time.Time { return start }
 
+func (w *world) DeviceSample(node, device string) *fleetv1.DeviceSample {
+	use := 0.25
+	return &fleetv1.DeviceSample{DeviceId: node + " " + device, Utilisation: &use}
+}
+
 func (w *world) Pull(id string) *fleetv1.PullProgress {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -133,7 +133,8 @@ func TestNodesAndDevices(t *testing.T) {
 		t.Errorf("%v, %v", resp, err)
 	}
 	d, err := devices.GetDevice(t.Context(), &fleetv1.GetDeviceRequest{Id: "GPU-0"})
-	if err != nil || d.GetDevice().GetState() != "allocated" || d.GetDevice().GetInstanceName() != "iris-i1" || d.GetDevice().GetNode() != "n1" {
+	if err != nil || d.GetDevice().GetState() != "allocated" || d.GetDevice().GetInstanceName() != "iris-i1" || d.GetDevice().GetNode() != "n1" ||
+		d.GetDevice().GetSample().GetDeviceId() != "n1 GPU-0" {
 		t.Errorf("%v, %v", d, err)
 	}
 	for free, want := range map[bool]int{true: 0, false: 1} {

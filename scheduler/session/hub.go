@@ -50,7 +50,9 @@ type Hub struct {
 	cfg    Config
 	leases leases
 	pulls  pulls
-	relays relays
+	// samples are the leader's alone, as pulls are.
+	samples samples
+	relays  relays
 
 	lead sync.Mutex // one Lead or Resign at a time
 
@@ -139,6 +141,7 @@ func (h *Hub) resign() {
 	t.work.Wait()
 	h.leases.stop()
 	h.pulls.clear()
+	h.samples.clear()
 }
 
 func (h *Hub) current() *term {
@@ -205,6 +208,15 @@ func (h *Hub) OnLease(f func(node string)) (cancel func()) { return h.leases.hoo
 
 // Pull is how far the instance's node has got with its image, or nil when none is being pulled.
 func (h *Hub) Pull(instanceID string) *fleetv1.PullProgress { return h.pulls.get(instanceID) }
+
+// DeviceSample is what a device of the node measured last, or nil when it isn't known or the node is
+// silent.
+func (h *Hub) DeviceSample(node, device string) *fleetv1.DeviceSample {
+	if !h.LeaseValid(node) {
+		return nil
+	}
+	return h.samples.get(node, device)
+}
 
 // OnPull calls f whenever an instance's pull has moved on or has ended, until cancel is called. f must not
 // block.

@@ -172,6 +172,7 @@ func (s *session) take(m *fleetv1.SessionRequest) error {
 	switch m := m.GetMessage().(type) {
 	case *fleetv1.SessionRequest_Heartbeat:
 		s.hub.pulls.update(s.node, m.Heartbeat.GetPulls())
+		s.hub.samples.update(s.node, m.Heartbeat.GetDeviceSamples())
 	case *fleetv1.SessionRequest_Report:
 		select {
 		case s.room <- struct{}{}:

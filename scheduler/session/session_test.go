@@ -472,3 +472,37 @@ func TestRelay(t *testing.T) {
 		}
 	})
 }
+
+func TestDeviceSamples(t *testing.T) {
+	run(t, func(w *world) {
+		p := w.agent("n1", facts())
+		sample := func(id string, use float64) {
+			p.in <- &fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Heartbeat{Heartbeat: &fleetv1.Heartbeat{
+				DeviceSamples: []*fleetv1.DeviceSample{{DeviceId: id, Utilisation: &use}},
+			}}}
+			synctest.Wait()
+		}
+		sample("a", 0.1)
+		sample("b", 0.2)
+		sample("a", 0.3)
+		heartbeat(p) // nothing new is no change
+		synctest.Wait()
+		if a, b := w.hub.DeviceSample("n1", "a"), w.hub.DeviceSample("n1", "b"); a.GetUtilisation() != 0.3 || b.GetUtilisation() != 0.2 {
+			t.Errorf("a %v, b %v", a, b)
+		}
+		if got := w.hub.DeviceSample("n2", "a"); got != nil {
+			t.Errorf("of another node: %v", got)
+		}
+		for i := range 2 * mostSamples {
+			w.hub.samples.update("n1", []*fleetv1.DeviceSample{{DeviceId: fmt.Sprint(i)}})
+		}
+		if n := len(w.hub.samples.nodes["n1"]); n != mostSamples {
+			t.Errorf("%d samples of one node are kept", n)
+		}
+		time.Sleep(11 * time.Second)
+		synctest.Wait()
+		if got := w.hub.DeviceSample("n1", "a"); got != nil {
+			t.Errorf("of a silent node: %v", got)
+		}
+	})
+}

@@ -20,7 +20,7 @@ import (
 var sometimes = []string{
 	"drover_host_disk_read_bytes_total", "drover_host_disk_written_bytes_total", "drover_host_disk_io_seconds_total",
 	"drover_host_network_receive_bytes_total", "drover_host_network_transmit_bytes_total", "drover_host_network_errors_total",
-	"drover_device_signals_total", "drover_device_held", "drover_device_health_code", "drover_device_retired_pages",
+	"drover_device_signals_total", "drover_device_held", "drover_device_overall_utilisation_ratio", "drover_device_health_code", "drover_device_retired_pages",
 }
 
 var (

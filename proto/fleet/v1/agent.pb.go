@@ -401,8 +401,10 @@ func (x *Welcome) GetLeaseMillis() int64 {
 type Heartbeat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of the assignment set that the agent has journalled.
-	Generation    uint64          `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
-	Pulls         []*PullProgress `protobuf:"bytes,2,rep,name=pulls,proto3" json:"pulls,omitempty"`
+	Generation uint64          `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	Pulls      []*PullProgress `protobuf:"bytes,2,rep,name=pulls,proto3" json:"pulls,omitempty"`
+	// Those that are new since the last heartbeat of the session.
+	DeviceSamples []*DeviceSample `protobuf:"bytes,3,rep,name=device_samples,json=deviceSamples,proto3" json:"device_samples,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -447,6 +449,13 @@ func (x *Heartbeat) GetGeneration() uint64 {
 func (x *Heartbeat) GetPulls() []*PullProgress {
 	if x != nil {
 		return x.Pulls
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetDeviceSamples() []*DeviceSample {
+	if x != nil {
+		return x.DeviceSamples
 	}
 	return nil
 }
@@ -1261,7 +1270,7 @@ var File_fleet_v1_agent_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x14fleet/v1/agent.proto\x12\bfleet.v1\x1a\x17fleet/v1/instance.proto\x1a\x13fleet/v1/node.proto\x1a\x16fleet/v1/service.proto\"\xd8\x01\n" +
+	"\x14fleet/v1/agent.proto\x12\bfleet.v1\x1a\x15fleet/v1/device.proto\x1a\x17fleet/v1/instance.proto\x1a\x13fleet/v1/node.proto\x1a\x16fleet/v1/service.proto\"\xd8\x01\n" +
 	"\x0eSessionRequest\x12'\n" +
 	"\x05hello\x18\x01 \x01(\v2\x0f.fleet.v1.HelloH\x00R\x05hello\x123\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x13.fleet.v1.HeartbeatH\x00R\theartbeat\x120\n" +
@@ -1288,12 +1297,13 @@ const file_fleet_v1_agent_proto_rawDesc = "" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12)\n" +
 	"\x10heartbeat_millis\x18\x03 \x01(\x03R\x0fheartbeatMillis\x12!\n" +
-	"\flease_millis\x18\x04 \x01(\x03R\vleaseMillis\"Y\n" +
+	"\flease_millis\x18\x04 \x01(\x03R\vleaseMillis\"\x98\x01\n" +
 	"\tHeartbeat\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12,\n" +
-	"\x05pulls\x18\x02 \x03(\v2\x16.fleet.v1.PullProgressR\x05pulls\"\xa5\x01\n" +
+	"\x05pulls\x18\x02 \x03(\v2\x16.fleet.v1.PullProgressR\x05pulls\x12=\n" +
+	"\x0edevice_samples\x18\x03 \x03(\v2\x16.fleet.v1.DeviceSampleR\rdeviceSamples\"\xa5\x01\n" +
 	"\rAssignmentSet\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12#\n" +
@@ -1391,13 +1401,14 @@ var file_fleet_v1_agent_proto_goTypes = []any{
 	(*StopLocalInstanceResponse)(nil),  // 18: fleet.v1.StopLocalInstanceResponse
 	(*NodeFacts)(nil),                  // 19: fleet.v1.NodeFacts
 	(*PullProgress)(nil),               // 20: fleet.v1.PullProgress
-	(*Instance)(nil),                   // 21: fleet.v1.Instance
-	(*InstanceObserved)(nil),           // 22: fleet.v1.InstanceObserved
-	(*LogQuery)(nil),                   // 23: fleet.v1.LogQuery
-	(*ExecStart)(nil),                  // 24: fleet.v1.ExecStart
-	(*LogLine)(nil),                    // 25: fleet.v1.LogLine
-	(*ExecOutput)(nil),                 // 26: fleet.v1.ExecOutput
-	(*ExecInput)(nil),                  // 27: fleet.v1.ExecInput
+	(*DeviceSample)(nil),               // 21: fleet.v1.DeviceSample
+	(*Instance)(nil),                   // 22: fleet.v1.Instance
+	(*InstanceObserved)(nil),           // 23: fleet.v1.InstanceObserved
+	(*LogQuery)(nil),                   // 24: fleet.v1.LogQuery
+	(*ExecStart)(nil),                  // 25: fleet.v1.ExecStart
+	(*LogLine)(nil),                    // 26: fleet.v1.LogLine
+	(*ExecOutput)(nil),                 // 27: fleet.v1.ExecOutput
+	(*ExecInput)(nil),                  // 28: fleet.v1.ExecInput
 }
 var file_fleet_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: fleet.v1.SessionRequest.hello:type_name -> fleet.v1.Hello
@@ -1410,35 +1421,36 @@ var file_fleet_v1_agent_proto_depIdxs = []int32{
 	10, // 7: fleet.v1.SessionResponse.relay:type_name -> fleet.v1.RelayOrder
 	19, // 8: fleet.v1.Hello.facts:type_name -> fleet.v1.NodeFacts
 	20, // 9: fleet.v1.Heartbeat.pulls:type_name -> fleet.v1.PullProgress
-	21, // 10: fleet.v1.AssignmentSet.instances:type_name -> fleet.v1.Instance
-	7,  // 11: fleet.v1.StatusReport.instances:type_name -> fleet.v1.InstanceReport
-	8,  // 12: fleet.v1.StatusReport.node_events:type_name -> fleet.v1.ReportedEvent
-	22, // 13: fleet.v1.InstanceReport.observed:type_name -> fleet.v1.InstanceObserved
-	8,  // 14: fleet.v1.InstanceReport.events:type_name -> fleet.v1.ReportedEvent
-	23, // 15: fleet.v1.RelayOrder.logs:type_name -> fleet.v1.LogQuery
-	24, // 16: fleet.v1.RelayOrder.exec:type_name -> fleet.v1.ExecStart
-	25, // 17: fleet.v1.RelayRequest.lines:type_name -> fleet.v1.LogLine
-	26, // 18: fleet.v1.RelayRequest.output:type_name -> fleet.v1.ExecOutput
-	27, // 19: fleet.v1.RelayResponse.input:type_name -> fleet.v1.ExecInput
-	21, // 20: fleet.v1.ListLocalInstancesResponse.instances:type_name -> fleet.v1.Instance
-	23, // 21: fleet.v1.GetLocalLogsRequest.query:type_name -> fleet.v1.LogQuery
-	25, // 22: fleet.v1.GetLocalLogsResponse.lines:type_name -> fleet.v1.LogLine
-	21, // 23: fleet.v1.StopLocalInstanceResponse.instance:type_name -> fleet.v1.Instance
-	0,  // 24: fleet.v1.AgentService.Session:input_type -> fleet.v1.SessionRequest
-	11, // 25: fleet.v1.AgentService.Relay:input_type -> fleet.v1.RelayRequest
-	13, // 26: fleet.v1.LocalService.ListLocalInstances:input_type -> fleet.v1.ListLocalInstancesRequest
-	15, // 27: fleet.v1.LocalService.GetLocalLogs:input_type -> fleet.v1.GetLocalLogsRequest
-	17, // 28: fleet.v1.LocalService.StopLocalInstance:input_type -> fleet.v1.StopLocalInstanceRequest
-	1,  // 29: fleet.v1.AgentService.Session:output_type -> fleet.v1.SessionResponse
-	12, // 30: fleet.v1.AgentService.Relay:output_type -> fleet.v1.RelayResponse
-	14, // 31: fleet.v1.LocalService.ListLocalInstances:output_type -> fleet.v1.ListLocalInstancesResponse
-	16, // 32: fleet.v1.LocalService.GetLocalLogs:output_type -> fleet.v1.GetLocalLogsResponse
-	18, // 33: fleet.v1.LocalService.StopLocalInstance:output_type -> fleet.v1.StopLocalInstanceResponse
-	29, // [29:34] is the sub-list for method output_type
-	24, // [24:29] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	21, // 10: fleet.v1.Heartbeat.device_samples:type_name -> fleet.v1.DeviceSample
+	22, // 11: fleet.v1.AssignmentSet.instances:type_name -> fleet.v1.Instance
+	7,  // 12: fleet.v1.StatusReport.instances:type_name -> fleet.v1.InstanceReport
+	8,  // 13: fleet.v1.StatusReport.node_events:type_name -> fleet.v1.ReportedEvent
+	23, // 14: fleet.v1.InstanceReport.observed:type_name -> fleet.v1.InstanceObserved
+	8,  // 15: fleet.v1.InstanceReport.events:type_name -> fleet.v1.ReportedEvent
+	24, // 16: fleet.v1.RelayOrder.logs:type_name -> fleet.v1.LogQuery
+	25, // 17: fleet.v1.RelayOrder.exec:type_name -> fleet.v1.ExecStart
+	26, // 18: fleet.v1.RelayRequest.lines:type_name -> fleet.v1.LogLine
+	27, // 19: fleet.v1.RelayRequest.output:type_name -> fleet.v1.ExecOutput
+	28, // 20: fleet.v1.RelayResponse.input:type_name -> fleet.v1.ExecInput
+	22, // 21: fleet.v1.ListLocalInstancesResponse.instances:type_name -> fleet.v1.Instance
+	24, // 22: fleet.v1.GetLocalLogsRequest.query:type_name -> fleet.v1.LogQuery
+	26, // 23: fleet.v1.GetLocalLogsResponse.lines:type_name -> fleet.v1.LogLine
+	22, // 24: fleet.v1.StopLocalInstanceResponse.instance:type_name -> fleet.v1.Instance
+	0,  // 25: fleet.v1.AgentService.Session:input_type -> fleet.v1.SessionRequest
+	11, // 26: fleet.v1.AgentService.Relay:input_type -> fleet.v1.RelayRequest
+	13, // 27: fleet.v1.LocalService.ListLocalInstances:input_type -> fleet.v1.ListLocalInstancesRequest
+	15, // 28: fleet.v1.LocalService.GetLocalLogs:input_type -> fleet.v1.GetLocalLogsRequest
+	17, // 29: fleet.v1.LocalService.StopLocalInstance:input_type -> fleet.v1.StopLocalInstanceRequest
+	1,  // 30: fleet.v1.AgentService.Session:output_type -> fleet.v1.SessionResponse
+	12, // 31: fleet.v1.AgentService.Relay:output_type -> fleet.v1.RelayResponse
+	14, // 32: fleet.v1.LocalService.ListLocalInstances:output_type -> fleet.v1.ListLocalInstancesResponse
+	16, // 33: fleet.v1.LocalService.GetLocalLogs:output_type -> fleet.v1.GetLocalLogsResponse
+	18, // 34: fleet.v1.LocalService.StopLocalInstance:output_type -> fleet.v1.StopLocalInstanceResponse
+	30, // [30:35] is the sub-list for method output_type
+	25, // [25:30] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_agent_proto_init() }
@@ -1446,6 +1458,7 @@ func file_fleet_v1_agent_proto_init() {
 	if File_fleet_v1_agent_proto != nil {
 		return
 	}
+	file_fleet_v1_device_proto_init()
 	file_fleet_v1_instance_proto_init()
 	file_fleet_v1_node_proto_init()
 	file_fleet_v1_service_proto_init()

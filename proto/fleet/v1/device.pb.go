@@ -9,6 +9,7 @@ package fleetv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -52,7 +53,10 @@ type Device struct {
 	// For example "9.0".
 	ComputeCapability string `protobuf:"bytes,16,opt,name=compute_capability,json=computeCapability,proto3" json:"compute_capability,omitempty"`
 	// To other devices of the node, ordered by peer.
-	Links         []*DeviceLink `protobuf:"bytes,17,rep,name=links,proto3" json:"links,omitempty"`
+	Links []*DeviceLink `protobuf:"bytes,17,rep,name=links,proto3" json:"links,omitempty"`
+	// What its health asks for: "", "observe", "drain" (place nothing new), "evict" (instances leave it),
+	// "reset-needed" or "reboot-needed" (as evict, until that was done).
+	Action        string `protobuf:"bytes,18,opt,name=action,proto3" json:"action,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,6 +210,13 @@ func (x *Device) GetLinks() []*DeviceLink {
 	return nil
 }
 
+func (x *Device) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
 // DeviceLink is the best connection of a device to another of its node.
 type DeviceLink struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -270,6 +281,92 @@ func (x *DeviceLink) GetCount() int32 {
 	return 0
 }
 
+// DeviceSample is what a device measured last. An unset figure is not known.
+type DeviceSample struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	DeviceId string                 `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	Time     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// Of the compute units, 0 to 1.
+	Utilisation        *float64 `protobuf:"fixed64,3,opt,name=utilisation,proto3,oneof" json:"utilisation,omitempty"`
+	MemoryUsedBytes    *int64   `protobuf:"varint,4,opt,name=memory_used_bytes,json=memoryUsedBytes,proto3,oneof" json:"memory_used_bytes,omitempty"`
+	TemperatureCelsius *float64 `protobuf:"fixed64,5,opt,name=temperature_celsius,json=temperatureCelsius,proto3,oneof" json:"temperature_celsius,omitempty"`
+	PowerWatts         *float64 `protobuf:"fixed64,6,opt,name=power_watts,json=powerWatts,proto3,oneof" json:"power_watts,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *DeviceSample) Reset() {
+	*x = DeviceSample{}
+	mi := &file_fleet_v1_device_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceSample) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceSample) ProtoMessage() {}
+
+func (x *DeviceSample) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_device_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceSample.ProtoReflect.Descriptor instead.
+func (*DeviceSample) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *DeviceSample) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+func (x *DeviceSample) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *DeviceSample) GetUtilisation() float64 {
+	if x != nil && x.Utilisation != nil {
+		return *x.Utilisation
+	}
+	return 0
+}
+
+func (x *DeviceSample) GetMemoryUsedBytes() int64 {
+	if x != nil && x.MemoryUsedBytes != nil {
+		return *x.MemoryUsedBytes
+	}
+	return 0
+}
+
+func (x *DeviceSample) GetTemperatureCelsius() float64 {
+	if x != nil && x.TemperatureCelsius != nil {
+		return *x.TemperatureCelsius
+	}
+	return 0
+}
+
+func (x *DeviceSample) GetPowerWatts() float64 {
+	if x != nil && x.PowerWatts != nil {
+		return *x.PowerWatts
+	}
+	return 0
+}
+
 // DeviceInfo is a device with where it is and who holds it.
 type DeviceInfo struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -278,16 +375,18 @@ type DeviceInfo struct {
 	// "free" or "allocated".
 	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	// The instance that holds it, when allocated.
-	InstanceId    string `protobuf:"bytes,4,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	InstanceName  string `protobuf:"bytes,5,opt,name=instance_name,json=instanceName,proto3" json:"instance_name,omitempty"`
-	Project       string `protobuf:"bytes,6,opt,name=project,proto3" json:"project,omitempty"`
+	InstanceId   string `protobuf:"bytes,4,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	InstanceName string `protobuf:"bytes,5,opt,name=instance_name,json=instanceName,proto3" json:"instance_name,omitempty"`
+	Project      string `protobuf:"bytes,6,opt,name=project,proto3" json:"project,omitempty"`
+	// Filled in by the leader while the node is connected, never stored.
+	Sample        *DeviceSample `protobuf:"bytes,7,opt,name=sample,proto3" json:"sample,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_fleet_v1_device_proto_msgTypes[2]
+	mi := &file_fleet_v1_device_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -299,7 +398,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[2]
+	mi := &file_fleet_v1_device_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -312,7 +411,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{2}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *DeviceInfo) GetDevice() *Device {
@@ -357,6 +456,13 @@ func (x *DeviceInfo) GetProject() string {
 	return ""
 }
 
+func (x *DeviceInfo) GetSample() *DeviceSample {
+	if x != nil {
+		return x.Sample
+	}
+	return nil
+}
+
 type ListDevicesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only devices of this node, when set.
@@ -369,7 +475,7 @@ type ListDevicesRequest struct {
 
 func (x *ListDevicesRequest) Reset() {
 	*x = ListDevicesRequest{}
-	mi := &file_fleet_v1_device_proto_msgTypes[3]
+	mi := &file_fleet_v1_device_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +487,7 @@ func (x *ListDevicesRequest) String() string {
 func (*ListDevicesRequest) ProtoMessage() {}
 
 func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[3]
+	mi := &file_fleet_v1_device_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +500,7 @@ func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesRequest.ProtoReflect.Descriptor instead.
 func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{3}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListDevicesRequest) GetNode() string {
@@ -420,7 +526,7 @@ type ListDevicesResponse struct {
 
 func (x *ListDevicesResponse) Reset() {
 	*x = ListDevicesResponse{}
-	mi := &file_fleet_v1_device_proto_msgTypes[4]
+	mi := &file_fleet_v1_device_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -432,7 +538,7 @@ func (x *ListDevicesResponse) String() string {
 func (*ListDevicesResponse) ProtoMessage() {}
 
 func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[4]
+	mi := &file_fleet_v1_device_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -445,7 +551,7 @@ func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesResponse.ProtoReflect.Descriptor instead.
 func (*ListDevicesResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{4}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListDevicesResponse) GetDevices() []*DeviceInfo {
@@ -464,7 +570,7 @@ type GetDeviceRequest struct {
 
 func (x *GetDeviceRequest) Reset() {
 	*x = GetDeviceRequest{}
-	mi := &file_fleet_v1_device_proto_msgTypes[5]
+	mi := &file_fleet_v1_device_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -476,7 +582,7 @@ func (x *GetDeviceRequest) String() string {
 func (*GetDeviceRequest) ProtoMessage() {}
 
 func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[5]
+	mi := &file_fleet_v1_device_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -489,7 +595,7 @@ func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeviceRequest.ProtoReflect.Descriptor instead.
 func (*GetDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{5}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetDeviceRequest) GetId() string {
@@ -508,7 +614,7 @@ type GetDeviceResponse struct {
 
 func (x *GetDeviceResponse) Reset() {
 	*x = GetDeviceResponse{}
-	mi := &file_fleet_v1_device_proto_msgTypes[6]
+	mi := &file_fleet_v1_device_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +626,7 @@ func (x *GetDeviceResponse) String() string {
 func (*GetDeviceResponse) ProtoMessage() {}
 
 func (x *GetDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[6]
+	mi := &file_fleet_v1_device_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +639,7 @@ func (x *GetDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeviceResponse.ProtoReflect.Descriptor instead.
 func (*GetDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{6}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetDeviceResponse) GetDevice() *DeviceInfo {
@@ -547,7 +653,7 @@ var File_fleet_v1_device_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_device_proto_rawDesc = "" +
 	"\n" +
-	"\x15fleet/v1/device.proto\x12\bfleet.v1\"\xb7\x04\n" +
+	"\x15fleet/v1/device.proto\x12\bfleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x04\n" +
 	"\x06Device\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06vendor\x18\x02 \x01(\tR\x06vendor\x12\x14\n" +
@@ -567,7 +673,8 @@ const file_fleet_v1_device_proto_rawDesc = "" +
 	"\x0edriver_version\x18\x0e \x01(\tR\rdriverVersion\x12'\n" +
 	"\x0fruntime_version\x18\x0f \x01(\tR\x0eruntimeVersion\x12-\n" +
 	"\x12compute_capability\x18\x10 \x01(\tR\x11computeCapability\x12*\n" +
-	"\x05links\x18\x11 \x03(\v2\x14.fleet.v1.DeviceLinkR\x05linksB\f\n" +
+	"\x05links\x18\x11 \x03(\v2\x14.fleet.v1.DeviceLinkR\x05links\x12\x16\n" +
+	"\x06action\x18\x12 \x01(\tR\x06actionB\f\n" +
 	"\n" +
 	"_numa_nodeB\b\n" +
 	"\x06_minor\"J\n" +
@@ -575,7 +682,19 @@ const file_fleet_v1_device_proto_rawDesc = "" +
 	"DeviceLink\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
-	"\x05count\x18\x03 \x01(\x05R\x05count\"\xc0\x01\n" +
+	"\x05count\x18\x03 \x01(\x05R\x05count\"\xdd\x02\n" +
+	"\fDeviceSample\x12\x1b\n" +
+	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12%\n" +
+	"\vutilisation\x18\x03 \x01(\x01H\x00R\vutilisation\x88\x01\x01\x12/\n" +
+	"\x11memory_used_bytes\x18\x04 \x01(\x03H\x01R\x0fmemoryUsedBytes\x88\x01\x01\x124\n" +
+	"\x13temperature_celsius\x18\x05 \x01(\x01H\x02R\x12temperatureCelsius\x88\x01\x01\x12$\n" +
+	"\vpower_watts\x18\x06 \x01(\x01H\x03R\n" +
+	"powerWatts\x88\x01\x01B\x0e\n" +
+	"\f_utilisationB\x14\n" +
+	"\x12_memory_used_bytesB\x16\n" +
+	"\x14_temperature_celsiusB\x0e\n" +
+	"\f_power_watts\"\xf0\x01\n" +
 	"\n" +
 	"DeviceInfo\x12(\n" +
 	"\x06device\x18\x01 \x01(\v2\x10.fleet.v1.DeviceR\x06device\x12\x12\n" +
@@ -584,7 +703,8 @@ const file_fleet_v1_device_proto_rawDesc = "" +
 	"\vinstance_id\x18\x04 \x01(\tR\n" +
 	"instanceId\x12#\n" +
 	"\rinstance_name\x18\x05 \x01(\tR\finstanceName\x12\x18\n" +
-	"\aproject\x18\x06 \x01(\tR\aproject\"<\n" +
+	"\aproject\x18\x06 \x01(\tR\aproject\x12.\n" +
+	"\x06sample\x18\a \x01(\v2\x16.fleet.v1.DeviceSampleR\x06sample\"<\n" +
 	"\x12ListDevicesRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04free\x18\x02 \x01(\bR\x04free\"E\n" +
@@ -610,30 +730,34 @@ func file_fleet_v1_device_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_device_proto_rawDescData
 }
 
-var file_fleet_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_fleet_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_fleet_v1_device_proto_goTypes = []any{
-	(*Device)(nil),              // 0: fleet.v1.Device
-	(*DeviceLink)(nil),          // 1: fleet.v1.DeviceLink
-	(*DeviceInfo)(nil),          // 2: fleet.v1.DeviceInfo
-	(*ListDevicesRequest)(nil),  // 3: fleet.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil), // 4: fleet.v1.ListDevicesResponse
-	(*GetDeviceRequest)(nil),    // 5: fleet.v1.GetDeviceRequest
-	(*GetDeviceResponse)(nil),   // 6: fleet.v1.GetDeviceResponse
+	(*Device)(nil),                // 0: fleet.v1.Device
+	(*DeviceLink)(nil),            // 1: fleet.v1.DeviceLink
+	(*DeviceSample)(nil),          // 2: fleet.v1.DeviceSample
+	(*DeviceInfo)(nil),            // 3: fleet.v1.DeviceInfo
+	(*ListDevicesRequest)(nil),    // 4: fleet.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),   // 5: fleet.v1.ListDevicesResponse
+	(*GetDeviceRequest)(nil),      // 6: fleet.v1.GetDeviceRequest
+	(*GetDeviceResponse)(nil),     // 7: fleet.v1.GetDeviceResponse
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
 }
 var file_fleet_v1_device_proto_depIdxs = []int32{
 	1, // 0: fleet.v1.Device.links:type_name -> fleet.v1.DeviceLink
-	0, // 1: fleet.v1.DeviceInfo.device:type_name -> fleet.v1.Device
-	2, // 2: fleet.v1.ListDevicesResponse.devices:type_name -> fleet.v1.DeviceInfo
-	2, // 3: fleet.v1.GetDeviceResponse.device:type_name -> fleet.v1.DeviceInfo
-	3, // 4: fleet.v1.DeviceService.ListDevices:input_type -> fleet.v1.ListDevicesRequest
-	5, // 5: fleet.v1.DeviceService.GetDevice:input_type -> fleet.v1.GetDeviceRequest
-	4, // 6: fleet.v1.DeviceService.ListDevices:output_type -> fleet.v1.ListDevicesResponse
-	6, // 7: fleet.v1.DeviceService.GetDevice:output_type -> fleet.v1.GetDeviceResponse
-	6, // [6:8] is the sub-list for method output_type
-	4, // [4:6] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	8, // 1: fleet.v1.DeviceSample.time:type_name -> google.protobuf.Timestamp
+	0, // 2: fleet.v1.DeviceInfo.device:type_name -> fleet.v1.Device
+	2, // 3: fleet.v1.DeviceInfo.sample:type_name -> fleet.v1.DeviceSample
+	3, // 4: fleet.v1.ListDevicesResponse.devices:type_name -> fleet.v1.DeviceInfo
+	3, // 5: fleet.v1.GetDeviceResponse.device:type_name -> fleet.v1.DeviceInfo
+	4, // 6: fleet.v1.DeviceService.ListDevices:input_type -> fleet.v1.ListDevicesRequest
+	6, // 7: fleet.v1.DeviceService.GetDevice:input_type -> fleet.v1.GetDeviceRequest
+	5, // 8: fleet.v1.DeviceService.ListDevices:output_type -> fleet.v1.ListDevicesResponse
+	7, // 9: fleet.v1.DeviceService.GetDevice:output_type -> fleet.v1.GetDeviceResponse
+	8, // [8:10] is the sub-list for method output_type
+	6, // [6:8] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_device_proto_init() }
@@ -642,13 +766,14 @@ func file_fleet_v1_device_proto_init() {
 		return
 	}
 	file_fleet_v1_device_proto_msgTypes[0].OneofWrappers = []any{}
+	file_fleet_v1_device_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_device_proto_rawDesc), len(file_fleet_v1_device_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
