@@ -115,11 +115,15 @@ func (a *Agent) nodeLoop(ctx context.Context) error {
 	}
 }
 
-// noteDevices reports devices that stopped working since the last call, and has instances leave those that
+// noteDevices reports devices whose health changed since the last call, and has instances leave those that
 // they can't stay on.
 func (a *Agent) noteDevices(known map[string]string) {
 	for _, d := range a.deps.Devices.Devices() {
-		if before, seen := known[d.ID]; seen && before == fleetv1.Healthy && d.Health != fleetv1.Healthy {
+		switch before, seen := known[d.ID]; {
+		case !seen || before == d.Health:
+		case d.Health == fleetv1.Healthy:
+			a.session.NodeEvent(fleetv1.EventNormal, "DeviceRecovered", fmt.Sprintf("device %s (%s) is healthy again", d.ID, d.Model))
+		default:
 			a.session.NodeEvent(fleetv1.EventAbnormal, "DeviceFailed", fmt.Sprintf("device %s (%s) is %s: %s", d.ID, d.Model, d.Health, d.Reason))
 		}
 		if d.Evict {
