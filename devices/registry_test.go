@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -247,12 +248,12 @@ func TestCadence(t *testing.T) {
 
 func TestReadingsMergeByGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		gone := false
+		var gone atomic.Bool
 		b := &scripted{vendor: "v", found: []devices.Device{device("v", "a")}}
 		b.sample = func(what devices.Figures) []devices.Sample {
 			use, count := 0.5, int64(3)
 			s := devices.Sample{DeviceID: "a", Time: time.Now()}
-			if gone {
+			if gone.Load() {
 				return nil
 			}
 			if what&devices.Usage != 0 {
@@ -281,7 +282,7 @@ func TestReadingsMergeByGroup(t *testing.T) {
 				t.Errorf("%s is of %s, want %s", name, times[0], times[1])
 			}
 		}
-		gone = true
+		gone.Store(true)
 		after(10 * time.Second)
 		if got = r.Readings(); len(got) != 1 || got[0].Utilisation != nil || !got[0].Time.IsZero() || got[0].PCIeReplays == nil {
 			t.Errorf("usage can't be measured: %+v", got)

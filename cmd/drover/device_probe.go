@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -75,13 +76,41 @@ func vendorNames() string {
 	return strings.Join(slices.Sorted(maps.Keys(vendors())), ", ")
 }
 
-// probeBackend asks a vendor's library in a child of this very program, even after its file was replaced.
-func probeBackend(vendor, library string, log *slog.Logger) devices.Backend {
+// pciDevices is where a vendor's devices show on the PCI bus: their vendor ID, and the first digits of their class:
+// display controllers and processing accelerators (PCI Code and ID Assignment Specification).
+var pciDevices = map[string]struct{ vendor, class string }{
+	"nvidia": {"0x10de", "0x03"},
+	"ascend": {"0x19e5", "0x12"},
+}
+
+// onPCI tells whether a vendor's device is on the PCI bus below sysfs.
+func onPCI(sysfs, vendor string) bool {
+	want, known := pciDevices[vendor]
+	if !known {
+		return true
+	}
+	all, err := filepath.Glob(filepath.Join(sysfs, "bus/pci/devices/*"))
+	if err != nil {
+		return true
+	}
+	for _, dir := range all {
+		id, _ := os.ReadFile(filepath.Join(dir, "vendor")) // a device that goes away meanwhile isn't there
+		class, _ := os.ReadFile(filepath.Join(dir, "class"))
+		if strings.TrimSpace(string(id)) == want.vendor && strings.HasPrefix(string(class), want.class) {
+			return true
+		}
+	}
+	return false
+}
+
+// probeBackend asks a vendor's library in a child of this very program, even after its file was replaced. present may
+// be nil.
+func probeBackend(vendor, library string, present func() bool, log *slog.Logger) devices.Backend {
 	command := []string{"drover", probeCommand, "--vendor", vendor}
 	if library != "" {
 		command = append(command, "--library", library)
 	}
-	return probe.New(probe.Config{Vendor: vendor, Program: "/proc/self/exe", Command: command, Logger: log})
+	return probe.New(probe.Config{Vendor: vendor, Program: "/proc/self/exe", Command: command, Present: present, Logger: log})
 }
 
 // deviceBackends makes the backends that a configuration names.
@@ -96,6 +125,7 @@ func deviceBackends(cfg agentConfig, log *slog.Logger) ([]devices.Backend, error
 	if err != nil {
 		return nil, err
 	}
+	named := len(words) > 0 // one that is named is asked even where the PCI bus shows none, as on some boards
 	switch {
 	case len(words) == 0 && made == "":
 		words = slices.Sorted(maps.Keys(known))
@@ -110,7 +140,12 @@ func deviceBackends(cfg agentConfig, log *slog.Logger) ([]devices.Backend, error
 		if known[vendor] == nil || slices.Contains(words[:i], vendor) {
 			return nil, fmt.Errorf("devices %q: write %s (each once), %s, or for example fake:8xH100-80GB", vendor, vendorNames(), noDevices)
 		}
-		backends = append(backends, probeBackend(vendor, cfg.DeviceLibraries[vendor], log))
+		library := cfg.DeviceLibraries[vendor]
+		var present func() bool
+		if !named && library == "" {
+			present = func() bool { return onPCI("/sys", vendor) }
+		}
+		backends = append(backends, probeBackend(vendor, library, present, log))
 	}
 	if made != "" {
 		b, err := fakedevices.Parse(made)

@@ -17,6 +17,9 @@ type Config struct {
 	Vendor  string
 	Program string   // what is executed; Command[0] when empty
 	Command []string // the child's arguments, its name first; it calls Conn and Serve
+	// Present tells whether this host shows a device of the vendor; nil: always. Until it first does, there are no
+	// devices and there is no child: its memory would be lost on every host without accelerators.
+	Present func() bool
 	// Within which the child answers. Loading a library and waking its devices is part of a child's first
 	// answer, whatever it is: DiscoverWithin counts for that one. 25 s and 10 s by default.
 	DiscoverWithin time.Duration
@@ -70,6 +73,9 @@ func (b *Backend) Vendor() string { return b.cfg.Vendor }
 
 // Discover implements devices.Backend.
 func (b *Backend) Discover(ctx context.Context) ([]devices.Device, error) {
+	if b.absent() {
+		return nil, ctx.Err()
+	}
 	answer, err := b.ask(ctx, request{Call: callDiscover, Within: b.cfg.DiscoverWithin})
 	if err != nil {
 		return nil, fmt.Errorf("discover: %w", err)
@@ -79,11 +85,24 @@ func (b *Backend) Discover(ctx context.Context) ([]devices.Device, error) {
 
 // Sample implements devices.Backend.
 func (b *Backend) Sample(ctx context.Context, what devices.Figures) ([]devices.Sample, error) {
+	if b.absent() {
+		return nil, ctx.Err()
+	}
 	answer, err := b.ask(ctx, request{Call: callSample, Figures: what, Within: b.cfg.SampleWithin})
 	if err != nil {
 		return nil, fmt.Errorf("sample: %w", err)
 	}
 	return answer.Samples, nil
+}
+
+// absent tells whether no child is needed yet.
+func (b *Backend) absent() bool {
+	if b.cfg.Present == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.child == nil && !b.closed && !b.cfg.Present()
 }
 
 // Watch implements devices.Backend. It starts no child, and survives the end of one.

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -231,6 +232,23 @@ func TestLibraryAppears(t *testing.T) {
 	}
 	if all, err := b.Discover(t.Context()); err != nil || len(all) != 8 {
 		t.Errorf("%v, %v", all, err)
+	}
+}
+
+func TestNoChildUntilPresent(t *testing.T) {
+	var there atomic.Bool
+	dir := t.TempDir()
+	b := New(Config{Vendor: "nvidia", Program: filepath.Join(dir, "absent"), Command: []string{"absent"}, Present: there.Load})
+	t.Cleanup(func() { _ = b.Close() })
+	if all, err := b.Discover(t.Context()); err != nil || len(all) != 0 {
+		t.Errorf("no device on this host: %v, %v", all, err)
+	}
+	if samples, err := b.Sample(t.Context(), devices.Usage); err != nil || len(samples) != 0 {
+		t.Errorf("no device on this host: %v, %v", samples, err)
+	}
+	there.Store(true)
+	if _, err := b.Discover(t.Context()); err == nil {
+		t.Error("a device is there and no child was started")
 	}
 }
 
