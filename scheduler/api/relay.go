@@ -49,14 +49,12 @@ func (s *instanceServer) GetInstanceLogs(req *fleetv1.GetInstanceLogsRequest, st
 	}
 	defer relay.Close()
 	for {
-		msg, err := relay.Recv()
+		msg, err := received(ctx, i, relay)
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
-			return lost(ctx, i, err)
-		case msg.GetError() != "":
-			return refuse(codes.FailedPrecondition, "node %s: %s", i.GetSpec().GetNode(), msg.GetError())
+			return err
 		case len(msg.GetLines()) == 0:
 			continue
 		}
@@ -175,19 +173,34 @@ func word(s, empty string) string {
 	return s
 }
 
-// output copies what the command prints until it has ended.
-func (s *instanceServer) output(ctx context.Context, i *fleetv1.Instance, relay interface {
+// receiver is a relay's direction from the agent.
+type receiver interface {
 	Recv() (*fleetv1.RelayRequest, error)
-}, stream grpc.BidiStreamingServer[fleetv1.ExecInstanceRequest, fleetv1.ExecInstanceResponse], idle *time.Timer) error {
+}
+
+// received answers the agent's next message; io.EOF when there is none, else an error for the caller.
+func received(ctx context.Context, i *fleetv1.Instance, relay receiver) (*fleetv1.RelayRequest, error) {
+	msg, err := relay.Recv()
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, io.EOF
+	case err != nil:
+		return nil, lost(ctx, i, err)
+	case msg.GetError() != "":
+		return nil, refuse(codes.FailedPrecondition, "node %s: %s", i.GetSpec().GetNode(), msg.GetError())
+	}
+	return msg, nil
+}
+
+// output copies what the command prints until it has ended.
+func (s *instanceServer) output(ctx context.Context, i *fleetv1.Instance, relay receiver, stream grpc.BidiStreamingServer[fleetv1.ExecInstanceRequest, fleetv1.ExecInstanceResponse], idle *time.Timer) error {
 	for {
-		msg, err := relay.Recv()
+		msg, err := received(ctx, i, relay)
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
-			return lost(ctx, i, err)
-		case msg.GetError() != "":
-			return refuse(codes.FailedPrecondition, "node %s: %s", i.GetSpec().GetNode(), msg.GetError())
+			return err
 		case msg.GetOutput() == nil:
 			continue
 		}
