@@ -56,7 +56,10 @@ type Device struct {
 	Links []*DeviceLink `protobuf:"bytes,17,rep,name=links,proto3" json:"links,omitempty"`
 	// What its health asks for: "", "observe", "drain" (place nothing new), "evict" (instances leave it),
 	// "reset-needed" or "reboot-needed" (as evict, until that was done).
-	Action        string `protobuf:"bytes,18,opt,name=action,proto3" json:"action,omitempty"`
+	Action string `protobuf:"bytes,18,opt,name=action,proto3" json:"action,omitempty"`
+	// It was left in use by an instance that is gone, and is given to nobody until a check finds it free;
+	// health_reason says what was found.
+	Quarantined   bool `protobuf:"varint,19,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -217,12 +220,19 @@ func (x *Device) GetAction() string {
 	return ""
 }
 
+func (x *Device) GetQuarantined() bool {
+	if x != nil {
+		return x.Quarantined
+	}
+	return false
+}
+
 // DeviceLink is the best connection of a device to another of its node.
 type DeviceLink struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// ID of the other device.
 	Peer string `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
-	// "nvlink", "hccs", "hccs-sw", "sio", or what is between on PCIe: "pix", "pxb", "phb", "sys".
+	// "nvlink", "hccs", "hccs-sw", "sio", "ub", or what is between on PCIe: "pix", "pxb", "phb", "sys".
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Of parallel links, where the kind has any.
 	Count         int32 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
@@ -372,14 +382,18 @@ type DeviceInfo struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Device *Device                `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
 	Node   string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	// "free" or "allocated".
+	// "free", "allocated", "reclaiming" (its holder is gone, whether it is free again is being checked) or
+	// "quarantined".
 	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
-	// The instance that holds it, when allocated.
+	// The instance that holds it, when allocated or reclaiming.
 	InstanceId   string `protobuf:"bytes,4,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	InstanceName string `protobuf:"bytes,5,opt,name=instance_name,json=instanceName,proto3" json:"instance_name,omitempty"`
 	Project      string `protobuf:"bytes,6,opt,name=project,proto3" json:"project,omitempty"`
 	// Filled in by the leader while the node is connected, never stored.
-	Sample        *DeviceSample `protobuf:"bytes,7,opt,name=sample,proto3" json:"sample,omitempty"`
+	Sample *DeviceSample `protobuf:"bytes,7,opt,name=sample,proto3" json:"sample,omitempty"`
+	// Nothing new is placed on it: by hand, or because the device that it is cut from is cordoned.
+	Cordoned      bool   `protobuf:"varint,8,opt,name=cordoned,proto3" json:"cordoned,omitempty"`
+	CordonReason  string `protobuf:"bytes,9,opt,name=cordon_reason,json=cordonReason,proto3" json:"cordon_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -461,6 +475,20 @@ func (x *DeviceInfo) GetSample() *DeviceSample {
 		return x.Sample
 	}
 	return nil
+}
+
+func (x *DeviceInfo) GetCordoned() bool {
+	if x != nil {
+		return x.Cordoned
+	}
+	return false
+}
+
+func (x *DeviceInfo) GetCordonReason() string {
+	if x != nil {
+		return x.CordonReason
+	}
+	return ""
 }
 
 type ListDevicesRequest struct {
@@ -649,11 +677,123 @@ func (x *GetDeviceResponse) GetDevice() *DeviceInfo {
 	return nil
 }
 
+type SetDeviceCordonRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Cordoned      bool                   `protobuf:"varint,2,opt,name=cordoned,proto3" json:"cordoned,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	RequestId     string                 `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDeviceCordonRequest) Reset() {
+	*x = SetDeviceCordonRequest{}
+	mi := &file_fleet_v1_device_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDeviceCordonRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDeviceCordonRequest) ProtoMessage() {}
+
+func (x *SetDeviceCordonRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_device_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDeviceCordonRequest.ProtoReflect.Descriptor instead.
+func (*SetDeviceCordonRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SetDeviceCordonRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SetDeviceCordonRequest) GetCordoned() bool {
+	if x != nil {
+		return x.Cordoned
+	}
+	return false
+}
+
+func (x *SetDeviceCordonRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SetDeviceCordonRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type SetDeviceCordonResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        *DeviceInfo            `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDeviceCordonResponse) Reset() {
+	*x = SetDeviceCordonResponse{}
+	mi := &file_fleet_v1_device_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDeviceCordonResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDeviceCordonResponse) ProtoMessage() {}
+
+func (x *SetDeviceCordonResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_device_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDeviceCordonResponse.ProtoReflect.Descriptor instead.
+func (*SetDeviceCordonResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SetDeviceCordonResponse) GetDevice() *DeviceInfo {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
 var File_fleet_v1_device_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_device_proto_rawDesc = "" +
 	"\n" +
-	"\x15fleet/v1/device.proto\x12\bfleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x04\n" +
+	"\x15fleet/v1/device.proto\x12\bfleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x04\n" +
 	"\x06Device\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06vendor\x18\x02 \x01(\tR\x06vendor\x12\x14\n" +
@@ -674,7 +814,8 @@ const file_fleet_v1_device_proto_rawDesc = "" +
 	"\x0fruntime_version\x18\x0f \x01(\tR\x0eruntimeVersion\x12-\n" +
 	"\x12compute_capability\x18\x10 \x01(\tR\x11computeCapability\x12*\n" +
 	"\x05links\x18\x11 \x03(\v2\x14.fleet.v1.DeviceLinkR\x05links\x12\x16\n" +
-	"\x06action\x18\x12 \x01(\tR\x06actionB\f\n" +
+	"\x06action\x18\x12 \x01(\tR\x06action\x12 \n" +
+	"\vquarantined\x18\x13 \x01(\bR\vquarantinedB\f\n" +
 	"\n" +
 	"_numa_nodeB\b\n" +
 	"\x06_minor\"J\n" +
@@ -694,7 +835,7 @@ const file_fleet_v1_device_proto_rawDesc = "" +
 	"\f_utilisationB\x14\n" +
 	"\x12_memory_used_bytesB\x16\n" +
 	"\x14_temperature_celsiusB\x0e\n" +
-	"\f_power_watts\"\xf0\x01\n" +
+	"\f_power_watts\"\xb1\x02\n" +
 	"\n" +
 	"DeviceInfo\x12(\n" +
 	"\x06device\x18\x01 \x01(\v2\x10.fleet.v1.DeviceR\x06device\x12\x12\n" +
@@ -704,7 +845,9 @@ const file_fleet_v1_device_proto_rawDesc = "" +
 	"instanceId\x12#\n" +
 	"\rinstance_name\x18\x05 \x01(\tR\finstanceName\x12\x18\n" +
 	"\aproject\x18\x06 \x01(\tR\aproject\x12.\n" +
-	"\x06sample\x18\a \x01(\v2\x16.fleet.v1.DeviceSampleR\x06sample\"<\n" +
+	"\x06sample\x18\a \x01(\v2\x16.fleet.v1.DeviceSampleR\x06sample\x12\x1a\n" +
+	"\bcordoned\x18\b \x01(\bR\bcordoned\x12#\n" +
+	"\rcordon_reason\x18\t \x01(\tR\fcordonReason\"<\n" +
 	"\x12ListDevicesRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04free\x18\x02 \x01(\bR\x04free\"E\n" +
@@ -713,10 +856,19 @@ const file_fleet_v1_device_proto_rawDesc = "" +
 	"\x10GetDeviceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"A\n" +
 	"\x11GetDeviceResponse\x12,\n" +
-	"\x06device\x18\x01 \x01(\v2\x14.fleet.v1.DeviceInfoR\x06device2\xa1\x01\n" +
+	"\x06device\x18\x01 \x01(\v2\x14.fleet.v1.DeviceInfoR\x06device\"{\n" +
+	"\x16SetDeviceCordonRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bcordoned\x18\x02 \x01(\bR\bcordoned\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\"G\n" +
+	"\x17SetDeviceCordonResponse\x12,\n" +
+	"\x06device\x18\x01 \x01(\v2\x14.fleet.v1.DeviceInfoR\x06device2\xf9\x01\n" +
 	"\rDeviceService\x12J\n" +
 	"\vListDevices\x12\x1c.fleet.v1.ListDevicesRequest\x1a\x1d.fleet.v1.ListDevicesResponse\x12D\n" +
-	"\tGetDevice\x12\x1a.fleet.v1.GetDeviceRequest\x1a\x1b.fleet.v1.GetDeviceResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
+	"\tGetDevice\x12\x1a.fleet.v1.GetDeviceRequest\x1a\x1b.fleet.v1.GetDeviceResponse\x12V\n" +
+	"\x0fSetDeviceCordon\x12 .fleet.v1.SetDeviceCordonRequest\x1a!.fleet.v1.SetDeviceCordonResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
 
 var (
 	file_fleet_v1_device_proto_rawDescOnce sync.Once
@@ -730,34 +882,39 @@ func file_fleet_v1_device_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_device_proto_rawDescData
 }
 
-var file_fleet_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_fleet_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_fleet_v1_device_proto_goTypes = []any{
-	(*Device)(nil),                // 0: fleet.v1.Device
-	(*DeviceLink)(nil),            // 1: fleet.v1.DeviceLink
-	(*DeviceSample)(nil),          // 2: fleet.v1.DeviceSample
-	(*DeviceInfo)(nil),            // 3: fleet.v1.DeviceInfo
-	(*ListDevicesRequest)(nil),    // 4: fleet.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil),   // 5: fleet.v1.ListDevicesResponse
-	(*GetDeviceRequest)(nil),      // 6: fleet.v1.GetDeviceRequest
-	(*GetDeviceResponse)(nil),     // 7: fleet.v1.GetDeviceResponse
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*Device)(nil),                  // 0: fleet.v1.Device
+	(*DeviceLink)(nil),              // 1: fleet.v1.DeviceLink
+	(*DeviceSample)(nil),            // 2: fleet.v1.DeviceSample
+	(*DeviceInfo)(nil),              // 3: fleet.v1.DeviceInfo
+	(*ListDevicesRequest)(nil),      // 4: fleet.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),     // 5: fleet.v1.ListDevicesResponse
+	(*GetDeviceRequest)(nil),        // 6: fleet.v1.GetDeviceRequest
+	(*GetDeviceResponse)(nil),       // 7: fleet.v1.GetDeviceResponse
+	(*SetDeviceCordonRequest)(nil),  // 8: fleet.v1.SetDeviceCordonRequest
+	(*SetDeviceCordonResponse)(nil), // 9: fleet.v1.SetDeviceCordonResponse
+	(*timestamppb.Timestamp)(nil),   // 10: google.protobuf.Timestamp
 }
 var file_fleet_v1_device_proto_depIdxs = []int32{
-	1, // 0: fleet.v1.Device.links:type_name -> fleet.v1.DeviceLink
-	8, // 1: fleet.v1.DeviceSample.time:type_name -> google.protobuf.Timestamp
-	0, // 2: fleet.v1.DeviceInfo.device:type_name -> fleet.v1.Device
-	2, // 3: fleet.v1.DeviceInfo.sample:type_name -> fleet.v1.DeviceSample
-	3, // 4: fleet.v1.ListDevicesResponse.devices:type_name -> fleet.v1.DeviceInfo
-	3, // 5: fleet.v1.GetDeviceResponse.device:type_name -> fleet.v1.DeviceInfo
-	4, // 6: fleet.v1.DeviceService.ListDevices:input_type -> fleet.v1.ListDevicesRequest
-	6, // 7: fleet.v1.DeviceService.GetDevice:input_type -> fleet.v1.GetDeviceRequest
-	5, // 8: fleet.v1.DeviceService.ListDevices:output_type -> fleet.v1.ListDevicesResponse
-	7, // 9: fleet.v1.DeviceService.GetDevice:output_type -> fleet.v1.GetDeviceResponse
-	8, // [8:10] is the sub-list for method output_type
-	6, // [6:8] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	1,  // 0: fleet.v1.Device.links:type_name -> fleet.v1.DeviceLink
+	10, // 1: fleet.v1.DeviceSample.time:type_name -> google.protobuf.Timestamp
+	0,  // 2: fleet.v1.DeviceInfo.device:type_name -> fleet.v1.Device
+	2,  // 3: fleet.v1.DeviceInfo.sample:type_name -> fleet.v1.DeviceSample
+	3,  // 4: fleet.v1.ListDevicesResponse.devices:type_name -> fleet.v1.DeviceInfo
+	3,  // 5: fleet.v1.GetDeviceResponse.device:type_name -> fleet.v1.DeviceInfo
+	3,  // 6: fleet.v1.SetDeviceCordonResponse.device:type_name -> fleet.v1.DeviceInfo
+	4,  // 7: fleet.v1.DeviceService.ListDevices:input_type -> fleet.v1.ListDevicesRequest
+	6,  // 8: fleet.v1.DeviceService.GetDevice:input_type -> fleet.v1.GetDeviceRequest
+	8,  // 9: fleet.v1.DeviceService.SetDeviceCordon:input_type -> fleet.v1.SetDeviceCordonRequest
+	5,  // 10: fleet.v1.DeviceService.ListDevices:output_type -> fleet.v1.ListDevicesResponse
+	7,  // 11: fleet.v1.DeviceService.GetDevice:output_type -> fleet.v1.GetDeviceResponse
+	9,  // 12: fleet.v1.DeviceService.SetDeviceCordon:output_type -> fleet.v1.SetDeviceCordonResponse
+	10, // [10:13] is the sub-list for method output_type
+	7,  // [7:10] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_device_proto_init() }
@@ -773,7 +930,7 @@ func file_fleet_v1_device_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_device_proto_rawDesc), len(file_fleet_v1_device_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,18 +19,22 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	DeviceService_ListDevices_FullMethodName = "/fleet.v1.DeviceService/ListDevices"
-	DeviceService_GetDevice_FullMethodName   = "/fleet.v1.DeviceService/GetDevice"
+	DeviceService_ListDevices_FullMethodName     = "/fleet.v1.DeviceService/ListDevices"
+	DeviceService_GetDevice_FullMethodName       = "/fleet.v1.DeviceService/GetDevice"
+	DeviceService_SetDeviceCordon_FullMethodName = "/fleet.v1.DeviceService/SetDeviceCordon"
 )
 
 // DeviceServiceClient is the client API for DeviceService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// DeviceService shows accelerators.
+// DeviceService shows accelerators and takes them out of placement.
 type DeviceServiceClient interface {
 	ListDevices(ctx context.Context, in *ListDevicesRequest, opts ...grpc.CallOption) (*ListDevicesResponse, error)
 	GetDevice(ctx context.Context, in *GetDeviceRequest, opts ...grpc.CallOption) (*GetDeviceResponse, error)
+	// SetDeviceCordon stops (or resumes) placement on a device, and on the slices cut from it; who holds it
+	// stays.
+	SetDeviceCordon(ctx context.Context, in *SetDeviceCordonRequest, opts ...grpc.CallOption) (*SetDeviceCordonResponse, error)
 }
 
 type deviceServiceClient struct {
@@ -61,14 +65,27 @@ func (c *deviceServiceClient) GetDevice(ctx context.Context, in *GetDeviceReques
 	return out, nil
 }
 
+func (c *deviceServiceClient) SetDeviceCordon(ctx context.Context, in *SetDeviceCordonRequest, opts ...grpc.CallOption) (*SetDeviceCordonResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetDeviceCordonResponse)
+	err := c.cc.Invoke(ctx, DeviceService_SetDeviceCordon_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DeviceServiceServer is the server API for DeviceService service.
 // All implementations must embed UnimplementedDeviceServiceServer
 // for forward compatibility.
 //
-// DeviceService shows accelerators.
+// DeviceService shows accelerators and takes them out of placement.
 type DeviceServiceServer interface {
 	ListDevices(context.Context, *ListDevicesRequest) (*ListDevicesResponse, error)
 	GetDevice(context.Context, *GetDeviceRequest) (*GetDeviceResponse, error)
+	// SetDeviceCordon stops (or resumes) placement on a device, and on the slices cut from it; who holds it
+	// stays.
+	SetDeviceCordon(context.Context, *SetDeviceCordonRequest) (*SetDeviceCordonResponse, error)
 	mustEmbedUnimplementedDeviceServiceServer()
 }
 
@@ -84,6 +101,9 @@ func (UnimplementedDeviceServiceServer) ListDevices(context.Context, *ListDevice
 }
 func (UnimplementedDeviceServiceServer) GetDevice(context.Context, *GetDeviceRequest) (*GetDeviceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetDevice not implemented")
+}
+func (UnimplementedDeviceServiceServer) SetDeviceCordon(context.Context, *SetDeviceCordonRequest) (*SetDeviceCordonResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetDeviceCordon not implemented")
 }
 func (UnimplementedDeviceServiceServer) mustEmbedUnimplementedDeviceServiceServer() {}
 func (UnimplementedDeviceServiceServer) testEmbeddedByValue()                       {}
@@ -142,6 +162,24 @@ func _DeviceService_GetDevice_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DeviceService_SetDeviceCordon_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetDeviceCordonRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeviceServiceServer).SetDeviceCordon(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DeviceService_SetDeviceCordon_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeviceServiceServer).SetDeviceCordon(ctx, req.(*SetDeviceCordonRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // DeviceService_ServiceDesc is the grpc.ServiceDesc for DeviceService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -156,6 +194,10 @@ var DeviceService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetDevice",
 			Handler:    _DeviceService_GetDevice_Handler,
+		},
+		{
+			MethodName: "SetDeviceCordon",
+			Handler:    _DeviceService_SetDeviceCordon_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -398,7 +398,8 @@ type InstanceObserved struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty until the node has reported; then, within one attempt only forward: "Accepted", "Pulling",
 	// "Preparing", "Starting", "Running", "Draining", "Stopping", "Exited". Ends as "Failed" (the node
-	// gave up restarting it) or "Reaped" (nothing of it is left on the node).
+	// gave up restarting it) or "Reaped" (nothing of it is left on the node); before it is reaped, while its
+	// devices are checked to be free again, it is "Reclaiming".
 	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
 	// Counts from 1; a restart is the next attempt.
 	Attempt uint32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`

@@ -97,8 +97,10 @@ func (x *Node) GetStatus() *NodeStatus {
 type NodeSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Nothing new is placed here.
-	Cordoned      bool   `protobuf:"varint,1,opt,name=cordoned,proto3" json:"cordoned,omitempty"`
-	CordonReason  string `protobuf:"bytes,2,opt,name=cordon_reason,json=cordonReason,proto3" json:"cordon_reason,omitempty"`
+	Cordoned     bool   `protobuf:"varint,1,opt,name=cordoned,proto3" json:"cordoned,omitempty"`
+	CordonReason string `protobuf:"bytes,2,opt,name=cordon_reason,json=cordonReason,proto3" json:"cordon_reason,omitempty"`
+	// Devices on which nothing new is placed, ordered by ID. A cordon outlives the device's absence.
+	DeviceCordons []*DeviceCordon `protobuf:"bytes,3,rep,name=device_cordons,json=deviceCordons,proto3" json:"device_cordons,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -147,6 +149,83 @@ func (x *NodeSpec) GetCordonReason() string {
 	return ""
 }
 
+func (x *NodeSpec) GetDeviceCordons() []*DeviceCordon {
+	if x != nil {
+		return x.DeviceCordons
+	}
+	return nil
+}
+
+// DeviceCordon keeps a device, and the slices cut from it, out of placement.
+type DeviceCordon struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	DeviceId string                 `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	Reason   string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Name of the token that asked for it.
+	Caller        string                 `protobuf:"bytes,3,opt,name=caller,proto3" json:"caller,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceCordon) Reset() {
+	*x = DeviceCordon{}
+	mi := &file_fleet_v1_node_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceCordon) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceCordon) ProtoMessage() {}
+
+func (x *DeviceCordon) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_node_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceCordon.ProtoReflect.Descriptor instead.
+func (*DeviceCordon) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *DeviceCordon) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+func (x *DeviceCordon) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DeviceCordon) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *DeviceCordon) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 // NodeFacts is what the agent found on its host.
 type NodeFacts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -178,14 +257,16 @@ type NodeFacts struct {
 	// For example "containerd 1.6.20".
 	Runtime string `protobuf:"bytes,18,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	// "host:port" of the agent's own HTTP (metrics, health).
-	HttpAddress   string `protobuf:"bytes,19,opt,name=http_address,json=httpAddress,proto3" json:"http_address,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	HttpAddress string `protobuf:"bytes,19,opt,name=http_address,json=httpAddress,proto3" json:"http_address,omitempty"`
+	// A line for each vendor of which fewer devices are there than the agent's configuration declares.
+	DeviceShortfall []string `protobuf:"bytes,20,rep,name=device_shortfall,json=deviceShortfall,proto3" json:"device_shortfall,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *NodeFacts) Reset() {
 	*x = NodeFacts{}
-	mi := &file_fleet_v1_node_proto_msgTypes[2]
+	mi := &file_fleet_v1_node_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -197,7 +278,7 @@ func (x *NodeFacts) String() string {
 func (*NodeFacts) ProtoMessage() {}
 
 func (x *NodeFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[2]
+	mi := &file_fleet_v1_node_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -210,7 +291,7 @@ func (x *NodeFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeFacts.ProtoReflect.Descriptor instead.
 func (*NodeFacts) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{2}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *NodeFacts) GetBootId() string {
@@ -346,6 +427,13 @@ func (x *NodeFacts) GetHttpAddress() string {
 	return ""
 }
 
+func (x *NodeFacts) GetDeviceShortfall() []string {
+	if x != nil {
+		return x.DeviceShortfall
+	}
+	return nil
+}
+
 type NodeStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "Ready" or "Unreachable".
@@ -369,7 +457,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_fleet_v1_node_proto_msgTypes[3]
+	mi := &file_fleet_v1_node_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +469,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[3]
+	mi := &file_fleet_v1_node_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +482,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *NodeStatus) GetState() string {
@@ -477,7 +565,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_fleet_v1_node_proto_msgTypes[4]
+	mi := &file_fleet_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -489,7 +577,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[4]
+	mi := &file_fleet_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -502,7 +590,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListNodesRequest) GetPool() string {
@@ -521,7 +609,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_fleet_v1_node_proto_msgTypes[5]
+	mi := &file_fleet_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +621,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[5]
+	mi := &file_fleet_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +634,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -566,7 +654,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_fleet_v1_node_proto_msgTypes[6]
+	mi := &file_fleet_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +666,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[6]
+	mi := &file_fleet_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +679,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetNodeRequest) GetName() string {
@@ -610,7 +698,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_fleet_v1_node_proto_msgTypes[7]
+	mi := &file_fleet_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +710,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[7]
+	mi := &file_fleet_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +723,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetNodeResponse) GetNode() *Node {
@@ -657,7 +745,7 @@ type SetNodeCordonRequest struct {
 
 func (x *SetNodeCordonRequest) Reset() {
 	*x = SetNodeCordonRequest{}
-	mi := &file_fleet_v1_node_proto_msgTypes[8]
+	mi := &file_fleet_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -669,7 +757,7 @@ func (x *SetNodeCordonRequest) String() string {
 func (*SetNodeCordonRequest) ProtoMessage() {}
 
 func (x *SetNodeCordonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[8]
+	mi := &file_fleet_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -682,7 +770,7 @@ func (x *SetNodeCordonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeCordonRequest.ProtoReflect.Descriptor instead.
 func (*SetNodeCordonRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SetNodeCordonRequest) GetName() string {
@@ -722,7 +810,7 @@ type SetNodeCordonResponse struct {
 
 func (x *SetNodeCordonResponse) Reset() {
 	*x = SetNodeCordonResponse{}
-	mi := &file_fleet_v1_node_proto_msgTypes[9]
+	mi := &file_fleet_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -734,7 +822,7 @@ func (x *SetNodeCordonResponse) String() string {
 func (*SetNodeCordonResponse) ProtoMessage() {}
 
 func (x *SetNodeCordonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[9]
+	mi := &file_fleet_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +835,7 @@ func (x *SetNodeCordonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeCordonResponse.ProtoReflect.Descriptor instead.
 func (*SetNodeCordonResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SetNodeCordonResponse) GetNode() *Node {
@@ -766,10 +854,16 @@ const file_fleet_v1_node_proto_rawDesc = "" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.fleet.v1.NodeSpecR\x04spec\x12)\n" +
 	"\x05facts\x18\x03 \x01(\v2\x13.fleet.v1.NodeFactsR\x05facts\x12,\n" +
-	"\x06status\x18\x04 \x01(\v2\x14.fleet.v1.NodeStatusR\x06status\"K\n" +
+	"\x06status\x18\x04 \x01(\v2\x14.fleet.v1.NodeStatusR\x06status\"\x8a\x01\n" +
 	"\bNodeSpec\x12\x1a\n" +
 	"\bcordoned\x18\x01 \x01(\bR\bcordoned\x12#\n" +
-	"\rcordon_reason\x18\x02 \x01(\tR\fcordonReason\"\xdd\x05\n" +
+	"\rcordon_reason\x18\x02 \x01(\tR\fcordonReason\x12=\n" +
+	"\x0edevice_cordons\x18\x03 \x03(\v2\x16.fleet.v1.DeviceCordonR\rdeviceCordons\"\x8b\x01\n" +
+	"\fDeviceCordon\x12\x1b\n" +
+	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06caller\x18\x03 \x01(\tR\x06caller\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x88\x06\n" +
 	"\tNodeFacts\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
@@ -793,7 +887,8 @@ const file_fleet_v1_node_proto_rawDesc = "" +
 	"\adevices\x18\x10 \x03(\v2\x10.fleet.v1.DeviceR\adevices\x12#\n" +
 	"\ragent_version\x18\x11 \x01(\tR\fagentVersion\x12\x18\n" +
 	"\aruntime\x18\x12 \x01(\tR\aruntime\x12!\n" +
-	"\fhttp_address\x18\x13 \x01(\tR\vhttpAddress\x1a9\n" +
+	"\fhttp_address\x18\x13 \x01(\tR\vhttpAddress\x12)\n" +
+	"\x10device_shortfall\x18\x14 \x03(\tR\x0fdeviceShortfall\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd2\x03\n" +
@@ -844,46 +939,49 @@ func file_fleet_v1_node_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_node_proto_rawDescData
 }
 
-var file_fleet_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_fleet_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_fleet_v1_node_proto_goTypes = []any{
 	(*Node)(nil),                  // 0: fleet.v1.Node
 	(*NodeSpec)(nil),              // 1: fleet.v1.NodeSpec
-	(*NodeFacts)(nil),             // 2: fleet.v1.NodeFacts
-	(*NodeStatus)(nil),            // 3: fleet.v1.NodeStatus
-	(*ListNodesRequest)(nil),      // 4: fleet.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),     // 5: fleet.v1.ListNodesResponse
-	(*GetNodeRequest)(nil),        // 6: fleet.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),       // 7: fleet.v1.GetNodeResponse
-	(*SetNodeCordonRequest)(nil),  // 8: fleet.v1.SetNodeCordonRequest
-	(*SetNodeCordonResponse)(nil), // 9: fleet.v1.SetNodeCordonResponse
-	nil,                           // 10: fleet.v1.NodeFacts.LabelsEntry
-	(*Meta)(nil),                  // 11: fleet.v1.Meta
-	(*Device)(nil),                // 12: fleet.v1.Device
+	(*DeviceCordon)(nil),          // 2: fleet.v1.DeviceCordon
+	(*NodeFacts)(nil),             // 3: fleet.v1.NodeFacts
+	(*NodeStatus)(nil),            // 4: fleet.v1.NodeStatus
+	(*ListNodesRequest)(nil),      // 5: fleet.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),     // 6: fleet.v1.ListNodesResponse
+	(*GetNodeRequest)(nil),        // 7: fleet.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),       // 8: fleet.v1.GetNodeResponse
+	(*SetNodeCordonRequest)(nil),  // 9: fleet.v1.SetNodeCordonRequest
+	(*SetNodeCordonResponse)(nil), // 10: fleet.v1.SetNodeCordonResponse
+	nil,                           // 11: fleet.v1.NodeFacts.LabelsEntry
+	(*Meta)(nil),                  // 12: fleet.v1.Meta
 	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*Device)(nil),                // 14: fleet.v1.Device
 }
 var file_fleet_v1_node_proto_depIdxs = []int32{
-	11, // 0: fleet.v1.Node.meta:type_name -> fleet.v1.Meta
+	12, // 0: fleet.v1.Node.meta:type_name -> fleet.v1.Meta
 	1,  // 1: fleet.v1.Node.spec:type_name -> fleet.v1.NodeSpec
-	2,  // 2: fleet.v1.Node.facts:type_name -> fleet.v1.NodeFacts
-	3,  // 3: fleet.v1.Node.status:type_name -> fleet.v1.NodeStatus
-	10, // 4: fleet.v1.NodeFacts.labels:type_name -> fleet.v1.NodeFacts.LabelsEntry
-	12, // 5: fleet.v1.NodeFacts.devices:type_name -> fleet.v1.Device
-	13, // 6: fleet.v1.NodeStatus.state_time:type_name -> google.protobuf.Timestamp
-	13, // 7: fleet.v1.NodeStatus.heartbeat_time:type_name -> google.protobuf.Timestamp
-	0,  // 8: fleet.v1.ListNodesResponse.nodes:type_name -> fleet.v1.Node
-	0,  // 9: fleet.v1.GetNodeResponse.node:type_name -> fleet.v1.Node
-	0,  // 10: fleet.v1.SetNodeCordonResponse.node:type_name -> fleet.v1.Node
-	4,  // 11: fleet.v1.NodeService.ListNodes:input_type -> fleet.v1.ListNodesRequest
-	6,  // 12: fleet.v1.NodeService.GetNode:input_type -> fleet.v1.GetNodeRequest
-	8,  // 13: fleet.v1.NodeService.SetNodeCordon:input_type -> fleet.v1.SetNodeCordonRequest
-	5,  // 14: fleet.v1.NodeService.ListNodes:output_type -> fleet.v1.ListNodesResponse
-	7,  // 15: fleet.v1.NodeService.GetNode:output_type -> fleet.v1.GetNodeResponse
-	9,  // 16: fleet.v1.NodeService.SetNodeCordon:output_type -> fleet.v1.SetNodeCordonResponse
-	14, // [14:17] is the sub-list for method output_type
-	11, // [11:14] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	3,  // 2: fleet.v1.Node.facts:type_name -> fleet.v1.NodeFacts
+	4,  // 3: fleet.v1.Node.status:type_name -> fleet.v1.NodeStatus
+	2,  // 4: fleet.v1.NodeSpec.device_cordons:type_name -> fleet.v1.DeviceCordon
+	13, // 5: fleet.v1.DeviceCordon.time:type_name -> google.protobuf.Timestamp
+	11, // 6: fleet.v1.NodeFacts.labels:type_name -> fleet.v1.NodeFacts.LabelsEntry
+	14, // 7: fleet.v1.NodeFacts.devices:type_name -> fleet.v1.Device
+	13, // 8: fleet.v1.NodeStatus.state_time:type_name -> google.protobuf.Timestamp
+	13, // 9: fleet.v1.NodeStatus.heartbeat_time:type_name -> google.protobuf.Timestamp
+	0,  // 10: fleet.v1.ListNodesResponse.nodes:type_name -> fleet.v1.Node
+	0,  // 11: fleet.v1.GetNodeResponse.node:type_name -> fleet.v1.Node
+	0,  // 12: fleet.v1.SetNodeCordonResponse.node:type_name -> fleet.v1.Node
+	5,  // 13: fleet.v1.NodeService.ListNodes:input_type -> fleet.v1.ListNodesRequest
+	7,  // 14: fleet.v1.NodeService.GetNode:input_type -> fleet.v1.GetNodeRequest
+	9,  // 15: fleet.v1.NodeService.SetNodeCordon:input_type -> fleet.v1.SetNodeCordonRequest
+	6,  // 16: fleet.v1.NodeService.ListNodes:output_type -> fleet.v1.ListNodesResponse
+	8,  // 17: fleet.v1.NodeService.GetNode:output_type -> fleet.v1.GetNodeResponse
+	10, // 18: fleet.v1.NodeService.SetNodeCordon:output_type -> fleet.v1.SetNodeCordonResponse
+	16, // [16:19] is the sub-list for method output_type
+	13, // [13:16] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_node_proto_init() }
@@ -899,7 +997,7 @@ func file_fleet_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_node_proto_rawDesc), len(file_fleet_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

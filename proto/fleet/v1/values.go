@@ -23,16 +23,17 @@ const (
 
 // Observed states of an instance, in the order in which an attempt goes through them.
 const (
-	InstanceAccepted  = "Accepted"
-	InstancePulling   = "Pulling"
-	InstancePreparing = "Preparing"
-	InstanceStarting  = "Starting"
-	InstanceRunning   = "Running"
-	InstanceDraining  = "Draining"
-	InstanceStopping  = "Stopping"
-	InstanceExited    = "Exited"
-	InstanceFailed    = "Failed"
-	InstanceReaped    = "Reaped"
+	InstanceAccepted   = "Accepted"
+	InstancePulling    = "Pulling"
+	InstancePreparing  = "Preparing"
+	InstanceStarting   = "Starting"
+	InstanceRunning    = "Running"
+	InstanceDraining   = "Draining"
+	InstanceStopping   = "Stopping"
+	InstanceReclaiming = "Reclaiming"
+	InstanceExited     = "Exited"
+	InstanceFailed     = "Failed"
+	InstanceReaped     = "Reaped"
 )
 
 // States of a model version (SPEC §2).
