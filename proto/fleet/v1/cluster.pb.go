@@ -279,6 +279,327 @@ func (x *Member) GetLeader() bool {
 	return false
 }
 
+type DefragRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty for all pools.
+	Pool string `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Name of the flavor for which room is to be made; empty for whole nodes.
+	Flavor string `protobuf:"bytes,2,opt,name=flavor,proto3" json:"flavor,omitempty"`
+	// How many moves at most; default 20.
+	MaxMoves      int32  `protobuf:"varint,3,opt,name=max_moves,json=maxMoves,proto3" json:"max_moves,omitempty"`
+	Apply         bool   `protobuf:"varint,4,opt,name=apply,proto3" json:"apply,omitempty"`
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DefragRequest) Reset() {
+	*x = DefragRequest{}
+	mi := &file_fleet_v1_cluster_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DefragRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DefragRequest) ProtoMessage() {}
+
+func (x *DefragRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_cluster_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DefragRequest.ProtoReflect.Descriptor instead.
+func (*DefragRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DefragRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *DefragRequest) GetFlavor() string {
+	if x != nil {
+		return x.Flavor
+	}
+	return ""
+}
+
+func (x *DefragRequest) GetMaxMoves() int32 {
+	if x != nil {
+		return x.MaxMoves
+	}
+	return 0
+}
+
+func (x *DefragRequest) GetApply() bool {
+	if x != nil {
+		return x.Apply
+	}
+	return false
+}
+
+func (x *DefragRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type DefragResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Steps []*DefragStep          `protobuf:"bytes,1,rep,name=steps,proto3" json:"steps,omitempty"`
+	// For how many instances of the flavor (or whole nodes) there is room, before and after all steps.
+	RoomBefore int32 `protobuf:"varint,2,opt,name=room_before,json=roomBefore,proto3" json:"room_before,omitempty"`
+	RoomAfter  int32 `protobuf:"varint,3,opt,name=room_after,json=roomAfter,proto3" json:"room_after,omitempty"`
+	// How many steps have been ordered.
+	Applied       int32 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DefragResponse) Reset() {
+	*x = DefragResponse{}
+	mi := &file_fleet_v1_cluster_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DefragResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DefragResponse) ProtoMessage() {}
+
+func (x *DefragResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_cluster_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DefragResponse.ProtoReflect.Descriptor instead.
+func (*DefragResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *DefragResponse) GetSteps() []*DefragStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *DefragResponse) GetRoomBefore() int32 {
+	if x != nil {
+		return x.RoomBefore
+	}
+	return 0
+}
+
+func (x *DefragResponse) GetRoomAfter() int32 {
+	if x != nil {
+		return x.RoomAfter
+	}
+	return 0
+}
+
+func (x *DefragResponse) GetApplied() int32 {
+	if x != nil {
+		return x.Applied
+	}
+	return 0
+}
+
+// DefragStep opens one node or link domain.
+type DefragStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// IDs of the devices that become free together.
+	DeviceIds     []string      `protobuf:"bytes,2,rep,name=device_ids,json=deviceIds,proto3" json:"device_ids,omitempty"`
+	Moves         []*DefragMove `protobuf:"bytes,3,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DefragStep) Reset() {
+	*x = DefragStep{}
+	mi := &file_fleet_v1_cluster_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DefragStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DefragStep) ProtoMessage() {}
+
+func (x *DefragStep) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_cluster_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DefragStep.ProtoReflect.Descriptor instead.
+func (*DefragStep) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *DefragStep) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DefragStep) GetDeviceIds() []string {
+	if x != nil {
+		return x.DeviceIds
+	}
+	return nil
+}
+
+func (x *DefragStep) GetMoves() []*DefragMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+type DefragMove struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InstanceId   string                 `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	InstanceName string                 `protobuf:"bytes,2,opt,name=instance_name,json=instanceName,proto3" json:"instance_name,omitempty"`
+	Service      string                 `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
+	Project      string                 `protobuf:"bytes,4,opt,name=project,proto3" json:"project,omitempty"`
+	Source       string                 `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
+	Target       string                 `protobuf:"bytes,6,opt,name=target,proto3" json:"target,omitempty"`
+	Devices      int32                  `protobuf:"varint,7,opt,name=devices,proto3" json:"devices,omitempty"`
+	// The target has the image.
+	ImagePresent bool `protobuf:"varint,8,opt,name=image_present,json=imagePresent,proto3" json:"image_present,omitempty"`
+	// How long its last start took, which the replacement may need again; 0 when unknown.
+	StartMillis   int64 `protobuf:"varint,9,opt,name=start_millis,json=startMillis,proto3" json:"start_millis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DefragMove) Reset() {
+	*x = DefragMove{}
+	mi := &file_fleet_v1_cluster_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DefragMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DefragMove) ProtoMessage() {}
+
+func (x *DefragMove) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_cluster_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DefragMove.ProtoReflect.Descriptor instead.
+func (*DefragMove) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DefragMove) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *DefragMove) GetInstanceName() string {
+	if x != nil {
+		return x.InstanceName
+	}
+	return ""
+}
+
+func (x *DefragMove) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *DefragMove) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *DefragMove) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *DefragMove) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *DefragMove) GetDevices() int32 {
+	if x != nil {
+		return x.Devices
+	}
+	return 0
+}
+
+func (x *DefragMove) GetImagePresent() bool {
+	if x != nil {
+		return x.ImagePresent
+	}
+	return false
+}
+
+func (x *DefragMove) GetStartMillis() int64 {
+	if x != nil {
+		return x.StartMillis
+	}
+	return 0
+}
+
 var File_fleet_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_cluster_proto_rawDesc = "" +
@@ -309,9 +630,42 @@ const file_fleet_v1_cluster_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04role\x18\x03 \x01(\tR\x04role\x12\x16\n" +
-	"\x06leader\x18\x04 \x01(\bR\x06leader2k\n" +
+	"\x06leader\x18\x04 \x01(\bR\x06leader\"\x8d\x01\n" +
+	"\rDefragRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x16\n" +
+	"\x06flavor\x18\x02 \x01(\tR\x06flavor\x12\x1b\n" +
+	"\tmax_moves\x18\x03 \x01(\x05R\bmaxMoves\x12\x14\n" +
+	"\x05apply\x18\x04 \x01(\bR\x05apply\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\"\x96\x01\n" +
+	"\x0eDefragResponse\x12*\n" +
+	"\x05steps\x18\x01 \x03(\v2\x14.fleet.v1.DefragStepR\x05steps\x12\x1f\n" +
+	"\vroom_before\x18\x02 \x01(\x05R\n" +
+	"roomBefore\x12\x1d\n" +
+	"\n" +
+	"room_after\x18\x03 \x01(\x05R\troomAfter\x12\x18\n" +
+	"\aapplied\x18\x04 \x01(\x05R\aapplied\"k\n" +
+	"\n" +
+	"DefragStep\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
+	"\n" +
+	"device_ids\x18\x02 \x03(\tR\tdeviceIds\x12*\n" +
+	"\x05moves\x18\x03 \x03(\v2\x14.fleet.v1.DefragMoveR\x05moves\"\x98\x02\n" +
+	"\n" +
+	"DefragMove\x12\x1f\n" +
+	"\vinstance_id\x18\x01 \x01(\tR\n" +
+	"instanceId\x12#\n" +
+	"\rinstance_name\x18\x02 \x01(\tR\finstanceName\x12\x18\n" +
+	"\aservice\x18\x03 \x01(\tR\aservice\x12\x18\n" +
+	"\aproject\x18\x04 \x01(\tR\aproject\x12\x16\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\x12\x16\n" +
+	"\x06target\x18\x06 \x01(\tR\x06target\x12\x18\n" +
+	"\adevices\x18\a \x01(\x05R\adevices\x12#\n" +
+	"\rimage_present\x18\b \x01(\bR\fimagePresent\x12!\n" +
+	"\fstart_millis\x18\t \x01(\x03R\vstartMillis2\xa8\x01\n" +
 	"\x0eClusterService\x12Y\n" +
-	"\x10GetClusterStatus\x12!.fleet.v1.GetClusterStatusRequest\x1a\".fleet.v1.GetClusterStatusResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
+	"\x10GetClusterStatus\x12!.fleet.v1.GetClusterStatusRequest\x1a\".fleet.v1.GetClusterStatusResponse\x12;\n" +
+	"\x06Defrag\x12\x17.fleet.v1.DefragRequest\x1a\x18.fleet.v1.DefragResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
 
 var (
 	file_fleet_v1_cluster_proto_rawDescOnce sync.Once
@@ -325,23 +679,31 @@ func file_fleet_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_cluster_proto_rawDescData
 }
 
-var file_fleet_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_fleet_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_fleet_v1_cluster_proto_goTypes = []any{
 	(*GetClusterStatusRequest)(nil),  // 0: fleet.v1.GetClusterStatusRequest
 	(*GetClusterStatusResponse)(nil), // 1: fleet.v1.GetClusterStatusResponse
 	(*Member)(nil),                   // 2: fleet.v1.Member
-	(*timestamppb.Timestamp)(nil),    // 3: google.protobuf.Timestamp
+	(*DefragRequest)(nil),            // 3: fleet.v1.DefragRequest
+	(*DefragResponse)(nil),           // 4: fleet.v1.DefragResponse
+	(*DefragStep)(nil),               // 5: fleet.v1.DefragStep
+	(*DefragMove)(nil),               // 6: fleet.v1.DefragMove
+	(*timestamppb.Timestamp)(nil),    // 7: google.protobuf.Timestamp
 }
 var file_fleet_v1_cluster_proto_depIdxs = []int32{
 	2, // 0: fleet.v1.GetClusterStatusResponse.members:type_name -> fleet.v1.Member
-	3, // 1: fleet.v1.GetClusterStatusResponse.start_time:type_name -> google.protobuf.Timestamp
-	0, // 2: fleet.v1.ClusterService.GetClusterStatus:input_type -> fleet.v1.GetClusterStatusRequest
-	1, // 3: fleet.v1.ClusterService.GetClusterStatus:output_type -> fleet.v1.GetClusterStatusResponse
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	7, // 1: fleet.v1.GetClusterStatusResponse.start_time:type_name -> google.protobuf.Timestamp
+	5, // 2: fleet.v1.DefragResponse.steps:type_name -> fleet.v1.DefragStep
+	6, // 3: fleet.v1.DefragStep.moves:type_name -> fleet.v1.DefragMove
+	0, // 4: fleet.v1.ClusterService.GetClusterStatus:input_type -> fleet.v1.GetClusterStatusRequest
+	3, // 5: fleet.v1.ClusterService.Defrag:input_type -> fleet.v1.DefragRequest
+	1, // 6: fleet.v1.ClusterService.GetClusterStatus:output_type -> fleet.v1.GetClusterStatusResponse
+	4, // 7: fleet.v1.ClusterService.Defrag:output_type -> fleet.v1.DefragResponse
+	6, // [6:8] is the sub-list for method output_type
+	4, // [4:6] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_cluster_proto_init() }
@@ -355,7 +717,7 @@ func file_fleet_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_cluster_proto_rawDesc), len(file_fleet_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

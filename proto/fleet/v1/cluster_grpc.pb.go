@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	ClusterService_GetClusterStatus_FullMethodName = "/fleet.v1.ClusterService/GetClusterStatus"
+	ClusterService_Defrag_FullMethodName           = "/fleet.v1.ClusterService/Defrag"
 )
 
 // ClusterServiceClient is the client API for ClusterService service.
@@ -29,6 +30,9 @@ const (
 // ClusterService tells about the schedulers themselves.
 type ClusterServiceClient interface {
 	GetClusterStatus(ctx context.Context, in *GetClusterStatusRequest, opts ...grpc.CallOption) (*GetClusterStatusResponse, error)
+	// Defrag says which moves of instances would open whole nodes or link domains, and what each costs. Nothing
+	// moves unless apply is set.
+	Defrag(ctx context.Context, in *DefragRequest, opts ...grpc.CallOption) (*DefragResponse, error)
 }
 
 type clusterServiceClient struct {
@@ -49,6 +53,16 @@ func (c *clusterServiceClient) GetClusterStatus(ctx context.Context, in *GetClus
 	return out, nil
 }
 
+func (c *clusterServiceClient) Defrag(ctx context.Context, in *DefragRequest, opts ...grpc.CallOption) (*DefragResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DefragResponse)
+	err := c.cc.Invoke(ctx, ClusterService_Defrag_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServiceServer is the server API for ClusterService service.
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
@@ -56,6 +70,9 @@ func (c *clusterServiceClient) GetClusterStatus(ctx context.Context, in *GetClus
 // ClusterService tells about the schedulers themselves.
 type ClusterServiceServer interface {
 	GetClusterStatus(context.Context, *GetClusterStatusRequest) (*GetClusterStatusResponse, error)
+	// Defrag says which moves of instances would open whole nodes or link domains, and what each costs. Nothing
+	// moves unless apply is set.
+	Defrag(context.Context, *DefragRequest) (*DefragResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
 }
 
@@ -68,6 +85,9 @@ type UnimplementedClusterServiceServer struct{}
 
 func (UnimplementedClusterServiceServer) GetClusterStatus(context.Context, *GetClusterStatusRequest) (*GetClusterStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetClusterStatus not implemented")
+}
+func (UnimplementedClusterServiceServer) Defrag(context.Context, *DefragRequest) (*DefragResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Defrag not implemented")
 }
 func (UnimplementedClusterServiceServer) mustEmbedUnimplementedClusterServiceServer() {}
 func (UnimplementedClusterServiceServer) testEmbeddedByValue()                        {}
@@ -108,6 +128,24 @@ func _ClusterService_GetClusterStatus_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_Defrag_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DefragRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).Defrag(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_Defrag_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).Defrag(ctx, req.(*DefragRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ClusterService_ServiceDesc is the grpc.ServiceDesc for ClusterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -118,6 +156,10 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetClusterStatus",
 			Handler:    _ClusterService_GetClusterStatus_Handler,
+		},
+		{
+			MethodName: "Defrag",
+			Handler:    _ClusterService_Defrag_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -164,7 +164,7 @@ func (x *FlavorSpec) GetLimits() *Limits {
 	return nil
 }
 
-// Accelerator asks for whole devices of one vendor and model on one node.
+// Accelerator asks for devices of one vendor and model on one node.
 type Accelerator struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "nvidia", "ascend" or "fake"; empty for any.
@@ -175,8 +175,15 @@ type Accelerator struct {
 	Count int32 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
 	// Least memory of each device, in bytes.
 	MemoryMinBytes int64 `protobuf:"varint,4,opt,name=memory_min_bytes,json=memoryMinBytes,proto3" json:"memory_min_bytes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// "whole" (default), or the profile of a slice such as "1g.10gb".
+	Share string `protobuf:"bytes,5,opt,name=share,proto3" json:"share,omitempty"`
+	// How the devices must be linked: all in one NUMA node, below one PCIe switch, or joined by NVLink or
+	// HCCS. "any" (default), "numa", "pcie", "nvlink" or "hccs".
+	Domain string `protobuf:"bytes,6,opt,name=domain,proto3" json:"domain,omitempty"`
+	// "node" (default): the devices of one node of the instance are on one host.
+	Same          string `protobuf:"bytes,7,opt,name=same,proto3" json:"same,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Accelerator) Reset() {
@@ -235,6 +242,27 @@ func (x *Accelerator) GetMemoryMinBytes() int64 {
 		return x.MemoryMinBytes
 	}
 	return 0
+}
+
+func (x *Accelerator) GetShare() string {
+	if x != nil {
+		return x.Share
+	}
+	return ""
+}
+
+func (x *Accelerator) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *Accelerator) GetSame() string {
+	if x != nil {
+		return x.Same
+	}
+	return ""
 }
 
 type CreateFlavorRequest struct {
@@ -606,12 +634,15 @@ const file_fleet_v1_flavor_proto_rawDesc = "" +
 	"disk_bytes\x18\x03 \x01(\x03R\tdiskBytes\x12\x12\n" +
 	"\x04arch\x18\x04 \x01(\tR\x04arch\x127\n" +
 	"\vaccelerator\x18\x05 \x01(\v2\x15.fleet.v1.AcceleratorR\vaccelerator\x12(\n" +
-	"\x06limits\x18\x06 \x01(\v2\x10.fleet.v1.LimitsR\x06limits\"\x96\x01\n" +
+	"\x06limits\x18\x06 \x01(\v2\x10.fleet.v1.LimitsR\x06limits\"\xbd\x01\n" +
 	"\vAccelerator\x12\x16\n" +
 	"\x06vendor\x18\x01 \x01(\tR\x06vendor\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\x05R\x05count\x12(\n" +
-	"\x10memory_min_bytes\x18\x04 \x01(\x03R\x0ememoryMinBytesJ\x04\b\x05\x10\bR\x05shareR\x06domainR\x04same\"^\n" +
+	"\x10memory_min_bytes\x18\x04 \x01(\x03R\x0ememoryMinBytes\x12\x14\n" +
+	"\x05share\x18\x05 \x01(\tR\x05share\x12\x16\n" +
+	"\x06domain\x18\x06 \x01(\tR\x06domain\x12\x12\n" +
+	"\x04same\x18\a \x01(\tR\x04same\"^\n" +
 	"\x13CreateFlavorRequest\x12(\n" +
 	"\x06flavor\x18\x01 \x01(\v2\x10.fleet.v1.FlavorR\x06flavor\x12\x1d\n" +
 	"\n" +

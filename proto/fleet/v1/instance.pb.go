@@ -128,7 +128,14 @@ type InstanceSpec struct {
 	// How long it keeps serving after its endpoint was withdrawn: the look-up's max age.
 	WithdrawSeconds int32 `protobuf:"varint,23,opt,name=withdraw_seconds,json=withdrawSeconds,proto3" json:"withdraw_seconds,omitempty"`
 	// The fencing epoch of its devices: the Raft index of the plan that placed it.
-	Epoch         uint64 `protobuf:"varint,24,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch uint64 `protobuf:"varint,24,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// As the service version had them when it was placed.
+	Priority    int32 `protobuf:"varint,25,opt,name=priority,proto3" json:"priority,omitempty"`
+	Preemptible bool  `protobuf:"varint,26,opt,name=preemptible,proto3" json:"preemptible,omitempty"`
+	// Set when it is one of several that make up one instance of the service.
+	Gang *Gang `protobuf:"bytes,27,opt,name=gang,proto3" json:"gang,omitempty"`
+	// Model of each device, in the order of device_ids: quotas count by it.
+	DeviceModels  []string `protobuf:"bytes,28,rep,name=device_models,json=deviceModels,proto3" json:"device_models,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -331,6 +338,106 @@ func (x *InstanceSpec) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *InstanceSpec) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *InstanceSpec) GetPreemptible() bool {
+	if x != nil {
+		return x.Preemptible
+	}
+	return false
+}
+
+func (x *InstanceSpec) GetGang() *Gang {
+	if x != nil {
+		return x.Gang
+	}
+	return nil
+}
+
+func (x *InstanceSpec) GetDeviceModels() []string {
+	if x != nil {
+		return x.DeviceModels
+	}
+	return nil
+}
+
+// Gang is one logical instance on several nodes: placed together or not at all, and replaced as a whole.
+// Each member finds DROVER_GANG_ID, DROVER_GANG_RANK, DROVER_GANG_SIZE and DROVER_GANG_ADDRESSES (by rank,
+// separated by commas) in its environment. The endpoint is that of rank 0.
+type Gang struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Rank  int32                  `protobuf:"varint,2,opt,name=rank,proto3" json:"rank,omitempty"`
+	Size  int32                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// Advertised addresses of the members' nodes, by rank.
+	Addresses     []string `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gang) Reset() {
+	*x = Gang{}
+	mi := &file_fleet_v1_instance_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gang) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gang) ProtoMessage() {}
+
+func (x *Gang) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_instance_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gang.ProtoReflect.Descriptor instead.
+func (*Gang) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Gang) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Gang) GetRank() int32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
+func (x *Gang) GetSize() int32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Gang) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 type InstanceDesired struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "running" or "stopped".
@@ -338,14 +445,16 @@ type InstanceDesired struct {
 	// Each increase restarts the container once, without back-off.
 	Restart uint64 `protobuf:"varint,2,opt,name=restart,proto3" json:"restart,omitempty"`
 	// Why it was last changed, for people.
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// It is to be replaced and then stopped.
+	Leave         *Leave `protobuf:"bytes,4,opt,name=leave,proto3" json:"leave,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InstanceDesired) Reset() {
 	*x = InstanceDesired{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[2]
+	mi := &file_fleet_v1_instance_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -357,7 +466,7 @@ func (x *InstanceDesired) String() string {
 func (*InstanceDesired) ProtoMessage() {}
 
 func (x *InstanceDesired) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[2]
+	mi := &file_fleet_v1_instance_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -370,7 +479,7 @@ func (x *InstanceDesired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceDesired.ProtoReflect.Descriptor instead.
 func (*InstanceDesired) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{2}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *InstanceDesired) GetState() string {
@@ -390,6 +499,78 @@ func (x *InstanceDesired) GetRestart() uint64 {
 func (x *InstanceDesired) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+func (x *InstanceDesired) GetLeave() *Leave {
+	if x != nil {
+		return x.Leave
+	}
+	return nil
+}
+
+// Leave moves an instance's work elsewhere: a replacement is placed beside it, and when that is ready the
+// instance is stopped.
+type Leave struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "drain" (of its node or a device that it holds) or "defrag".
+	Cause string `protobuf:"bytes,1,opt,name=cause,proto3" json:"cause,omitempty"`
+	// When a preemptible instance is stopped though no replacement is ready; unset for never.
+	Deadline *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// Node that its replacement prefers; empty for any.
+	Target        string `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Leave) Reset() {
+	*x = Leave{}
+	mi := &file_fleet_v1_instance_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Leave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Leave) ProtoMessage() {}
+
+func (x *Leave) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_instance_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Leave.ProtoReflect.Descriptor instead.
+func (*Leave) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Leave) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *Leave) GetDeadline() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+func (x *Leave) GetTarget() string {
+	if x != nil {
+		return x.Target
 	}
 	return ""
 }
@@ -430,7 +611,7 @@ type InstanceObserved struct {
 
 func (x *InstanceObserved) Reset() {
 	*x = InstanceObserved{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[3]
+	mi := &file_fleet_v1_instance_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +623,7 @@ func (x *InstanceObserved) String() string {
 func (*InstanceObserved) ProtoMessage() {}
 
 func (x *InstanceObserved) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[3]
+	mi := &file_fleet_v1_instance_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +636,7 @@ func (x *InstanceObserved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceObserved.ProtoReflect.Descriptor instead.
 func (*InstanceObserved) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{3}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *InstanceObserved) GetState() string {
@@ -571,7 +752,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[4]
+	mi := &file_fleet_v1_instance_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -583,7 +764,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[4]
+	mi := &file_fleet_v1_instance_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -596,7 +777,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{4}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ExitStatus) GetCode() uint32 {
@@ -646,7 +827,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[5]
+	mi := &file_fleet_v1_instance_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +839,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[5]
+	mi := &file_fleet_v1_instance_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +852,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{5}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListInstancesRequest) GetProject() string {
@@ -704,7 +885,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[6]
+	mi := &file_fleet_v1_instance_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -716,7 +897,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[6]
+	mi := &file_fleet_v1_instance_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -729,7 +910,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{6}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -750,7 +931,7 @@ type GetInstanceRequest struct {
 
 func (x *GetInstanceRequest) Reset() {
 	*x = GetInstanceRequest{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[7]
+	mi := &file_fleet_v1_instance_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +943,7 @@ func (x *GetInstanceRequest) String() string {
 func (*GetInstanceRequest) ProtoMessage() {}
 
 func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[7]
+	mi := &file_fleet_v1_instance_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +956,7 @@ func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceRequest.ProtoReflect.Descriptor instead.
 func (*GetInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{7}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetInstanceRequest) GetProject() string {
@@ -801,7 +982,7 @@ type GetInstanceResponse struct {
 
 func (x *GetInstanceResponse) Reset() {
 	*x = GetInstanceResponse{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[8]
+	mi := &file_fleet_v1_instance_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +994,7 @@ func (x *GetInstanceResponse) String() string {
 func (*GetInstanceResponse) ProtoMessage() {}
 
 func (x *GetInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[8]
+	mi := &file_fleet_v1_instance_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +1007,7 @@ func (x *GetInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceResponse.ProtoReflect.Descriptor instead.
 func (*GetInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{8}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetInstanceResponse) GetInstance() *Instance {
@@ -854,7 +1035,7 @@ type LogQuery struct {
 
 func (x *LogQuery) Reset() {
 	*x = LogQuery{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[9]
+	mi := &file_fleet_v1_instance_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +1047,7 @@ func (x *LogQuery) String() string {
 func (*LogQuery) ProtoMessage() {}
 
 func (x *LogQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[9]
+	mi := &file_fleet_v1_instance_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +1060,7 @@ func (x *LogQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogQuery.ProtoReflect.Descriptor instead.
 func (*LogQuery) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{9}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LogQuery) GetSince() *timestamppb.Timestamp {
@@ -935,7 +1116,7 @@ type GetInstanceLogsRequest struct {
 
 func (x *GetInstanceLogsRequest) Reset() {
 	*x = GetInstanceLogsRequest{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[10]
+	mi := &file_fleet_v1_instance_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1128,7 @@ func (x *GetInstanceLogsRequest) String() string {
 func (*GetInstanceLogsRequest) ProtoMessage() {}
 
 func (x *GetInstanceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[10]
+	mi := &file_fleet_v1_instance_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1141,7 @@ func (x *GetInstanceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceLogsRequest.ProtoReflect.Descriptor instead.
 func (*GetInstanceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{10}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetInstanceLogsRequest) GetProject() string {
@@ -993,7 +1174,7 @@ type GetInstanceLogsResponse struct {
 
 func (x *GetInstanceLogsResponse) Reset() {
 	*x = GetInstanceLogsResponse{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[11]
+	mi := &file_fleet_v1_instance_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1186,7 @@ func (x *GetInstanceLogsResponse) String() string {
 func (*GetInstanceLogsResponse) ProtoMessage() {}
 
 func (x *GetInstanceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[11]
+	mi := &file_fleet_v1_instance_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1199,7 @@ func (x *GetInstanceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceLogsResponse.ProtoReflect.Descriptor instead.
 func (*GetInstanceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{11}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetInstanceLogsResponse) GetLines() []*LogLine {
@@ -1041,7 +1222,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[12]
+	mi := &file_fleet_v1_instance_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1234,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[12]
+	mi := &file_fleet_v1_instance_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1247,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{12}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LogLine) GetTime() *timestamppb.Timestamp {
@@ -1102,7 +1283,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[13]
+	mi := &file_fleet_v1_instance_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1114,7 +1295,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[13]
+	mi := &file_fleet_v1_instance_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1127,7 +1308,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{13}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExecStart) GetCommand() []string {
@@ -1171,7 +1352,7 @@ type ExecInput struct {
 
 func (x *ExecInput) Reset() {
 	*x = ExecInput{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[14]
+	mi := &file_fleet_v1_instance_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1183,7 +1364,7 @@ func (x *ExecInput) String() string {
 func (*ExecInput) ProtoMessage() {}
 
 func (x *ExecInput) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[14]
+	mi := &file_fleet_v1_instance_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1196,7 +1377,7 @@ func (x *ExecInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInput.ProtoReflect.Descriptor instead.
 func (*ExecInput) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{14}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExecInput) GetStdin() []byte {
@@ -1239,7 +1420,7 @@ type ExecOutput struct {
 
 func (x *ExecOutput) Reset() {
 	*x = ExecOutput{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[15]
+	mi := &file_fleet_v1_instance_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1432,7 @@ func (x *ExecOutput) String() string {
 func (*ExecOutput) ProtoMessage() {}
 
 func (x *ExecOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[15]
+	mi := &file_fleet_v1_instance_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1445,7 @@ func (x *ExecOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOutput.ProtoReflect.Descriptor instead.
 func (*ExecOutput) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{15}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExecOutput) GetStdout() []byte {
@@ -1302,7 +1483,7 @@ type ExecInstanceRequest struct {
 
 func (x *ExecInstanceRequest) Reset() {
 	*x = ExecInstanceRequest{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[16]
+	mi := &file_fleet_v1_instance_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1495,7 @@ func (x *ExecInstanceRequest) String() string {
 func (*ExecInstanceRequest) ProtoMessage() {}
 
 func (x *ExecInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[16]
+	mi := &file_fleet_v1_instance_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1508,7 @@ func (x *ExecInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInstanceRequest.ProtoReflect.Descriptor instead.
 func (*ExecInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{16}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExecInstanceRequest) GetProject() string {
@@ -1367,7 +1548,7 @@ type ExecInstanceResponse struct {
 
 func (x *ExecInstanceResponse) Reset() {
 	*x = ExecInstanceResponse{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[17]
+	mi := &file_fleet_v1_instance_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1560,7 @@ func (x *ExecInstanceResponse) String() string {
 func (*ExecInstanceResponse) ProtoMessage() {}
 
 func (x *ExecInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[17]
+	mi := &file_fleet_v1_instance_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1573,7 @@ func (x *ExecInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInstanceResponse.ProtoReflect.Descriptor instead.
 func (*ExecInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{17}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExecInstanceResponse) GetOutput() *ExecOutput {
@@ -1411,7 +1592,7 @@ const file_fleet_v1_instance_proto_rawDesc = "" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12*\n" +
 	"\x04spec\x18\x02 \x01(\v2\x16.fleet.v1.InstanceSpecR\x04spec\x123\n" +
 	"\adesired\x18\x03 \x01(\v2\x19.fleet.v1.InstanceDesiredR\adesired\x126\n" +
-	"\bobserved\x18\x04 \x01(\v2\x1a.fleet.v1.InstanceObservedR\bobserved\"\xff\x06\n" +
+	"\bobserved\x18\x04 \x01(\v2\x1a.fleet.v1.InstanceObservedR\bobserved\"\x86\b\n" +
 	"\fInstanceSpec\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12!\n" +
@@ -1441,14 +1622,28 @@ const file_fleet_v1_instance_proto_rawDesc = "" +
 	"\x0eread_only_root\x18\x15 \x01(\bR\freadOnlyRoot\x120\n" +
 	"\x14grace_period_seconds\x18\x16 \x01(\x05R\x12gracePeriodSeconds\x12)\n" +
 	"\x10withdraw_seconds\x18\x17 \x01(\x05R\x0fwithdrawSeconds\x12\x14\n" +
-	"\x05epoch\x18\x18 \x01(\x04R\x05epoch\x1a6\n" +
+	"\x05epoch\x18\x18 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\bpriority\x18\x19 \x01(\x05R\bpriority\x12 \n" +
+	"\vpreemptible\x18\x1a \x01(\bR\vpreemptible\x12\"\n" +
+	"\x04gang\x18\x1b \x01(\v2\x0e.fleet.v1.GangR\x04gang\x12#\n" +
+	"\rdevice_models\x18\x1c \x03(\tR\fdeviceModels\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Y\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +
+	"\x04Gang\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04rank\x18\x02 \x01(\x05R\x04rank\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x05R\x04size\x12\x1c\n" +
+	"\taddresses\x18\x04 \x03(\tR\taddresses\"\x80\x01\n" +
 	"\x0fInstanceDesired\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\x18\n" +
 	"\arestart\x18\x02 \x01(\x04R\arestart\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xbd\x03\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12%\n" +
+	"\x05leave\x18\x04 \x01(\v2\x0f.fleet.v1.LeaveR\x05leave\"m\n" +
+	"\x05Leave\x12\x14\n" +
+	"\x05cause\x18\x01 \x01(\tR\x05cause\x126\n" +
+	"\bdeadline\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12\x16\n" +
+	"\x06target\x18\x03 \x01(\tR\x06target\"\xbd\x03\n" +
 	"\x10InstanceObserved\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x1a\n" +
@@ -1545,71 +1740,76 @@ func file_fleet_v1_instance_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_instance_proto_rawDescData
 }
 
-var file_fleet_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_fleet_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_fleet_v1_instance_proto_goTypes = []any{
 	(*Instance)(nil),                // 0: fleet.v1.Instance
 	(*InstanceSpec)(nil),            // 1: fleet.v1.InstanceSpec
-	(*InstanceDesired)(nil),         // 2: fleet.v1.InstanceDesired
-	(*InstanceObserved)(nil),        // 3: fleet.v1.InstanceObserved
-	(*ExitStatus)(nil),              // 4: fleet.v1.ExitStatus
-	(*ListInstancesRequest)(nil),    // 5: fleet.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),   // 6: fleet.v1.ListInstancesResponse
-	(*GetInstanceRequest)(nil),      // 7: fleet.v1.GetInstanceRequest
-	(*GetInstanceResponse)(nil),     // 8: fleet.v1.GetInstanceResponse
-	(*LogQuery)(nil),                // 9: fleet.v1.LogQuery
-	(*GetInstanceLogsRequest)(nil),  // 10: fleet.v1.GetInstanceLogsRequest
-	(*GetInstanceLogsResponse)(nil), // 11: fleet.v1.GetInstanceLogsResponse
-	(*LogLine)(nil),                 // 12: fleet.v1.LogLine
-	(*ExecStart)(nil),               // 13: fleet.v1.ExecStart
-	(*ExecInput)(nil),               // 14: fleet.v1.ExecInput
-	(*ExecOutput)(nil),              // 15: fleet.v1.ExecOutput
-	(*ExecInstanceRequest)(nil),     // 16: fleet.v1.ExecInstanceRequest
-	(*ExecInstanceResponse)(nil),    // 17: fleet.v1.ExecInstanceResponse
-	nil,                             // 18: fleet.v1.InstanceSpec.EnvEntry
-	(*Meta)(nil),                    // 19: fleet.v1.Meta
-	(*Limits)(nil),                  // 20: fleet.v1.Limits
-	(*ModelAPI)(nil),                // 21: fleet.v1.ModelAPI
-	(*HealthCheck)(nil),             // 22: fleet.v1.HealthCheck
-	(*Mount)(nil),                   // 23: fleet.v1.Mount
-	(*timestamppb.Timestamp)(nil),   // 24: google.protobuf.Timestamp
+	(*Gang)(nil),                    // 2: fleet.v1.Gang
+	(*InstanceDesired)(nil),         // 3: fleet.v1.InstanceDesired
+	(*Leave)(nil),                   // 4: fleet.v1.Leave
+	(*InstanceObserved)(nil),        // 5: fleet.v1.InstanceObserved
+	(*ExitStatus)(nil),              // 6: fleet.v1.ExitStatus
+	(*ListInstancesRequest)(nil),    // 7: fleet.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),   // 8: fleet.v1.ListInstancesResponse
+	(*GetInstanceRequest)(nil),      // 9: fleet.v1.GetInstanceRequest
+	(*GetInstanceResponse)(nil),     // 10: fleet.v1.GetInstanceResponse
+	(*LogQuery)(nil),                // 11: fleet.v1.LogQuery
+	(*GetInstanceLogsRequest)(nil),  // 12: fleet.v1.GetInstanceLogsRequest
+	(*GetInstanceLogsResponse)(nil), // 13: fleet.v1.GetInstanceLogsResponse
+	(*LogLine)(nil),                 // 14: fleet.v1.LogLine
+	(*ExecStart)(nil),               // 15: fleet.v1.ExecStart
+	(*ExecInput)(nil),               // 16: fleet.v1.ExecInput
+	(*ExecOutput)(nil),              // 17: fleet.v1.ExecOutput
+	(*ExecInstanceRequest)(nil),     // 18: fleet.v1.ExecInstanceRequest
+	(*ExecInstanceResponse)(nil),    // 19: fleet.v1.ExecInstanceResponse
+	nil,                             // 20: fleet.v1.InstanceSpec.EnvEntry
+	(*Meta)(nil),                    // 21: fleet.v1.Meta
+	(*Limits)(nil),                  // 22: fleet.v1.Limits
+	(*ModelAPI)(nil),                // 23: fleet.v1.ModelAPI
+	(*HealthCheck)(nil),             // 24: fleet.v1.HealthCheck
+	(*Mount)(nil),                   // 25: fleet.v1.Mount
+	(*timestamppb.Timestamp)(nil),   // 26: google.protobuf.Timestamp
 }
 var file_fleet_v1_instance_proto_depIdxs = []int32{
-	19, // 0: fleet.v1.Instance.meta:type_name -> fleet.v1.Meta
+	21, // 0: fleet.v1.Instance.meta:type_name -> fleet.v1.Meta
 	1,  // 1: fleet.v1.Instance.spec:type_name -> fleet.v1.InstanceSpec
-	2,  // 2: fleet.v1.Instance.desired:type_name -> fleet.v1.InstanceDesired
-	3,  // 3: fleet.v1.Instance.observed:type_name -> fleet.v1.InstanceObserved
-	18, // 4: fleet.v1.InstanceSpec.env:type_name -> fleet.v1.InstanceSpec.EnvEntry
-	20, // 5: fleet.v1.InstanceSpec.limits:type_name -> fleet.v1.Limits
-	21, // 6: fleet.v1.InstanceSpec.api:type_name -> fleet.v1.ModelAPI
-	22, // 7: fleet.v1.InstanceSpec.health:type_name -> fleet.v1.HealthCheck
-	23, // 8: fleet.v1.InstanceSpec.mounts:type_name -> fleet.v1.Mount
-	24, // 9: fleet.v1.InstanceObserved.start_time:type_name -> google.protobuf.Timestamp
-	4,  // 10: fleet.v1.InstanceObserved.last_exit:type_name -> fleet.v1.ExitStatus
-	24, // 11: fleet.v1.InstanceObserved.retry_time:type_name -> google.protobuf.Timestamp
-	24, // 12: fleet.v1.ExitStatus.time:type_name -> google.protobuf.Timestamp
-	0,  // 13: fleet.v1.ListInstancesResponse.instances:type_name -> fleet.v1.Instance
-	0,  // 14: fleet.v1.GetInstanceResponse.instance:type_name -> fleet.v1.Instance
-	24, // 15: fleet.v1.LogQuery.since:type_name -> google.protobuf.Timestamp
-	24, // 16: fleet.v1.LogQuery.until:type_name -> google.protobuf.Timestamp
-	9,  // 17: fleet.v1.GetInstanceLogsRequest.query:type_name -> fleet.v1.LogQuery
-	12, // 18: fleet.v1.GetInstanceLogsResponse.lines:type_name -> fleet.v1.LogLine
-	24, // 19: fleet.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	13, // 20: fleet.v1.ExecInstanceRequest.start:type_name -> fleet.v1.ExecStart
-	14, // 21: fleet.v1.ExecInstanceRequest.input:type_name -> fleet.v1.ExecInput
-	15, // 22: fleet.v1.ExecInstanceResponse.output:type_name -> fleet.v1.ExecOutput
-	5,  // 23: fleet.v1.InstanceService.ListInstances:input_type -> fleet.v1.ListInstancesRequest
-	7,  // 24: fleet.v1.InstanceService.GetInstance:input_type -> fleet.v1.GetInstanceRequest
-	10, // 25: fleet.v1.InstanceService.GetInstanceLogs:input_type -> fleet.v1.GetInstanceLogsRequest
-	16, // 26: fleet.v1.InstanceService.ExecInstance:input_type -> fleet.v1.ExecInstanceRequest
-	6,  // 27: fleet.v1.InstanceService.ListInstances:output_type -> fleet.v1.ListInstancesResponse
-	8,  // 28: fleet.v1.InstanceService.GetInstance:output_type -> fleet.v1.GetInstanceResponse
-	11, // 29: fleet.v1.InstanceService.GetInstanceLogs:output_type -> fleet.v1.GetInstanceLogsResponse
-	17, // 30: fleet.v1.InstanceService.ExecInstance:output_type -> fleet.v1.ExecInstanceResponse
-	27, // [27:31] is the sub-list for method output_type
-	23, // [23:27] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	3,  // 2: fleet.v1.Instance.desired:type_name -> fleet.v1.InstanceDesired
+	5,  // 3: fleet.v1.Instance.observed:type_name -> fleet.v1.InstanceObserved
+	20, // 4: fleet.v1.InstanceSpec.env:type_name -> fleet.v1.InstanceSpec.EnvEntry
+	22, // 5: fleet.v1.InstanceSpec.limits:type_name -> fleet.v1.Limits
+	23, // 6: fleet.v1.InstanceSpec.api:type_name -> fleet.v1.ModelAPI
+	24, // 7: fleet.v1.InstanceSpec.health:type_name -> fleet.v1.HealthCheck
+	25, // 8: fleet.v1.InstanceSpec.mounts:type_name -> fleet.v1.Mount
+	2,  // 9: fleet.v1.InstanceSpec.gang:type_name -> fleet.v1.Gang
+	4,  // 10: fleet.v1.InstanceDesired.leave:type_name -> fleet.v1.Leave
+	26, // 11: fleet.v1.Leave.deadline:type_name -> google.protobuf.Timestamp
+	26, // 12: fleet.v1.InstanceObserved.start_time:type_name -> google.protobuf.Timestamp
+	6,  // 13: fleet.v1.InstanceObserved.last_exit:type_name -> fleet.v1.ExitStatus
+	26, // 14: fleet.v1.InstanceObserved.retry_time:type_name -> google.protobuf.Timestamp
+	26, // 15: fleet.v1.ExitStatus.time:type_name -> google.protobuf.Timestamp
+	0,  // 16: fleet.v1.ListInstancesResponse.instances:type_name -> fleet.v1.Instance
+	0,  // 17: fleet.v1.GetInstanceResponse.instance:type_name -> fleet.v1.Instance
+	26, // 18: fleet.v1.LogQuery.since:type_name -> google.protobuf.Timestamp
+	26, // 19: fleet.v1.LogQuery.until:type_name -> google.protobuf.Timestamp
+	11, // 20: fleet.v1.GetInstanceLogsRequest.query:type_name -> fleet.v1.LogQuery
+	14, // 21: fleet.v1.GetInstanceLogsResponse.lines:type_name -> fleet.v1.LogLine
+	26, // 22: fleet.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	15, // 23: fleet.v1.ExecInstanceRequest.start:type_name -> fleet.v1.ExecStart
+	16, // 24: fleet.v1.ExecInstanceRequest.input:type_name -> fleet.v1.ExecInput
+	17, // 25: fleet.v1.ExecInstanceResponse.output:type_name -> fleet.v1.ExecOutput
+	7,  // 26: fleet.v1.InstanceService.ListInstances:input_type -> fleet.v1.ListInstancesRequest
+	9,  // 27: fleet.v1.InstanceService.GetInstance:input_type -> fleet.v1.GetInstanceRequest
+	12, // 28: fleet.v1.InstanceService.GetInstanceLogs:input_type -> fleet.v1.GetInstanceLogsRequest
+	18, // 29: fleet.v1.InstanceService.ExecInstance:input_type -> fleet.v1.ExecInstanceRequest
+	8,  // 30: fleet.v1.InstanceService.ListInstances:output_type -> fleet.v1.ListInstancesResponse
+	10, // 31: fleet.v1.InstanceService.GetInstance:output_type -> fleet.v1.GetInstanceResponse
+	13, // 32: fleet.v1.InstanceService.GetInstanceLogs:output_type -> fleet.v1.GetInstanceLogsResponse
+	19, // 33: fleet.v1.InstanceService.ExecInstance:output_type -> fleet.v1.ExecInstanceResponse
+	30, // [30:34] is the sub-list for method output_type
+	26, // [26:30] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_instance_proto_init() }
@@ -1619,14 +1819,14 @@ func file_fleet_v1_instance_proto_init() {
 	}
 	file_fleet_v1_meta_proto_init()
 	file_fleet_v1_model_proto_init()
-	file_fleet_v1_instance_proto_msgTypes[15].OneofWrappers = []any{}
+	file_fleet_v1_instance_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_instance_proto_rawDesc), len(file_fleet_v1_instance_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

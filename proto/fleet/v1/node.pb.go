@@ -101,6 +101,8 @@ type NodeSpec struct {
 	CordonReason string `protobuf:"bytes,2,opt,name=cordon_reason,json=cordonReason,proto3" json:"cordon_reason,omitempty"`
 	// Devices on which nothing new is placed, ordered by ID. A cordon outlives the device's absence.
 	DeviceCordons []*DeviceCordon `protobuf:"bytes,3,rep,name=device_cordons,json=deviceCordons,proto3" json:"device_cordons,omitempty"`
+	// Set while the node is being drained; it is cordoned then.
+	Drain         *Drain `protobuf:"bytes,4,opt,name=drain,proto3" json:"drain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -156,14 +158,23 @@ func (x *NodeSpec) GetDeviceCordons() []*DeviceCordon {
 	return nil
 }
 
+func (x *NodeSpec) GetDrain() *Drain {
+	if x != nil {
+		return x.Drain
+	}
+	return nil
+}
+
 // DeviceCordon keeps a device, and the slices cut from it, out of placement.
 type DeviceCordon struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	DeviceId string                 `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
 	Reason   string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Name of the token that asked for it.
-	Caller        string                 `protobuf:"bytes,3,opt,name=caller,proto3" json:"caller,omitempty"`
-	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	Caller string                 `protobuf:"bytes,3,opt,name=caller,proto3" json:"caller,omitempty"`
+	Time   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	// Set while who holds the device is being moved off it.
+	Drain         *Drain `protobuf:"bytes,5,opt,name=drain,proto3" json:"drain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -226,6 +237,188 @@ func (x *DeviceCordon) GetTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *DeviceCordon) GetDrain() *Drain {
+	if x != nil {
+		return x.Drain
+	}
+	return nil
+}
+
+// Drain moves instances away: services start their replacements first where there is room, and what is
+// preemptible is stopped at the deadline.
+type Drain struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Caller    string                 `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
+	Reason    string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Unset for none.
+	Deadline      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drain) Reset() {
+	*x = Drain{}
+	mi := &file_fleet_v1_node_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drain) ProtoMessage() {}
+
+func (x *Drain) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_node_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drain.ProtoReflect.Descriptor instead.
+func (*Drain) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Drain) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *Drain) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Drain) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *Drain) GetDeadline() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+// DrainMove is what a drain does, or would do, with one instance.
+type DrainMove struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InstanceId   string                 `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	InstanceName string                 `protobuf:"bytes,2,opt,name=instance_name,json=instanceName,proto3" json:"instance_name,omitempty"`
+	Service      string                 `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
+	Project      string                 `protobuf:"bytes,4,opt,name=project,proto3" json:"project,omitempty"`
+	Preemptible  bool                   `protobuf:"varint,5,opt,name=preemptible,proto3" json:"preemptible,omitempty"`
+	// Where its replacement is or would be; empty when there is no room.
+	Target string `protobuf:"bytes,6,opt,name=target,proto3" json:"target,omitempty"`
+	// "replacing" (its replacement is on its way), "waiting" (for room), "stopping".
+	State string `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
+	// Why it waits.
+	Detail        string `protobuf:"bytes,8,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainMove) Reset() {
+	*x = DrainMove{}
+	mi := &file_fleet_v1_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainMove) ProtoMessage() {}
+
+func (x *DrainMove) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainMove.ProtoReflect.Descriptor instead.
+func (*DrainMove) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *DrainMove) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *DrainMove) GetInstanceName() string {
+	if x != nil {
+		return x.InstanceName
+	}
+	return ""
+}
+
+func (x *DrainMove) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *DrainMove) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *DrainMove) GetPreemptible() bool {
+	if x != nil {
+		return x.Preemptible
+	}
+	return false
+}
+
+func (x *DrainMove) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *DrainMove) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *DrainMove) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 // NodeFacts is what the agent found on its host.
 type NodeFacts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -260,13 +453,15 @@ type NodeFacts struct {
 	HttpAddress string `protobuf:"bytes,19,opt,name=http_address,json=httpAddress,proto3" json:"http_address,omitempty"`
 	// A line for each vendor of which fewer devices are there than the agent's configuration declares.
 	DeviceShortfall []string `protobuf:"bytes,20,rep,name=device_shortfall,json=deviceShortfall,proto3" json:"device_shortfall,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Digests of images on the node, at most 64, ordered; told at most once a minute.
+	ImageDigests  []string `protobuf:"bytes,21,rep,name=image_digests,json=imageDigests,proto3" json:"image_digests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeFacts) Reset() {
 	*x = NodeFacts{}
-	mi := &file_fleet_v1_node_proto_msgTypes[3]
+	mi := &file_fleet_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -278,7 +473,7 @@ func (x *NodeFacts) String() string {
 func (*NodeFacts) ProtoMessage() {}
 
 func (x *NodeFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[3]
+	mi := &file_fleet_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -291,7 +486,7 @@ func (x *NodeFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeFacts.ProtoReflect.Descriptor instead.
 func (*NodeFacts) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NodeFacts) GetBootId() string {
@@ -434,6 +629,13 @@ func (x *NodeFacts) GetDeviceShortfall() []string {
 	return nil
 }
 
+func (x *NodeFacts) GetImageDigests() []string {
+	if x != nil {
+		return x.ImageDigests
+	}
+	return nil
+}
+
 type NodeStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "Ready" or "Unreachable".
@@ -457,7 +659,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_fleet_v1_node_proto_msgTypes[4]
+	mi := &file_fleet_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +671,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[4]
+	mi := &file_fleet_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,7 +684,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *NodeStatus) GetState() string {
@@ -565,7 +767,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_fleet_v1_node_proto_msgTypes[5]
+	mi := &file_fleet_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +779,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[5]
+	mi := &file_fleet_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +792,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListNodesRequest) GetPool() string {
@@ -609,7 +811,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_fleet_v1_node_proto_msgTypes[6]
+	mi := &file_fleet_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +823,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[6]
+	mi := &file_fleet_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +836,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -654,7 +856,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_fleet_v1_node_proto_msgTypes[7]
+	mi := &file_fleet_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +868,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[7]
+	mi := &file_fleet_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +881,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetNodeRequest) GetName() string {
@@ -698,7 +900,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_fleet_v1_node_proto_msgTypes[8]
+	mi := &file_fleet_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +912,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[8]
+	mi := &file_fleet_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +925,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetNodeResponse) GetNode() *Node {
@@ -745,7 +947,7 @@ type SetNodeCordonRequest struct {
 
 func (x *SetNodeCordonRequest) Reset() {
 	*x = SetNodeCordonRequest{}
-	mi := &file_fleet_v1_node_proto_msgTypes[9]
+	mi := &file_fleet_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +959,7 @@ func (x *SetNodeCordonRequest) String() string {
 func (*SetNodeCordonRequest) ProtoMessage() {}
 
 func (x *SetNodeCordonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[9]
+	mi := &file_fleet_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +972,7 @@ func (x *SetNodeCordonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeCordonRequest.ProtoReflect.Descriptor instead.
 func (*SetNodeCordonRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SetNodeCordonRequest) GetName() string {
@@ -810,7 +1012,7 @@ type SetNodeCordonResponse struct {
 
 func (x *SetNodeCordonResponse) Reset() {
 	*x = SetNodeCordonResponse{}
-	mi := &file_fleet_v1_node_proto_msgTypes[10]
+	mi := &file_fleet_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +1024,7 @@ func (x *SetNodeCordonResponse) String() string {
 func (*SetNodeCordonResponse) ProtoMessage() {}
 
 func (x *SetNodeCordonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_node_proto_msgTypes[10]
+	mi := &file_fleet_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,12 +1037,258 @@ func (x *SetNodeCordonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeCordonResponse.ProtoReflect.Descriptor instead.
 func (*SetNodeCordonResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SetNodeCordonResponse) GetNode() *Node {
 	if x != nil {
 		return x.Node
+	}
+	return nil
+}
+
+type DrainNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Only this device (and its slices), when set; the node may be left out then.
+	DeviceId string `protobuf:"bytes,2,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	Reason   string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// From now; 0 for none.
+	DeadlineSeconds int64 `protobuf:"varint,4,opt,name=deadline_seconds,json=deadlineSeconds,proto3" json:"deadline_seconds,omitempty"`
+	// Only say what would happen.
+	DryRun bool `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// End the drain: instances that have not left yet stay.
+	Cancel        bool   `protobuf:"varint,6,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeRequest) Reset() {
+	*x = DrainNodeRequest{}
+	mi := &file_fleet_v1_node_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeRequest) ProtoMessage() {}
+
+func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_node_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
+func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DrainNodeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DrainNodeRequest) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+func (x *DrainNodeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DrainNodeRequest) GetDeadlineSeconds() int64 {
+	if x != nil {
+		return x.DeadlineSeconds
+	}
+	return 0
+}
+
+func (x *DrainNodeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *DrainNodeRequest) GetCancel() bool {
+	if x != nil {
+		return x.Cancel
+	}
+	return false
+}
+
+func (x *DrainNodeRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type DrainNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Moves         []*DrainMove           `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeResponse) Reset() {
+	*x = DrainNodeResponse{}
+	mi := &file_fleet_v1_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeResponse) ProtoMessage() {}
+
+func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
+func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DrainNodeResponse) GetMoves() []*DrainMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+type GetDrainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	DeviceId      string                 `protobuf:"bytes,2,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDrainRequest) Reset() {
+	*x = GetDrainRequest{}
+	mi := &file_fleet_v1_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDrainRequest) ProtoMessage() {}
+
+func (x *GetDrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDrainRequest.ProtoReflect.Descriptor instead.
+func (*GetDrainRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GetDrainRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetDrainRequest) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+type GetDrainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unset when there is no drain.
+	Drain *Drain `protobuf:"bytes,1,opt,name=drain,proto3" json:"drain,omitempty"`
+	// Instances that are still there.
+	Moves         []*DrainMove `protobuf:"bytes,2,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDrainResponse) Reset() {
+	*x = GetDrainResponse{}
+	mi := &file_fleet_v1_node_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDrainResponse) ProtoMessage() {}
+
+func (x *GetDrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_node_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDrainResponse.ProtoReflect.Descriptor instead.
+func (*GetDrainResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_node_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *GetDrainResponse) GetDrain() *Drain {
+	if x != nil {
+		return x.Drain
+	}
+	return nil
+}
+
+func (x *GetDrainResponse) GetMoves() []*DrainMove {
+	if x != nil {
+		return x.Moves
 	}
 	return nil
 }
@@ -854,16 +1302,34 @@ const file_fleet_v1_node_proto_rawDesc = "" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.fleet.v1.NodeSpecR\x04spec\x12)\n" +
 	"\x05facts\x18\x03 \x01(\v2\x13.fleet.v1.NodeFactsR\x05facts\x12,\n" +
-	"\x06status\x18\x04 \x01(\v2\x14.fleet.v1.NodeStatusR\x06status\"\x8a\x01\n" +
+	"\x06status\x18\x04 \x01(\v2\x14.fleet.v1.NodeStatusR\x06status\"\xb1\x01\n" +
 	"\bNodeSpec\x12\x1a\n" +
 	"\bcordoned\x18\x01 \x01(\bR\bcordoned\x12#\n" +
 	"\rcordon_reason\x18\x02 \x01(\tR\fcordonReason\x12=\n" +
-	"\x0edevice_cordons\x18\x03 \x03(\v2\x16.fleet.v1.DeviceCordonR\rdeviceCordons\"\x8b\x01\n" +
+	"\x0edevice_cordons\x18\x03 \x03(\v2\x16.fleet.v1.DeviceCordonR\rdeviceCordons\x12%\n" +
+	"\x05drain\x18\x04 \x01(\v2\x0f.fleet.v1.DrainR\x05drain\"\xb2\x01\n" +
 	"\fDeviceCordon\x12\x1b\n" +
 	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06caller\x18\x03 \x01(\tR\x06caller\x12.\n" +
-	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x88\x06\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12%\n" +
+	"\x05drain\x18\x05 \x01(\v2\x0f.fleet.v1.DrainR\x05drain\"\xaa\x01\n" +
+	"\x05Drain\x12\x16\n" +
+	"\x06caller\x18\x01 \x01(\tR\x06caller\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x129\n" +
+	"\n" +
+	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x126\n" +
+	"\bdeadline\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\"\xed\x01\n" +
+	"\tDrainMove\x12\x1f\n" +
+	"\vinstance_id\x18\x01 \x01(\tR\n" +
+	"instanceId\x12#\n" +
+	"\rinstance_name\x18\x02 \x01(\tR\finstanceName\x12\x18\n" +
+	"\aservice\x18\x03 \x01(\tR\aservice\x12\x18\n" +
+	"\aproject\x18\x04 \x01(\tR\aproject\x12 \n" +
+	"\vpreemptible\x18\x05 \x01(\bR\vpreemptible\x12\x16\n" +
+	"\x06target\x18\x06 \x01(\tR\x06target\x12\x14\n" +
+	"\x05state\x18\a \x01(\tR\x05state\x12\x16\n" +
+	"\x06detail\x18\b \x01(\tR\x06detail\"\xad\x06\n" +
 	"\tNodeFacts\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
@@ -888,7 +1354,8 @@ const file_fleet_v1_node_proto_rawDesc = "" +
 	"\ragent_version\x18\x11 \x01(\tR\fagentVersion\x12\x18\n" +
 	"\aruntime\x18\x12 \x01(\tR\aruntime\x12!\n" +
 	"\fhttp_address\x18\x13 \x01(\tR\vhttpAddress\x12)\n" +
-	"\x10device_shortfall\x18\x14 \x03(\tR\x0fdeviceShortfall\x1a9\n" +
+	"\x10device_shortfall\x18\x14 \x03(\tR\x0fdeviceShortfall\x12#\n" +
+	"\rimage_digests\x18\x15 \x03(\tR\fimageDigests\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd2\x03\n" +
@@ -921,11 +1388,30 @@ const file_fleet_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\";\n" +
 	"\x15SetNodeCordonResponse\x12\"\n" +
-	"\x04node\x18\x01 \x01(\v2\x0e.fleet.v1.NodeR\x04node2\xe5\x01\n" +
+	"\x04node\x18\x01 \x01(\v2\x0e.fleet.v1.NodeR\x04node\"\xd6\x01\n" +
+	"\x10DrainNodeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\tdevice_id\x18\x02 \x01(\tR\bdeviceId\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12)\n" +
+	"\x10deadline_seconds\x18\x04 \x01(\x03R\x0fdeadlineSeconds\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12\x16\n" +
+	"\x06cancel\x18\x06 \x01(\bR\x06cancel\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\a \x01(\tR\trequestId\">\n" +
+	"\x11DrainNodeResponse\x12)\n" +
+	"\x05moves\x18\x01 \x03(\v2\x13.fleet.v1.DrainMoveR\x05moves\"B\n" +
+	"\x0fGetDrainRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\tdevice_id\x18\x02 \x01(\tR\bdeviceId\"d\n" +
+	"\x10GetDrainResponse\x12%\n" +
+	"\x05drain\x18\x01 \x01(\v2\x0f.fleet.v1.DrainR\x05drain\x12)\n" +
+	"\x05moves\x18\x02 \x03(\v2\x13.fleet.v1.DrainMoveR\x05moves2\xee\x02\n" +
 	"\vNodeService\x12D\n" +
 	"\tListNodes\x12\x1a.fleet.v1.ListNodesRequest\x1a\x1b.fleet.v1.ListNodesResponse\x12>\n" +
 	"\aGetNode\x12\x18.fleet.v1.GetNodeRequest\x1a\x19.fleet.v1.GetNodeResponse\x12P\n" +
-	"\rSetNodeCordon\x12\x1e.fleet.v1.SetNodeCordonRequest\x1a\x1f.fleet.v1.SetNodeCordonResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
+	"\rSetNodeCordon\x12\x1e.fleet.v1.SetNodeCordonRequest\x1a\x1f.fleet.v1.SetNodeCordonResponse\x12D\n" +
+	"\tDrainNode\x12\x1a.fleet.v1.DrainNodeRequest\x1a\x1b.fleet.v1.DrainNodeResponse\x12A\n" +
+	"\bGetDrain\x12\x19.fleet.v1.GetDrainRequest\x1a\x1a.fleet.v1.GetDrainResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
 
 var (
 	file_fleet_v1_node_proto_rawDescOnce sync.Once
@@ -939,49 +1425,66 @@ func file_fleet_v1_node_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_node_proto_rawDescData
 }
 
-var file_fleet_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_fleet_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_fleet_v1_node_proto_goTypes = []any{
 	(*Node)(nil),                  // 0: fleet.v1.Node
 	(*NodeSpec)(nil),              // 1: fleet.v1.NodeSpec
 	(*DeviceCordon)(nil),          // 2: fleet.v1.DeviceCordon
-	(*NodeFacts)(nil),             // 3: fleet.v1.NodeFacts
-	(*NodeStatus)(nil),            // 4: fleet.v1.NodeStatus
-	(*ListNodesRequest)(nil),      // 5: fleet.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),     // 6: fleet.v1.ListNodesResponse
-	(*GetNodeRequest)(nil),        // 7: fleet.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),       // 8: fleet.v1.GetNodeResponse
-	(*SetNodeCordonRequest)(nil),  // 9: fleet.v1.SetNodeCordonRequest
-	(*SetNodeCordonResponse)(nil), // 10: fleet.v1.SetNodeCordonResponse
-	nil,                           // 11: fleet.v1.NodeFacts.LabelsEntry
-	(*Meta)(nil),                  // 12: fleet.v1.Meta
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*Device)(nil),                // 14: fleet.v1.Device
+	(*Drain)(nil),                 // 3: fleet.v1.Drain
+	(*DrainMove)(nil),             // 4: fleet.v1.DrainMove
+	(*NodeFacts)(nil),             // 5: fleet.v1.NodeFacts
+	(*NodeStatus)(nil),            // 6: fleet.v1.NodeStatus
+	(*ListNodesRequest)(nil),      // 7: fleet.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),     // 8: fleet.v1.ListNodesResponse
+	(*GetNodeRequest)(nil),        // 9: fleet.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),       // 10: fleet.v1.GetNodeResponse
+	(*SetNodeCordonRequest)(nil),  // 11: fleet.v1.SetNodeCordonRequest
+	(*SetNodeCordonResponse)(nil), // 12: fleet.v1.SetNodeCordonResponse
+	(*DrainNodeRequest)(nil),      // 13: fleet.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),     // 14: fleet.v1.DrainNodeResponse
+	(*GetDrainRequest)(nil),       // 15: fleet.v1.GetDrainRequest
+	(*GetDrainResponse)(nil),      // 16: fleet.v1.GetDrainResponse
+	nil,                           // 17: fleet.v1.NodeFacts.LabelsEntry
+	(*Meta)(nil),                  // 18: fleet.v1.Meta
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*Device)(nil),                // 20: fleet.v1.Device
 }
 var file_fleet_v1_node_proto_depIdxs = []int32{
-	12, // 0: fleet.v1.Node.meta:type_name -> fleet.v1.Meta
+	18, // 0: fleet.v1.Node.meta:type_name -> fleet.v1.Meta
 	1,  // 1: fleet.v1.Node.spec:type_name -> fleet.v1.NodeSpec
-	3,  // 2: fleet.v1.Node.facts:type_name -> fleet.v1.NodeFacts
-	4,  // 3: fleet.v1.Node.status:type_name -> fleet.v1.NodeStatus
+	5,  // 2: fleet.v1.Node.facts:type_name -> fleet.v1.NodeFacts
+	6,  // 3: fleet.v1.Node.status:type_name -> fleet.v1.NodeStatus
 	2,  // 4: fleet.v1.NodeSpec.device_cordons:type_name -> fleet.v1.DeviceCordon
-	13, // 5: fleet.v1.DeviceCordon.time:type_name -> google.protobuf.Timestamp
-	11, // 6: fleet.v1.NodeFacts.labels:type_name -> fleet.v1.NodeFacts.LabelsEntry
-	14, // 7: fleet.v1.NodeFacts.devices:type_name -> fleet.v1.Device
-	13, // 8: fleet.v1.NodeStatus.state_time:type_name -> google.protobuf.Timestamp
-	13, // 9: fleet.v1.NodeStatus.heartbeat_time:type_name -> google.protobuf.Timestamp
-	0,  // 10: fleet.v1.ListNodesResponse.nodes:type_name -> fleet.v1.Node
-	0,  // 11: fleet.v1.GetNodeResponse.node:type_name -> fleet.v1.Node
-	0,  // 12: fleet.v1.SetNodeCordonResponse.node:type_name -> fleet.v1.Node
-	5,  // 13: fleet.v1.NodeService.ListNodes:input_type -> fleet.v1.ListNodesRequest
-	7,  // 14: fleet.v1.NodeService.GetNode:input_type -> fleet.v1.GetNodeRequest
-	9,  // 15: fleet.v1.NodeService.SetNodeCordon:input_type -> fleet.v1.SetNodeCordonRequest
-	6,  // 16: fleet.v1.NodeService.ListNodes:output_type -> fleet.v1.ListNodesResponse
-	8,  // 17: fleet.v1.NodeService.GetNode:output_type -> fleet.v1.GetNodeResponse
-	10, // 18: fleet.v1.NodeService.SetNodeCordon:output_type -> fleet.v1.SetNodeCordonResponse
-	16, // [16:19] is the sub-list for method output_type
-	13, // [13:16] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	3,  // 5: fleet.v1.NodeSpec.drain:type_name -> fleet.v1.Drain
+	19, // 6: fleet.v1.DeviceCordon.time:type_name -> google.protobuf.Timestamp
+	3,  // 7: fleet.v1.DeviceCordon.drain:type_name -> fleet.v1.Drain
+	19, // 8: fleet.v1.Drain.start_time:type_name -> google.protobuf.Timestamp
+	19, // 9: fleet.v1.Drain.deadline:type_name -> google.protobuf.Timestamp
+	17, // 10: fleet.v1.NodeFacts.labels:type_name -> fleet.v1.NodeFacts.LabelsEntry
+	20, // 11: fleet.v1.NodeFacts.devices:type_name -> fleet.v1.Device
+	19, // 12: fleet.v1.NodeStatus.state_time:type_name -> google.protobuf.Timestamp
+	19, // 13: fleet.v1.NodeStatus.heartbeat_time:type_name -> google.protobuf.Timestamp
+	0,  // 14: fleet.v1.ListNodesResponse.nodes:type_name -> fleet.v1.Node
+	0,  // 15: fleet.v1.GetNodeResponse.node:type_name -> fleet.v1.Node
+	0,  // 16: fleet.v1.SetNodeCordonResponse.node:type_name -> fleet.v1.Node
+	4,  // 17: fleet.v1.DrainNodeResponse.moves:type_name -> fleet.v1.DrainMove
+	3,  // 18: fleet.v1.GetDrainResponse.drain:type_name -> fleet.v1.Drain
+	4,  // 19: fleet.v1.GetDrainResponse.moves:type_name -> fleet.v1.DrainMove
+	7,  // 20: fleet.v1.NodeService.ListNodes:input_type -> fleet.v1.ListNodesRequest
+	9,  // 21: fleet.v1.NodeService.GetNode:input_type -> fleet.v1.GetNodeRequest
+	11, // 22: fleet.v1.NodeService.SetNodeCordon:input_type -> fleet.v1.SetNodeCordonRequest
+	13, // 23: fleet.v1.NodeService.DrainNode:input_type -> fleet.v1.DrainNodeRequest
+	15, // 24: fleet.v1.NodeService.GetDrain:input_type -> fleet.v1.GetDrainRequest
+	8,  // 25: fleet.v1.NodeService.ListNodes:output_type -> fleet.v1.ListNodesResponse
+	10, // 26: fleet.v1.NodeService.GetNode:output_type -> fleet.v1.GetNodeResponse
+	12, // 27: fleet.v1.NodeService.SetNodeCordon:output_type -> fleet.v1.SetNodeCordonResponse
+	14, // 28: fleet.v1.NodeService.DrainNode:output_type -> fleet.v1.DrainNodeResponse
+	16, // 29: fleet.v1.NodeService.GetDrain:output_type -> fleet.v1.GetDrainResponse
+	25, // [25:30] is the sub-list for method output_type
+	20, // [20:25] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_node_proto_init() }
@@ -997,7 +1500,7 @@ func file_fleet_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_node_proto_rawDesc), len(file_fleet_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

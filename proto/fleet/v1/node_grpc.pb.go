@@ -22,6 +22,8 @@ const (
 	NodeService_ListNodes_FullMethodName     = "/fleet.v1.NodeService/ListNodes"
 	NodeService_GetNode_FullMethodName       = "/fleet.v1.NodeService/GetNode"
 	NodeService_SetNodeCordon_FullMethodName = "/fleet.v1.NodeService/SetNodeCordon"
+	NodeService_DrainNode_FullMethodName     = "/fleet.v1.NodeService/DrainNode"
+	NodeService_GetDrain_FullMethodName      = "/fleet.v1.NodeService/GetDrain"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -34,6 +36,11 @@ type NodeServiceClient interface {
 	GetNode(ctx context.Context, in *GetNodeRequest, opts ...grpc.CallOption) (*GetNodeResponse, error)
 	// SetNodeCordon stops (or resumes) placement on a node; what runs there stays.
 	SetNodeCordon(ctx context.Context, in *SetNodeCordonRequest, opts ...grpc.CallOption) (*SetNodeCordonResponse, error)
+	// DrainNode cordons a node, or one device of it, and moves the instances away; or ends a drain, and
+	// leaves the cordon.
+	DrainNode(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*DrainNodeResponse, error)
+	// GetDrain says how far a drain has got.
+	GetDrain(ctx context.Context, in *GetDrainRequest, opts ...grpc.CallOption) (*GetDrainResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -74,6 +81,26 @@ func (c *nodeServiceClient) SetNodeCordon(ctx context.Context, in *SetNodeCordon
 	return out, nil
 }
 
+func (c *nodeServiceClient) DrainNode(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*DrainNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainNodeResponse)
+	err := c.cc.Invoke(ctx, NodeService_DrainNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) GetDrain(ctx context.Context, in *GetDrainRequest, opts ...grpc.CallOption) (*GetDrainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetDrainResponse)
+	err := c.cc.Invoke(ctx, NodeService_GetDrain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -84,6 +111,11 @@ type NodeServiceServer interface {
 	GetNode(context.Context, *GetNodeRequest) (*GetNodeResponse, error)
 	// SetNodeCordon stops (or resumes) placement on a node; what runs there stays.
 	SetNodeCordon(context.Context, *SetNodeCordonRequest) (*SetNodeCordonResponse, error)
+	// DrainNode cordons a node, or one device of it, and moves the instances away; or ends a drain, and
+	// leaves the cordon.
+	DrainNode(context.Context, *DrainNodeRequest) (*DrainNodeResponse, error)
+	// GetDrain says how far a drain has got.
+	GetDrain(context.Context, *GetDrainRequest) (*GetDrainResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -102,6 +134,12 @@ func (UnimplementedNodeServiceServer) GetNode(context.Context, *GetNodeRequest) 
 }
 func (UnimplementedNodeServiceServer) SetNodeCordon(context.Context, *SetNodeCordonRequest) (*SetNodeCordonResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetNodeCordon not implemented")
+}
+func (UnimplementedNodeServiceServer) DrainNode(context.Context, *DrainNodeRequest) (*DrainNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainNode not implemented")
+}
+func (UnimplementedNodeServiceServer) GetDrain(context.Context, *GetDrainRequest) (*GetDrainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetDrain not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -178,6 +216,42 @@ func _NodeService_SetNodeCordon_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_DrainNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).DrainNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_DrainNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).DrainNode(ctx, req.(*DrainNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_GetDrain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetDrainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).GetDrain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_GetDrain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).GetDrain(ctx, req.(*GetDrainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -196,6 +270,14 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetNodeCordon",
 			Handler:    _NodeService_SetNodeCordon_Handler,
+		},
+		{
+			MethodName: "DrainNode",
+			Handler:    _NodeService_DrainNode_Handler,
+		},
+		{
+			MethodName: "GetDrain",
+			Handler:    _NodeService_GetDrain_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -180,6 +180,7 @@ type Object struct {
 	//	*Object_Model
 	//	*Object_Service
 	//	*Object_Instance
+	//	*Object_Quota
 	Kind          isObject_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -294,6 +295,15 @@ func (x *Object) GetInstance() *Instance {
 	return nil
 }
 
+func (x *Object) GetQuota() *Quota {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_Quota); ok {
+			return x.Quota
+		}
+	}
+	return nil
+}
+
 type isObject_Kind interface {
 	isObject_Kind()
 }
@@ -330,6 +340,10 @@ type Object_Instance struct {
 	Instance *Instance `protobuf:"bytes,8,opt,name=instance,proto3,oneof"`
 }
 
+type Object_Quota struct {
+	Quota *Quota `protobuf:"bytes,9,opt,name=quota,proto3,oneof"`
+}
+
 func (*Object_Cluster) isObject_Kind() {}
 
 func (*Object_Token) isObject_Kind() {}
@@ -345,6 +359,8 @@ func (*Object_Model) isObject_Kind() {}
 func (*Object_Service) isObject_Kind() {}
 
 func (*Object_Instance) isObject_Kind() {}
+
+func (*Object_Quota) isObject_Kind() {}
 
 // Write changes objects, all or none.
 type Write struct {
@@ -494,7 +510,8 @@ func (*Mutation_Put) isMutation_Change() {}
 func (*Mutation_Delete) isMutation_Change() {}
 
 // Plan places instances. Each part is applied or rejected by itself: a part is rejected when its
-// service's revision has changed, a node of it is gone or cannot take it any more, a device is held.
+// service's generation has changed, a node of it is gone or cannot take it any more, a device is held, the
+// project's quota would be exceeded, or one of the instances to be preempted has changed.
 type Plan struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Parts         []*PlanPart            `protobuf:"bytes,1,rep,name=parts,proto3" json:"parts,omitempty"`
@@ -545,8 +562,10 @@ type PlanPart struct {
 	// Service generation that the part was computed for.
 	ServiceGeneration uint64 `protobuf:"varint,2,opt,name=service_generation,json=serviceGeneration,proto3" json:"service_generation,omitempty"`
 	// Placed together or not at all.
-	Instances     []*Instance `protobuf:"bytes,3,rep,name=instances,proto3" json:"instances,omitempty"`
-	Events        []*Event    `protobuf:"bytes,4,rep,name=events,proto3" json:"events,omitempty"`
+	Instances []*Instance `protobuf:"bytes,3,rep,name=instances,proto3" json:"instances,omitempty"`
+	Events    []*Event    `protobuf:"bytes,4,rep,name=events,proto3" json:"events,omitempty"`
+	// Asked to stop together or not at all, to make room for an instance of the service.
+	Preemptions   []*Preemption `protobuf:"bytes,5,rep,name=preemptions,proto3" json:"preemptions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -609,6 +628,75 @@ func (x *PlanPart) GetEvents() []*Event {
 	return nil
 }
 
+func (x *PlanPart) GetPreemptions() []*Preemption {
+	if x != nil {
+		return x.Preemptions
+	}
+	return nil
+}
+
+type Preemption struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	InstanceId string                 `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// That the planner saw.
+	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Becomes desired.reason.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Preemption) Reset() {
+	*x = Preemption{}
+	mi := &file_fleet_v1_raft_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Preemption) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Preemption) ProtoMessage() {}
+
+func (x *Preemption) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_raft_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Preemption.ProtoReflect.Descriptor instead.
+func (*Preemption) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Preemption) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *Preemption) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Preemption) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Report is what an agent saw. Reports of instances that no longer exist are dropped.
 type Report struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -621,7 +709,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_fleet_v1_raft_proto_msgTypes[6]
+	mi := &file_fleet_v1_raft_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +721,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_raft_proto_msgTypes[6]
+	mi := &file_fleet_v1_raft_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +734,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{6}
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Report) GetNode() string {
@@ -681,7 +769,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fleet_v1_raft_proto_msgTypes[7]
+	mi := &file_fleet_v1_raft_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +781,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_raft_proto_msgTypes[7]
+	mi := &file_fleet_v1_raft_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,7 +794,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{7}
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Cluster) GetMeta() *Meta {
@@ -736,7 +824,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_fleet_v1_raft_proto_msgTypes[8]
+	mi := &file_fleet_v1_raft_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +836,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_raft_proto_msgTypes[8]
+	mi := &file_fleet_v1_raft_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +849,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{8}
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Token) GetMeta() *Meta {
@@ -798,7 +886,7 @@ type RequestRecord struct {
 
 func (x *RequestRecord) Reset() {
 	*x = RequestRecord{}
-	mi := &file_fleet_v1_raft_proto_msgTypes[9]
+	mi := &file_fleet_v1_raft_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +898,7 @@ func (x *RequestRecord) String() string {
 func (*RequestRecord) ProtoMessage() {}
 
 func (x *RequestRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_raft_proto_msgTypes[9]
+	mi := &file_fleet_v1_raft_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +911,7 @@ func (x *RequestRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestRecord.ProtoReflect.Descriptor instead.
 func (*RequestRecord) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{9}
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RequestRecord) GetId() string {
@@ -870,7 +958,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_fleet_v1_raft_proto_msgTypes[10]
+	mi := &file_fleet_v1_raft_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -882,7 +970,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_raft_proto_msgTypes[10]
+	mi := &file_fleet_v1_raft_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -895,7 +983,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{10}
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -980,7 +1068,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fleet_v1_raft_proto_msgTypes[11]
+	mi := &file_fleet_v1_raft_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1080,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_raft_proto_msgTypes[11]
+	mi := &file_fleet_v1_raft_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1093,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{11}
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -1033,7 +1121,7 @@ type SnapshotTrailer struct {
 
 func (x *SnapshotTrailer) Reset() {
 	*x = SnapshotTrailer{}
-	mi := &file_fleet_v1_raft_proto_msgTypes[12]
+	mi := &file_fleet_v1_raft_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1133,7 @@ func (x *SnapshotTrailer) String() string {
 func (*SnapshotTrailer) ProtoMessage() {}
 
 func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_raft_proto_msgTypes[12]
+	mi := &file_fleet_v1_raft_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1146,7 @@ func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTrailer.ProtoReflect.Descriptor instead.
 func (*SnapshotTrailer) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{12}
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SnapshotTrailer) GetRecords() uint64 {
@@ -1079,7 +1167,7 @@ var File_fleet_v1_raft_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x13fleet/v1/raft.proto\x12\bfleet.v1\x1a\x14fleet/v1/agent.proto\x1a\x14fleet/v1/event.proto\x1a\x15fleet/v1/flavor.proto\x1a\x17fleet/v1/instance.proto\x1a\x13fleet/v1/meta.proto\x1a\x14fleet/v1/model.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pool.proto\x1a\x16fleet/v1/service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x02\n" +
+	"\x13fleet/v1/raft.proto\x12\bfleet.v1\x1a\x14fleet/v1/agent.proto\x1a\x14fleet/v1/event.proto\x1a\x15fleet/v1/flavor.proto\x1a\x17fleet/v1/instance.proto\x1a\x13fleet/v1/meta.proto\x1a\x14fleet/v1/model.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pool.proto\x1a\x14fleet/v1/quota.proto\x1a\x16fleet/v1/service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x02\n" +
 	"\aCommand\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
 	"\x06caller\x18\x02 \x01(\tR\x06caller\x12\x1d\n" +
@@ -1093,7 +1181,7 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	" \x01(\v2\x0f.fleet.v1.WriteH\x00R\x05write\x12$\n" +
 	"\x04plan\x18\v \x01(\v2\x0e.fleet.v1.PlanH\x00R\x04plan\x12*\n" +
 	"\x06report\x18\f \x01(\v2\x10.fleet.v1.ReportH\x00R\x06reportB\x04\n" +
-	"\x02op\"\xea\x02\n" +
+	"\x02op\"\x93\x03\n" +
 	"\x06Object\x12-\n" +
 	"\acluster\x18\x01 \x01(\v2\x11.fleet.v1.ClusterH\x00R\acluster\x12'\n" +
 	"\x05token\x18\x02 \x01(\v2\x0f.fleet.v1.TokenH\x00R\x05token\x12$\n" +
@@ -1102,7 +1190,8 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\x04pool\x18\x05 \x01(\v2\x0e.fleet.v1.PoolH\x00R\x04pool\x12'\n" +
 	"\x05model\x18\x06 \x01(\v2\x0f.fleet.v1.ModelH\x00R\x05model\x12-\n" +
 	"\aservice\x18\a \x01(\v2\x11.fleet.v1.ServiceH\x00R\aservice\x120\n" +
-	"\binstance\x18\b \x01(\v2\x12.fleet.v1.InstanceH\x00R\binstanceB\x06\n" +
+	"\binstance\x18\b \x01(\v2\x12.fleet.v1.InstanceH\x00R\binstance\x12'\n" +
+	"\x05quota\x18\t \x01(\v2\x0f.fleet.v1.QuotaH\x00R\x05quotaB\x06\n" +
 	"\x04kind\"b\n" +
 	"\x05Write\x120\n" +
 	"\tmutations\x18\x01 \x03(\v2\x12.fleet.v1.MutationR\tmutations\x12'\n" +
@@ -1113,13 +1202,20 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\x06delete\x18\x03 \x01(\v2\x13.fleet.v1.ObjectRefH\x00R\x06deleteB\b\n" +
 	"\x06change\"0\n" +
 	"\x04Plan\x12(\n" +
-	"\x05parts\x18\x01 \x03(\v2\x12.fleet.v1.PlanPartR\x05parts\"\xb3\x01\n" +
+	"\x05parts\x18\x01 \x03(\v2\x12.fleet.v1.PlanPartR\x05parts\"\xeb\x01\n" +
 	"\bPlanPart\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12-\n" +
 	"\x12service_generation\x18\x02 \x01(\x04R\x11serviceGeneration\x120\n" +
 	"\tinstances\x18\x03 \x03(\v2\x12.fleet.v1.InstanceR\tinstances\x12'\n" +
-	"\x06events\x18\x04 \x03(\v2\x0f.fleet.v1.EventR\x06events\"\x8e\x01\n" +
+	"\x06events\x18\x04 \x03(\v2\x0f.fleet.v1.EventR\x06events\x126\n" +
+	"\vpreemptions\x18\x05 \x03(\v2\x14.fleet.v1.PreemptionR\vpreemptions\"a\n" +
+	"\n" +
+	"Preemption\x12\x1f\n" +
+	"\vinstance_id\x18\x01 \x01(\tR\n" +
+	"instanceId\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x8e\x01\n" +
 	"\x06Report\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x126\n" +
 	"\tinstances\x18\x02 \x03(\v2\x18.fleet.v1.InstanceReportR\tinstances\x128\n" +
@@ -1162,7 +1258,7 @@ func file_fleet_v1_raft_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_raft_proto_rawDescData
 }
 
-var file_fleet_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_fleet_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_fleet_v1_raft_proto_goTypes = []any{
 	(*Command)(nil),               // 0: fleet.v1.Command
 	(*Object)(nil),                // 1: fleet.v1.Object
@@ -1170,60 +1266,64 @@ var file_fleet_v1_raft_proto_goTypes = []any{
 	(*Mutation)(nil),              // 3: fleet.v1.Mutation
 	(*Plan)(nil),                  // 4: fleet.v1.Plan
 	(*PlanPart)(nil),              // 5: fleet.v1.PlanPart
-	(*Report)(nil),                // 6: fleet.v1.Report
-	(*Cluster)(nil),               // 7: fleet.v1.Cluster
-	(*Token)(nil),                 // 8: fleet.v1.Token
-	(*RequestRecord)(nil),         // 9: fleet.v1.RequestRecord
-	(*SnapshotRecord)(nil),        // 10: fleet.v1.SnapshotRecord
-	(*SnapshotHeader)(nil),        // 11: fleet.v1.SnapshotHeader
-	(*SnapshotTrailer)(nil),       // 12: fleet.v1.SnapshotTrailer
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*Node)(nil),                  // 14: fleet.v1.Node
-	(*Flavor)(nil),                // 15: fleet.v1.Flavor
-	(*Pool)(nil),                  // 16: fleet.v1.Pool
-	(*Model)(nil),                 // 17: fleet.v1.Model
-	(*Service)(nil),               // 18: fleet.v1.Service
-	(*Instance)(nil),              // 19: fleet.v1.Instance
-	(*Event)(nil),                 // 20: fleet.v1.Event
-	(*ObjectRef)(nil),             // 21: fleet.v1.ObjectRef
-	(*InstanceReport)(nil),        // 22: fleet.v1.InstanceReport
-	(*ReportedEvent)(nil),         // 23: fleet.v1.ReportedEvent
-	(*Meta)(nil),                  // 24: fleet.v1.Meta
+	(*Preemption)(nil),            // 6: fleet.v1.Preemption
+	(*Report)(nil),                // 7: fleet.v1.Report
+	(*Cluster)(nil),               // 8: fleet.v1.Cluster
+	(*Token)(nil),                 // 9: fleet.v1.Token
+	(*RequestRecord)(nil),         // 10: fleet.v1.RequestRecord
+	(*SnapshotRecord)(nil),        // 11: fleet.v1.SnapshotRecord
+	(*SnapshotHeader)(nil),        // 12: fleet.v1.SnapshotHeader
+	(*SnapshotTrailer)(nil),       // 13: fleet.v1.SnapshotTrailer
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*Node)(nil),                  // 15: fleet.v1.Node
+	(*Flavor)(nil),                // 16: fleet.v1.Flavor
+	(*Pool)(nil),                  // 17: fleet.v1.Pool
+	(*Model)(nil),                 // 18: fleet.v1.Model
+	(*Service)(nil),               // 19: fleet.v1.Service
+	(*Instance)(nil),              // 20: fleet.v1.Instance
+	(*Quota)(nil),                 // 21: fleet.v1.Quota
+	(*Event)(nil),                 // 22: fleet.v1.Event
+	(*ObjectRef)(nil),             // 23: fleet.v1.ObjectRef
+	(*InstanceReport)(nil),        // 24: fleet.v1.InstanceReport
+	(*ReportedEvent)(nil),         // 25: fleet.v1.ReportedEvent
+	(*Meta)(nil),                  // 26: fleet.v1.Meta
 }
 var file_fleet_v1_raft_proto_depIdxs = []int32{
-	13, // 0: fleet.v1.Command.time:type_name -> google.protobuf.Timestamp
+	14, // 0: fleet.v1.Command.time:type_name -> google.protobuf.Timestamp
 	2,  // 1: fleet.v1.Command.write:type_name -> fleet.v1.Write
 	4,  // 2: fleet.v1.Command.plan:type_name -> fleet.v1.Plan
-	6,  // 3: fleet.v1.Command.report:type_name -> fleet.v1.Report
-	7,  // 4: fleet.v1.Object.cluster:type_name -> fleet.v1.Cluster
-	8,  // 5: fleet.v1.Object.token:type_name -> fleet.v1.Token
-	14, // 6: fleet.v1.Object.node:type_name -> fleet.v1.Node
-	15, // 7: fleet.v1.Object.flavor:type_name -> fleet.v1.Flavor
-	16, // 8: fleet.v1.Object.pool:type_name -> fleet.v1.Pool
-	17, // 9: fleet.v1.Object.model:type_name -> fleet.v1.Model
-	18, // 10: fleet.v1.Object.service:type_name -> fleet.v1.Service
-	19, // 11: fleet.v1.Object.instance:type_name -> fleet.v1.Instance
-	3,  // 12: fleet.v1.Write.mutations:type_name -> fleet.v1.Mutation
-	20, // 13: fleet.v1.Write.events:type_name -> fleet.v1.Event
-	1,  // 14: fleet.v1.Mutation.put:type_name -> fleet.v1.Object
-	21, // 15: fleet.v1.Mutation.delete:type_name -> fleet.v1.ObjectRef
-	5,  // 16: fleet.v1.Plan.parts:type_name -> fleet.v1.PlanPart
-	19, // 17: fleet.v1.PlanPart.instances:type_name -> fleet.v1.Instance
-	20, // 18: fleet.v1.PlanPart.events:type_name -> fleet.v1.Event
-	22, // 19: fleet.v1.Report.instances:type_name -> fleet.v1.InstanceReport
-	23, // 20: fleet.v1.Report.node_events:type_name -> fleet.v1.ReportedEvent
-	24, // 21: fleet.v1.Cluster.meta:type_name -> fleet.v1.Meta
-	24, // 22: fleet.v1.Token.meta:type_name -> fleet.v1.Meta
-	13, // 23: fleet.v1.RequestRecord.time:type_name -> google.protobuf.Timestamp
-	11, // 24: fleet.v1.SnapshotRecord.header:type_name -> fleet.v1.SnapshotHeader
-	1,  // 25: fleet.v1.SnapshotRecord.object:type_name -> fleet.v1.Object
-	9,  // 26: fleet.v1.SnapshotRecord.request:type_name -> fleet.v1.RequestRecord
-	12, // 27: fleet.v1.SnapshotRecord.trailer:type_name -> fleet.v1.SnapshotTrailer
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	7,  // 3: fleet.v1.Command.report:type_name -> fleet.v1.Report
+	8,  // 4: fleet.v1.Object.cluster:type_name -> fleet.v1.Cluster
+	9,  // 5: fleet.v1.Object.token:type_name -> fleet.v1.Token
+	15, // 6: fleet.v1.Object.node:type_name -> fleet.v1.Node
+	16, // 7: fleet.v1.Object.flavor:type_name -> fleet.v1.Flavor
+	17, // 8: fleet.v1.Object.pool:type_name -> fleet.v1.Pool
+	18, // 9: fleet.v1.Object.model:type_name -> fleet.v1.Model
+	19, // 10: fleet.v1.Object.service:type_name -> fleet.v1.Service
+	20, // 11: fleet.v1.Object.instance:type_name -> fleet.v1.Instance
+	21, // 12: fleet.v1.Object.quota:type_name -> fleet.v1.Quota
+	3,  // 13: fleet.v1.Write.mutations:type_name -> fleet.v1.Mutation
+	22, // 14: fleet.v1.Write.events:type_name -> fleet.v1.Event
+	1,  // 15: fleet.v1.Mutation.put:type_name -> fleet.v1.Object
+	23, // 16: fleet.v1.Mutation.delete:type_name -> fleet.v1.ObjectRef
+	5,  // 17: fleet.v1.Plan.parts:type_name -> fleet.v1.PlanPart
+	20, // 18: fleet.v1.PlanPart.instances:type_name -> fleet.v1.Instance
+	22, // 19: fleet.v1.PlanPart.events:type_name -> fleet.v1.Event
+	6,  // 20: fleet.v1.PlanPart.preemptions:type_name -> fleet.v1.Preemption
+	24, // 21: fleet.v1.Report.instances:type_name -> fleet.v1.InstanceReport
+	25, // 22: fleet.v1.Report.node_events:type_name -> fleet.v1.ReportedEvent
+	26, // 23: fleet.v1.Cluster.meta:type_name -> fleet.v1.Meta
+	26, // 24: fleet.v1.Token.meta:type_name -> fleet.v1.Meta
+	14, // 25: fleet.v1.RequestRecord.time:type_name -> google.protobuf.Timestamp
+	12, // 26: fleet.v1.SnapshotRecord.header:type_name -> fleet.v1.SnapshotHeader
+	1,  // 27: fleet.v1.SnapshotRecord.object:type_name -> fleet.v1.Object
+	10, // 28: fleet.v1.SnapshotRecord.request:type_name -> fleet.v1.RequestRecord
+	13, // 29: fleet.v1.SnapshotRecord.trailer:type_name -> fleet.v1.SnapshotTrailer
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_raft_proto_init() }
@@ -1239,6 +1339,7 @@ func file_fleet_v1_raft_proto_init() {
 	file_fleet_v1_model_proto_init()
 	file_fleet_v1_node_proto_init()
 	file_fleet_v1_pool_proto_init()
+	file_fleet_v1_quota_proto_init()
 	file_fleet_v1_service_proto_init()
 	file_fleet_v1_raft_proto_msgTypes[0].OneofWrappers = []any{
 		(*Command_Write)(nil),
@@ -1254,12 +1355,13 @@ func file_fleet_v1_raft_proto_init() {
 		(*Object_Model)(nil),
 		(*Object_Service)(nil),
 		(*Object_Instance)(nil),
+		(*Object_Quota)(nil),
 	}
 	file_fleet_v1_raft_proto_msgTypes[3].OneofWrappers = []any{
 		(*Mutation_Put)(nil),
 		(*Mutation_Delete)(nil),
 	}
-	file_fleet_v1_raft_proto_msgTypes[10].OneofWrappers = []any{
+	file_fleet_v1_raft_proto_msgTypes[11].OneofWrappers = []any{
 		(*SnapshotRecord_Header)(nil),
 		(*SnapshotRecord_Object)(nil),
 		(*SnapshotRecord_Request)(nil),
@@ -1271,7 +1373,7 @@ func file_fleet_v1_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_raft_proto_rawDesc), len(file_fleet_v1_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -217,7 +217,15 @@ type ServiceVersion struct {
 	// Dedicated pools only.
 	Mounts []*Mount `protobuf:"bytes,8,rep,name=mounts,proto3" json:"mounts,omitempty"`
 	// Override the flavor's.
-	Limits        *Limits `protobuf:"bytes,9,opt,name=limits,proto3" json:"limits,omitempty"`
+	Limits    *Limits         `protobuf:"bytes,9,opt,name=limits,proto3" json:"limits,omitempty"`
+	Placement *PlacementRules `protobuf:"bytes,10,opt,name=placement,proto3" json:"placement,omitempty"`
+	// 0–100, default 0: who is placed first, and who may have preemptible instances of less priority stopped.
+	Priority int32 `protobuf:"varint,11,opt,name=priority,proto3" json:"priority,omitempty"`
+	// Its instances may be stopped to make room for others of more priority, and at the deadline of a drain.
+	Preemptible bool `protobuf:"varint,12,opt,name=preemptible,proto3" json:"preemptible,omitempty"`
+	// How many nodes one instance spans, each with a share as the flavor says: 1–256, default 1. Above 1 an
+	// instance is a gang, placed and replaced as a whole.
+	Nodes         int32 `protobuf:"varint,13,opt,name=nodes,proto3" json:"nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -315,6 +323,241 @@ func (x *ServiceVersion) GetLimits() *Limits {
 	return nil
 }
 
+func (x *ServiceVersion) GetPlacement() *PlacementRules {
+	if x != nil {
+		return x.Placement
+	}
+	return nil
+}
+
+func (x *ServiceVersion) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *ServiceVersion) GetPreemptible() bool {
+	if x != nil {
+		return x.Preemptible
+	}
+	return false
+}
+
+func (x *ServiceVersion) GetNodes() int32 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
+}
+
+// PlacementRules narrow down or rank the nodes of the pool.
+type PlacementRules struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Labels that a node must have.
+	Required map[string]string `protobuf:"bytes,1,rep,name=required,proto3" json:"required,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Labels that a node should have, at most 4: the heaviest counts before all lighter ones together.
+	Preferred []*PreferredLabel `protobuf:"bytes,2,rep,name=preferred,proto3" json:"preferred,omitempty"`
+	// Over which labels the version's instances are spread, at most 2.
+	Spread []*SpreadRule `protobuf:"bytes,3,rep,name=spread,proto3" json:"spread,omitempty"`
+	// No two instances of the version on one node.
+	AntiAffinity bool `protobuf:"varint,4,opt,name=anti_affinity,json=antiAffinity,proto3" json:"anti_affinity,omitempty"`
+	// Only these nodes, by name; empty for all.
+	Nodes         []string `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlacementRules) Reset() {
+	*x = PlacementRules{}
+	mi := &file_fleet_v1_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlacementRules) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlacementRules) ProtoMessage() {}
+
+func (x *PlacementRules) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlacementRules.ProtoReflect.Descriptor instead.
+func (*PlacementRules) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PlacementRules) GetRequired() map[string]string {
+	if x != nil {
+		return x.Required
+	}
+	return nil
+}
+
+func (x *PlacementRules) GetPreferred() []*PreferredLabel {
+	if x != nil {
+		return x.Preferred
+	}
+	return nil
+}
+
+func (x *PlacementRules) GetSpread() []*SpreadRule {
+	if x != nil {
+		return x.Spread
+	}
+	return nil
+}
+
+func (x *PlacementRules) GetAntiAffinity() bool {
+	if x != nil {
+		return x.AntiAffinity
+	}
+	return false
+}
+
+func (x *PlacementRules) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type PreferredLabel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Label string                 `protobuf:"bytes,1,opt,name=label,proto3" json:"label,omitempty"`
+	Value string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// 1–100, default 1.
+	Weight        int32 `protobuf:"varint,3,opt,name=weight,proto3" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreferredLabel) Reset() {
+	*x = PreferredLabel{}
+	mi := &file_fleet_v1_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreferredLabel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreferredLabel) ProtoMessage() {}
+
+func (x *PreferredLabel) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreferredLabel.ProtoReflect.Descriptor instead.
+func (*PreferredLabel) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PreferredLabel) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *PreferredLabel) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *PreferredLabel) GetWeight() int32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+// SpreadRule spreads over the values of a node label, such as a rack or a power zone. A node without the
+// label isn't used when the rule is required, and comes last otherwise.
+type SpreadRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Label string                 `protobuf:"bytes,1,opt,name=label,proto3" json:"label,omitempty"`
+	// By how many instances the values may differ: 1–100, default 1.
+	MaxSkew int32 `protobuf:"varint,2,opt,name=max_skew,json=maxSkew,proto3" json:"max_skew,omitempty"`
+	// Instances wait rather than exceed max_skew.
+	Required      bool `protobuf:"varint,3,opt,name=required,proto3" json:"required,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpreadRule) Reset() {
+	*x = SpreadRule{}
+	mi := &file_fleet_v1_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpreadRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpreadRule) ProtoMessage() {}
+
+func (x *SpreadRule) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpreadRule.ProtoReflect.Descriptor instead.
+func (*SpreadRule) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SpreadRule) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *SpreadRule) GetMaxSkew() int32 {
+	if x != nil {
+		return x.MaxSkew
+	}
+	return 0
+}
+
+func (x *SpreadRule) GetRequired() bool {
+	if x != nil {
+		return x.Required
+	}
+	return false
+}
+
 type ServiceDesired struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "running", "stopped" or "deleted".
@@ -331,7 +574,7 @@ type ServiceDesired struct {
 
 func (x *ServiceDesired) Reset() {
 	*x = ServiceDesired{}
-	mi := &file_fleet_v1_service_proto_msgTypes[3]
+	mi := &file_fleet_v1_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -343,7 +586,7 @@ func (x *ServiceDesired) String() string {
 func (*ServiceDesired) ProtoMessage() {}
 
 func (x *ServiceDesired) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[3]
+	mi := &file_fleet_v1_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -356,7 +599,7 @@ func (x *ServiceDesired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceDesired.ProtoReflect.Descriptor instead.
 func (*ServiceDesired) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{3}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ServiceDesired) GetState() string {
@@ -409,7 +652,7 @@ type ServiceStatus struct {
 
 func (x *ServiceStatus) Reset() {
 	*x = ServiceStatus{}
-	mi := &file_fleet_v1_service_proto_msgTypes[4]
+	mi := &file_fleet_v1_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -421,7 +664,7 @@ func (x *ServiceStatus) String() string {
 func (*ServiceStatus) ProtoMessage() {}
 
 func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[4]
+	mi := &file_fleet_v1_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -434,7 +677,7 @@ func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceStatus.ProtoReflect.Descriptor instead.
 func (*ServiceStatus) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{4}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ServiceStatus) GetState() string {
@@ -503,13 +746,19 @@ type ServiceVersionStatus struct {
 	Ready  int32 `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
 	// Why instances wait for a node: per filter, how many nodes it removed, and what is short.
 	WaitingReason string `protobuf:"bytes,6,opt,name=waiting_reason,json=waitingReason,proto3" json:"waiting_reason,omitempty"`
+	// Since when instances wait; those that wait longer come first among equals of priority.
+	WaitingSince *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=waiting_since,json=waitingSince,proto3" json:"waiting_since,omitempty"`
+	// What is kept free for an instance that is next in line.
+	Reservation *Reservation `protobuf:"bytes,8,opt,name=reservation,proto3" json:"reservation,omitempty"`
+	// Filled in on reads, never stored: the whole of waiting_reason.
+	Explanation   *Explanation `protobuf:"bytes,9,opt,name=explanation,proto3" json:"explanation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ServiceVersionStatus) Reset() {
 	*x = ServiceVersionStatus{}
-	mi := &file_fleet_v1_service_proto_msgTypes[5]
+	mi := &file_fleet_v1_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +770,7 @@ func (x *ServiceVersionStatus) String() string {
 func (*ServiceVersionStatus) ProtoMessage() {}
 
 func (x *ServiceVersionStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[5]
+	mi := &file_fleet_v1_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +783,7 @@ func (x *ServiceVersionStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceVersionStatus.ProtoReflect.Descriptor instead.
 func (*ServiceVersionStatus) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{5}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ServiceVersionStatus) GetModel() string {
@@ -579,6 +828,577 @@ func (x *ServiceVersionStatus) GetWaitingReason() string {
 	return ""
 }
 
+func (x *ServiceVersionStatus) GetWaitingSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WaitingSince
+	}
+	return nil
+}
+
+func (x *ServiceVersionStatus) GetReservation() *Reservation {
+	if x != nil {
+		return x.Reservation
+	}
+	return nil
+}
+
+func (x *ServiceVersionStatus) GetExplanation() *Explanation {
+	if x != nil {
+		return x.Explanation
+	}
+	return nil
+}
+
+// Reservation keeps what becomes free on nodes from requests that come later in line.
+type Reservation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of the nodes.
+	Nodes []string `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// For example "5 of 8 devices are free, 3 are awaited from preempted instances".
+	Detail        string                 `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reservation) Reset() {
+	*x = Reservation{}
+	mi := &file_fleet_v1_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reservation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reservation) ProtoMessage() {}
+
+func (x *Reservation) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
+func (*Reservation) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Reservation) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Reservation) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Reservation) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// Explanation says why no node (or not enough nodes, for a gang) takes an instance.
+type Explanation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One line.
+	Summary string `protobuf:"bytes,1,opt,name=summary,proto3" json:"summary,omitempty"`
+	// Nodes of the pool.
+	Nodes int32 `protobuf:"varint,2,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	// In the order in which they were applied; a node is counted by the first that removed it.
+	Filters []*FilterCount `protobuf:"bytes,3,rep,name=filters,proto3" json:"filters,omitempty"`
+	// The nodes that came closest, best first, at most 5.
+	NearMisses []*NearMiss `protobuf:"bytes,4,rep,name=near_misses,json=nearMisses,proto3" json:"near_misses,omitempty"`
+	// What would make it fit, one line each: "it fits if 1 gpu.h100 on n7 is freed", "it fits with 4 devices
+	// instead of 8".
+	Remedies      []string `protobuf:"bytes,5,rep,name=remedies,proto3" json:"remedies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Explanation) Reset() {
+	*x = Explanation{}
+	mi := &file_fleet_v1_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Explanation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Explanation) ProtoMessage() {}
+
+func (x *Explanation) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
+func (*Explanation) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Explanation) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *Explanation) GetNodes() int32 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
+}
+
+func (x *Explanation) GetFilters() []*FilterCount {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+func (x *Explanation) GetNearMisses() []*NearMiss {
+	if x != nil {
+		return x.NearMisses
+	}
+	return nil
+}
+
+func (x *Explanation) GetRemedies() []string {
+	if x != nil {
+		return x.Remedies
+	}
+	return nil
+}
+
+type FilterCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For example "devices".
+	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// How many nodes it removed.
+	Nodes int32 `protobuf:"varint,2,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	// For example "lack free devices (need 8 × nvidia H100*, most free 5 on n7)".
+	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FilterCount) Reset() {
+	*x = FilterCount{}
+	mi := &file_fleet_v1_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilterCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilterCount) ProtoMessage() {}
+
+func (x *FilterCount) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilterCount.ProtoReflect.Descriptor instead.
+func (*FilterCount) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *FilterCount) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *FilterCount) GetNodes() int32 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
+}
+
+func (x *FilterCount) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+type NearMiss struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// For example "5 of 8 devices are free".
+	Missing       string `protobuf:"bytes,2,opt,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NearMiss) Reset() {
+	*x = NearMiss{}
+	mi := &file_fleet_v1_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NearMiss) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NearMiss) ProtoMessage() {}
+
+func (x *NearMiss) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NearMiss.ProtoReflect.Descriptor instead.
+func (*NearMiss) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *NearMiss) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NearMiss) GetMissing() string {
+	if x != nil {
+		return x.Missing
+	}
+	return ""
+}
+
+type PlanServiceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       *Service               `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanServiceRequest) Reset() {
+	*x = PlanServiceRequest{}
+	mi := &file_fleet_v1_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanServiceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanServiceRequest) ProtoMessage() {}
+
+func (x *PlanServiceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanServiceRequest.ProtoReflect.Descriptor instead.
+func (*PlanServiceRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PlanServiceRequest) GetService() *Service {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+type PlanServiceResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Instances []*PlannedInstance     `protobuf:"bytes,1,rep,name=instances,proto3" json:"instances,omitempty"`
+	// Of each version that has instances that would wait.
+	Waits         []*PlannedWait `protobuf:"bytes,2,rep,name=waits,proto3" json:"waits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanServiceResponse) Reset() {
+	*x = PlanServiceResponse{}
+	mi := &file_fleet_v1_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanServiceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanServiceResponse) ProtoMessage() {}
+
+func (x *PlanServiceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanServiceResponse.ProtoReflect.Descriptor instead.
+func (*PlanServiceResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PlanServiceResponse) GetInstances() []*PlannedInstance {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+func (x *PlanServiceResponse) GetWaits() []*PlannedWait {
+	if x != nil {
+		return x.Waits
+	}
+	return nil
+}
+
+// PlannedInstance is where one instance would go.
+type PlannedInstance struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Model        string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	ModelVersion string                 `protobuf:"bytes,2,opt,name=model_version,json=modelVersion,proto3" json:"model_version,omitempty"`
+	// One for each node that it spans.
+	Members []*PlannedMember `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	// Names of the instances that would be preempted first.
+	Preempts      []string `protobuf:"bytes,4,rep,name=preempts,proto3" json:"preempts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedInstance) Reset() {
+	*x = PlannedInstance{}
+	mi := &file_fleet_v1_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedInstance) ProtoMessage() {}
+
+func (x *PlannedInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedInstance.ProtoReflect.Descriptor instead.
+func (*PlannedInstance) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PlannedInstance) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *PlannedInstance) GetModelVersion() string {
+	if x != nil {
+		return x.ModelVersion
+	}
+	return ""
+}
+
+func (x *PlannedInstance) GetMembers() []*PlannedMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *PlannedInstance) GetPreempts() []string {
+	if x != nil {
+		return x.Preempts
+	}
+	return nil
+}
+
+type PlannedMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	DeviceIds     []string               `protobuf:"bytes,2,rep,name=device_ids,json=deviceIds,proto3" json:"device_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedMember) Reset() {
+	*x = PlannedMember{}
+	mi := &file_fleet_v1_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedMember) ProtoMessage() {}
+
+func (x *PlannedMember) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedMember.ProtoReflect.Descriptor instead.
+func (*PlannedMember) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PlannedMember) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PlannedMember) GetDeviceIds() []string {
+	if x != nil {
+		return x.DeviceIds
+	}
+	return nil
+}
+
+type PlannedWait struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	ModelVersion  string                 `protobuf:"bytes,2,opt,name=model_version,json=modelVersion,proto3" json:"model_version,omitempty"`
+	Instances     int32                  `protobuf:"varint,3,opt,name=instances,proto3" json:"instances,omitempty"`
+	Explanation   *Explanation           `protobuf:"bytes,4,opt,name=explanation,proto3" json:"explanation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedWait) Reset() {
+	*x = PlannedWait{}
+	mi := &file_fleet_v1_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedWait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedWait) ProtoMessage() {}
+
+func (x *PlannedWait) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedWait.ProtoReflect.Descriptor instead.
+func (*PlannedWait) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PlannedWait) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *PlannedWait) GetModelVersion() string {
+	if x != nil {
+		return x.ModelVersion
+	}
+	return ""
+}
+
+func (x *PlannedWait) GetInstances() int32 {
+	if x != nil {
+		return x.Instances
+	}
+	return 0
+}
+
+func (x *PlannedWait) GetExplanation() *Explanation {
+	if x != nil {
+		return x.Explanation
+	}
+	return nil
+}
+
 type DeployServiceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Service       *Service               `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -589,7 +1409,7 @@ type DeployServiceRequest struct {
 
 func (x *DeployServiceRequest) Reset() {
 	*x = DeployServiceRequest{}
-	mi := &file_fleet_v1_service_proto_msgTypes[6]
+	mi := &file_fleet_v1_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -601,7 +1421,7 @@ func (x *DeployServiceRequest) String() string {
 func (*DeployServiceRequest) ProtoMessage() {}
 
 func (x *DeployServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[6]
+	mi := &file_fleet_v1_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -614,7 +1434,7 @@ func (x *DeployServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeployServiceRequest.ProtoReflect.Descriptor instead.
 func (*DeployServiceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{6}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeployServiceRequest) GetService() *Service {
@@ -642,7 +1462,7 @@ type DeployServiceResponse struct {
 
 func (x *DeployServiceResponse) Reset() {
 	*x = DeployServiceResponse{}
-	mi := &file_fleet_v1_service_proto_msgTypes[7]
+	mi := &file_fleet_v1_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -654,7 +1474,7 @@ func (x *DeployServiceResponse) String() string {
 func (*DeployServiceResponse) ProtoMessage() {}
 
 func (x *DeployServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[7]
+	mi := &file_fleet_v1_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -667,7 +1487,7 @@ func (x *DeployServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeployServiceResponse.ProtoReflect.Descriptor instead.
 func (*DeployServiceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{7}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeployServiceResponse) GetService() *Service {
@@ -695,7 +1515,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_fleet_v1_service_proto_msgTypes[8]
+	mi := &file_fleet_v1_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +1527,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[8]
+	mi := &file_fleet_v1_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +1540,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{8}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListServicesRequest) GetProject() string {
@@ -746,7 +1566,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_fleet_v1_service_proto_msgTypes[9]
+	mi := &file_fleet_v1_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +1578,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[9]
+	mi := &file_fleet_v1_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +1591,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{9}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListServicesResponse) GetServices() []*Service {
@@ -792,7 +1612,7 @@ type GetServiceRequest struct {
 
 func (x *GetServiceRequest) Reset() {
 	*x = GetServiceRequest{}
-	mi := &file_fleet_v1_service_proto_msgTypes[10]
+	mi := &file_fleet_v1_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +1624,7 @@ func (x *GetServiceRequest) String() string {
 func (*GetServiceRequest) ProtoMessage() {}
 
 func (x *GetServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[10]
+	mi := &file_fleet_v1_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +1637,7 @@ func (x *GetServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServiceRequest.ProtoReflect.Descriptor instead.
 func (*GetServiceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{10}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetServiceRequest) GetProject() string {
@@ -844,7 +1664,7 @@ type GetServiceResponse struct {
 
 func (x *GetServiceResponse) Reset() {
 	*x = GetServiceResponse{}
-	mi := &file_fleet_v1_service_proto_msgTypes[11]
+	mi := &file_fleet_v1_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1676,7 @@ func (x *GetServiceResponse) String() string {
 func (*GetServiceResponse) ProtoMessage() {}
 
 func (x *GetServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[11]
+	mi := &file_fleet_v1_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1689,7 @@ func (x *GetServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServiceResponse.ProtoReflect.Descriptor instead.
 func (*GetServiceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{11}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetServiceResponse) GetService() *Service {
@@ -896,7 +1716,7 @@ type WatchServiceRequest struct {
 
 func (x *WatchServiceRequest) Reset() {
 	*x = WatchServiceRequest{}
-	mi := &file_fleet_v1_service_proto_msgTypes[12]
+	mi := &file_fleet_v1_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +1728,7 @@ func (x *WatchServiceRequest) String() string {
 func (*WatchServiceRequest) ProtoMessage() {}
 
 func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[12]
+	mi := &file_fleet_v1_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +1741,7 @@ func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceRequest.ProtoReflect.Descriptor instead.
 func (*WatchServiceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{12}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchServiceRequest) GetProject() string {
@@ -950,7 +1770,7 @@ type WatchServiceResponse struct {
 
 func (x *WatchServiceResponse) Reset() {
 	*x = WatchServiceResponse{}
-	mi := &file_fleet_v1_service_proto_msgTypes[13]
+	mi := &file_fleet_v1_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1782,7 @@ func (x *WatchServiceResponse) String() string {
 func (*WatchServiceResponse) ProtoMessage() {}
 
 func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[13]
+	mi := &file_fleet_v1_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1795,7 @@ func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceResponse.ProtoReflect.Descriptor instead.
 func (*WatchServiceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{13}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchServiceResponse) GetService() *Service {
@@ -1014,7 +1834,7 @@ type ScaleServiceRequest struct {
 
 func (x *ScaleServiceRequest) Reset() {
 	*x = ScaleServiceRequest{}
-	mi := &file_fleet_v1_service_proto_msgTypes[14]
+	mi := &file_fleet_v1_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1846,7 @@ func (x *ScaleServiceRequest) String() string {
 func (*ScaleServiceRequest) ProtoMessage() {}
 
 func (x *ScaleServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[14]
+	mi := &file_fleet_v1_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1859,7 @@ func (x *ScaleServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScaleServiceRequest.ProtoReflect.Descriptor instead.
 func (*ScaleServiceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{14}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ScaleServiceRequest) GetProject() string {
@@ -1093,7 +1913,7 @@ type ScaleServiceResponse struct {
 
 func (x *ScaleServiceResponse) Reset() {
 	*x = ScaleServiceResponse{}
-	mi := &file_fleet_v1_service_proto_msgTypes[15]
+	mi := &file_fleet_v1_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1925,7 @@ func (x *ScaleServiceResponse) String() string {
 func (*ScaleServiceResponse) ProtoMessage() {}
 
 func (x *ScaleServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[15]
+	mi := &file_fleet_v1_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1938,7 @@ func (x *ScaleServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScaleServiceResponse.ProtoReflect.Descriptor instead.
 func (*ScaleServiceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{15}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ScaleServiceResponse) GetService() *Service {
@@ -1139,7 +1959,7 @@ type StartServiceRequest struct {
 
 func (x *StartServiceRequest) Reset() {
 	*x = StartServiceRequest{}
-	mi := &file_fleet_v1_service_proto_msgTypes[16]
+	mi := &file_fleet_v1_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1971,7 @@ func (x *StartServiceRequest) String() string {
 func (*StartServiceRequest) ProtoMessage() {}
 
 func (x *StartServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[16]
+	mi := &file_fleet_v1_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1984,7 @@ func (x *StartServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartServiceRequest.ProtoReflect.Descriptor instead.
 func (*StartServiceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{16}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StartServiceRequest) GetProject() string {
@@ -1197,7 +2017,7 @@ type StartServiceResponse struct {
 
 func (x *StartServiceResponse) Reset() {
 	*x = StartServiceResponse{}
-	mi := &file_fleet_v1_service_proto_msgTypes[17]
+	mi := &file_fleet_v1_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +2029,7 @@ func (x *StartServiceResponse) String() string {
 func (*StartServiceResponse) ProtoMessage() {}
 
 func (x *StartServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[17]
+	mi := &file_fleet_v1_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +2042,7 @@ func (x *StartServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartServiceResponse.ProtoReflect.Descriptor instead.
 func (*StartServiceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{17}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StartServiceResponse) GetService() *Service {
@@ -1243,7 +2063,7 @@ type StopServiceRequest struct {
 
 func (x *StopServiceRequest) Reset() {
 	*x = StopServiceRequest{}
-	mi := &file_fleet_v1_service_proto_msgTypes[18]
+	mi := &file_fleet_v1_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +2075,7 @@ func (x *StopServiceRequest) String() string {
 func (*StopServiceRequest) ProtoMessage() {}
 
 func (x *StopServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[18]
+	mi := &file_fleet_v1_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +2088,7 @@ func (x *StopServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopServiceRequest.ProtoReflect.Descriptor instead.
 func (*StopServiceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{18}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StopServiceRequest) GetProject() string {
@@ -1301,7 +2121,7 @@ type StopServiceResponse struct {
 
 func (x *StopServiceResponse) Reset() {
 	*x = StopServiceResponse{}
-	mi := &file_fleet_v1_service_proto_msgTypes[19]
+	mi := &file_fleet_v1_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +2133,7 @@ func (x *StopServiceResponse) String() string {
 func (*StopServiceResponse) ProtoMessage() {}
 
 func (x *StopServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[19]
+	mi := &file_fleet_v1_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +2146,7 @@ func (x *StopServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopServiceResponse.ProtoReflect.Descriptor instead.
 func (*StopServiceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{19}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StopServiceResponse) GetService() *Service {
@@ -1347,7 +2167,7 @@ type RestartServiceRequest struct {
 
 func (x *RestartServiceRequest) Reset() {
 	*x = RestartServiceRequest{}
-	mi := &file_fleet_v1_service_proto_msgTypes[20]
+	mi := &file_fleet_v1_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1359,7 +2179,7 @@ func (x *RestartServiceRequest) String() string {
 func (*RestartServiceRequest) ProtoMessage() {}
 
 func (x *RestartServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[20]
+	mi := &file_fleet_v1_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1372,7 +2192,7 @@ func (x *RestartServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartServiceRequest.ProtoReflect.Descriptor instead.
 func (*RestartServiceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{20}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RestartServiceRequest) GetProject() string {
@@ -1405,7 +2225,7 @@ type RestartServiceResponse struct {
 
 func (x *RestartServiceResponse) Reset() {
 	*x = RestartServiceResponse{}
-	mi := &file_fleet_v1_service_proto_msgTypes[21]
+	mi := &file_fleet_v1_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +2237,7 @@ func (x *RestartServiceResponse) String() string {
 func (*RestartServiceResponse) ProtoMessage() {}
 
 func (x *RestartServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[21]
+	mi := &file_fleet_v1_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +2250,7 @@ func (x *RestartServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartServiceResponse.ProtoReflect.Descriptor instead.
 func (*RestartServiceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{21}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RestartServiceResponse) GetService() *Service {
@@ -1451,7 +2271,7 @@ type DeleteServiceRequest struct {
 
 func (x *DeleteServiceRequest) Reset() {
 	*x = DeleteServiceRequest{}
-	mi := &file_fleet_v1_service_proto_msgTypes[22]
+	mi := &file_fleet_v1_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1463,7 +2283,7 @@ func (x *DeleteServiceRequest) String() string {
 func (*DeleteServiceRequest) ProtoMessage() {}
 
 func (x *DeleteServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[22]
+	mi := &file_fleet_v1_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1476,7 +2296,7 @@ func (x *DeleteServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteServiceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteServiceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{22}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeleteServiceRequest) GetProject() string {
@@ -1508,7 +2328,7 @@ type DeleteServiceResponse struct {
 
 func (x *DeleteServiceResponse) Reset() {
 	*x = DeleteServiceResponse{}
-	mi := &file_fleet_v1_service_proto_msgTypes[23]
+	mi := &file_fleet_v1_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1520,7 +2340,7 @@ func (x *DeleteServiceResponse) String() string {
 func (*DeleteServiceResponse) ProtoMessage() {}
 
 func (x *DeleteServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[23]
+	mi := &file_fleet_v1_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1533,7 +2353,7 @@ func (x *DeleteServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteServiceResponse.ProtoReflect.Descriptor instead.
 func (*DeleteServiceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{23}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{35}
 }
 
 type ListEndpointsRequest struct {
@@ -1546,7 +2366,7 @@ type ListEndpointsRequest struct {
 
 func (x *ListEndpointsRequest) Reset() {
 	*x = ListEndpointsRequest{}
-	mi := &file_fleet_v1_service_proto_msgTypes[24]
+	mi := &file_fleet_v1_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1558,7 +2378,7 @@ func (x *ListEndpointsRequest) String() string {
 func (*ListEndpointsRequest) ProtoMessage() {}
 
 func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[24]
+	mi := &file_fleet_v1_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1571,7 +2391,7 @@ func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{24}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListEndpointsRequest) GetProject() string {
@@ -1600,7 +2420,7 @@ type ListEndpointsResponse struct {
 
 func (x *ListEndpointsResponse) Reset() {
 	*x = ListEndpointsResponse{}
-	mi := &file_fleet_v1_service_proto_msgTypes[25]
+	mi := &file_fleet_v1_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +2432,7 @@ func (x *ListEndpointsResponse) String() string {
 func (*ListEndpointsResponse) ProtoMessage() {}
 
 func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[25]
+	mi := &file_fleet_v1_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +2445,7 @@ func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListEndpointsResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{25}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListEndpointsResponse) GetEndpoints() []*Endpoint {
@@ -1666,7 +2486,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_fleet_v1_service_proto_msgTypes[26]
+	mi := &file_fleet_v1_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +2498,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[26]
+	mi := &file_fleet_v1_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +2511,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{26}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Endpoint) GetSchema() string {
@@ -1757,7 +2577,7 @@ type PullProgress struct {
 
 func (x *PullProgress) Reset() {
 	*x = PullProgress{}
-	mi := &file_fleet_v1_service_proto_msgTypes[27]
+	mi := &file_fleet_v1_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +2589,7 @@ func (x *PullProgress) String() string {
 func (*PullProgress) ProtoMessage() {}
 
 func (x *PullProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_service_proto_msgTypes[27]
+	mi := &file_fleet_v1_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +2602,7 @@ func (x *PullProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullProgress.ProtoReflect.Descriptor instead.
 func (*PullProgress) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_service_proto_rawDescGZIP(), []int{27}
+	return file_fleet_v1_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PullProgress) GetInstanceId() string {
@@ -1833,7 +2653,7 @@ const file_fleet_v1_service_proto_rawDesc = "" +
 	"\x14grace_period_seconds\x18\a \x01(\x05H\x00R\x12gracePeriodSeconds\x88\x01\x01\x12=\n" +
 	"\x18reschedule_after_seconds\x18\b \x01(\x05H\x01R\x16rescheduleAfterSeconds\x88\x01\x01B\x17\n" +
 	"\x15_grace_period_secondsB\x1b\n" +
-	"\x19_reschedule_after_secondsJ\x04\b\t\x10\x0fR\rtraffic_limitR\twebsocketR\x0fcustom_settingsR\asecretsR\bpriorityR\x06spread\"\x82\x03\n" +
+	"\x19_reschedule_after_secondsJ\x04\b\t\x10\x0fR\rtraffic_limitR\twebsocketR\x0fcustom_settingsR\asecretsR\bpriorityR\x06spread\"\x8e\x04\n" +
 	"\x0eServiceVersion\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12#\n" +
 	"\rmodel_version\x18\x02 \x01(\tR\fmodelVersion\x12\x16\n" +
@@ -1843,10 +2663,33 @@ const file_fleet_v1_service_proto_rawDesc = "" +
 	"\x03env\x18\x06 \x03(\v2!.fleet.v1.ServiceVersion.EnvEntryR\x03env\x12'\n" +
 	"\x0ftimeout_minutes\x18\a \x01(\x05R\x0etimeoutMinutes\x12'\n" +
 	"\x06mounts\x18\b \x03(\v2\x0f.fleet.v1.MountR\x06mounts\x12(\n" +
-	"\x06limits\x18\t \x01(\v2\x10.fleet.v1.LimitsR\x06limits\x1a6\n" +
+	"\x06limits\x18\t \x01(\v2\x10.fleet.v1.LimitsR\x06limits\x126\n" +
+	"\tplacement\x18\n" +
+	" \x01(\v2\x18.fleet.v1.PlacementRulesR\tplacement\x12\x1a\n" +
+	"\bpriority\x18\v \x01(\x05R\bpriority\x12 \n" +
+	"\vpreemptible\x18\f \x01(\bR\vpreemptible\x12\x14\n" +
+	"\x05nodes\x18\r \x01(\x05R\x05nodes\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb2\x02\n" +
+	"\x0ePlacementRules\x12B\n" +
+	"\brequired\x18\x01 \x03(\v2&.fleet.v1.PlacementRules.RequiredEntryR\brequired\x126\n" +
+	"\tpreferred\x18\x02 \x03(\v2\x18.fleet.v1.PreferredLabelR\tpreferred\x12,\n" +
+	"\x06spread\x18\x03 \x03(\v2\x14.fleet.v1.SpreadRuleR\x06spread\x12#\n" +
+	"\ranti_affinity\x18\x04 \x01(\bR\fantiAffinity\x12\x14\n" +
+	"\x05nodes\x18\x05 \x03(\tR\x05nodes\x1a;\n" +
+	"\rRequiredEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"T\n" +
+	"\x0ePreferredLabel\x12\x14\n" +
+	"\x05label\x18\x01 \x01(\tR\x05label\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06weight\x18\x03 \x01(\x05R\x06weight\"Y\n" +
+	"\n" +
+	"SpreadRule\x12\x14\n" +
+	"\x05label\x18\x01 \x01(\tR\x05label\x12\x19\n" +
+	"\bmax_skew\x18\x02 \x01(\x05R\amaxSkew\x12\x1a\n" +
+	"\brequired\x18\x03 \x01(\bR\brequired\"\x93\x01\n" +
 	"\x0eServiceDesired\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\x18\n" +
 	"\arestart\x18\x02 \x01(\x04R\arestart\x129\n" +
@@ -1863,14 +2706,54 @@ const file_fleet_v1_service_proto_rawDesc = "" +
 	"\x12running_generation\x18\x06 \x01(\x04R\x11runningGeneration\x12\x1c\n" +
 	"\trestarted\x18\a \x01(\x04R\trestarted\x12;\n" +
 	"\vdeploy_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"deployTime\"\xc0\x01\n" +
+	"deployTime\"\xf3\x02\n" +
 	"\x14ServiceVersionStatus\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12#\n" +
 	"\rmodel_version\x18\x02 \x01(\tR\fmodelVersion\x12\x18\n" +
 	"\adesired\x18\x03 \x01(\x05R\adesired\x12\x16\n" +
 	"\x06placed\x18\x04 \x01(\x05R\x06placed\x12\x14\n" +
 	"\x05ready\x18\x05 \x01(\x05R\x05ready\x12%\n" +
-	"\x0ewaiting_reason\x18\x06 \x01(\tR\rwaitingReason\"b\n" +
+	"\x0ewaiting_reason\x18\x06 \x01(\tR\rwaitingReason\x12?\n" +
+	"\rwaiting_since\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\fwaitingSince\x127\n" +
+	"\vreservation\x18\b \x01(\v2\x15.fleet.v1.ReservationR\vreservation\x127\n" +
+	"\vexplanation\x18\t \x01(\v2\x15.fleet.v1.ExplanationR\vexplanation\"m\n" +
+	"\vReservation\x12\x14\n" +
+	"\x05nodes\x18\x01 \x03(\tR\x05nodes\x12\x16\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xbf\x01\n" +
+	"\vExplanation\x12\x18\n" +
+	"\asummary\x18\x01 \x01(\tR\asummary\x12\x14\n" +
+	"\x05nodes\x18\x02 \x01(\x05R\x05nodes\x12/\n" +
+	"\afilters\x18\x03 \x03(\v2\x15.fleet.v1.FilterCountR\afilters\x123\n" +
+	"\vnear_misses\x18\x04 \x03(\v2\x12.fleet.v1.NearMissR\n" +
+	"nearMisses\x12\x1a\n" +
+	"\bremedies\x18\x05 \x03(\tR\bremedies\"S\n" +
+	"\vFilterCount\x12\x16\n" +
+	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x14\n" +
+	"\x05nodes\x18\x02 \x01(\x05R\x05nodes\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"8\n" +
+	"\bNearMiss\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\amissing\x18\x02 \x01(\tR\amissing\"A\n" +
+	"\x12PlanServiceRequest\x12+\n" +
+	"\aservice\x18\x01 \x01(\v2\x11.fleet.v1.ServiceR\aservice\"{\n" +
+	"\x13PlanServiceResponse\x127\n" +
+	"\tinstances\x18\x01 \x03(\v2\x19.fleet.v1.PlannedInstanceR\tinstances\x12+\n" +
+	"\x05waits\x18\x02 \x03(\v2\x15.fleet.v1.PlannedWaitR\x05waits\"\x9b\x01\n" +
+	"\x0fPlannedInstance\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12#\n" +
+	"\rmodel_version\x18\x02 \x01(\tR\fmodelVersion\x121\n" +
+	"\amembers\x18\x03 \x03(\v2\x17.fleet.v1.PlannedMemberR\amembers\x12\x1a\n" +
+	"\bpreempts\x18\x04 \x03(\tR\bpreempts\"B\n" +
+	"\rPlannedMember\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
+	"\n" +
+	"device_ids\x18\x02 \x03(\tR\tdeviceIds\"\x9f\x01\n" +
+	"\vPlannedWait\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12#\n" +
+	"\rmodel_version\x18\x02 \x01(\tR\fmodelVersion\x12\x1c\n" +
+	"\tinstances\x18\x03 \x01(\x05R\tinstances\x127\n" +
+	"\vexplanation\x18\x04 \x01(\v2\x15.fleet.v1.ExplanationR\vexplanation\"b\n" +
 	"\x14DeployServiceRequest\x12+\n" +
 	"\aservice\x18\x01 \x01(\v2\x11.fleet.v1.ServiceR\aservice\x12\x1d\n" +
 	"\n" +
@@ -1959,7 +2842,7 @@ const file_fleet_v1_service_proto_rawDesc = "" +
 	"\n" +
 	"done_bytes\x18\x03 \x01(\x03R\tdoneBytes\x12\x1f\n" +
 	"\vtotal_bytes\x18\x04 \x01(\x03R\n" +
-	"totalBytes2\xae\x06\n" +
+	"totalBytes2\xfa\x06\n" +
 	"\x0eServiceService\x12P\n" +
 	"\rDeployService\x12\x1e.fleet.v1.DeployServiceRequest\x1a\x1f.fleet.v1.DeployServiceResponse\x12M\n" +
 	"\fListServices\x12\x1d.fleet.v1.ListServicesRequest\x1a\x1e.fleet.v1.ListServicesResponse\x12G\n" +
@@ -1971,7 +2854,8 @@ const file_fleet_v1_service_proto_rawDesc = "" +
 	"\vStopService\x12\x1c.fleet.v1.StopServiceRequest\x1a\x1d.fleet.v1.StopServiceResponse\x12S\n" +
 	"\x0eRestartService\x12\x1f.fleet.v1.RestartServiceRequest\x1a .fleet.v1.RestartServiceResponse\x12P\n" +
 	"\rDeleteService\x12\x1e.fleet.v1.DeleteServiceRequest\x1a\x1f.fleet.v1.DeleteServiceResponse\x12P\n" +
-	"\rListEndpoints\x12\x1e.fleet.v1.ListEndpointsRequest\x1a\x1f.fleet.v1.ListEndpointsResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
+	"\rListEndpoints\x12\x1e.fleet.v1.ListEndpointsRequest\x1a\x1f.fleet.v1.ListEndpointsResponse\x12J\n" +
+	"\vPlanService\x12\x1c.fleet.v1.PlanServiceRequest\x1a\x1d.fleet.v1.PlanServiceResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
 
 var (
 	file_fleet_v1_service_proto_rawDescOnce sync.Once
@@ -1985,97 +2869,127 @@ func file_fleet_v1_service_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_service_proto_rawDescData
 }
 
-var file_fleet_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_fleet_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_fleet_v1_service_proto_goTypes = []any{
 	(*Service)(nil),                // 0: fleet.v1.Service
 	(*ServiceSpec)(nil),            // 1: fleet.v1.ServiceSpec
 	(*ServiceVersion)(nil),         // 2: fleet.v1.ServiceVersion
-	(*ServiceDesired)(nil),         // 3: fleet.v1.ServiceDesired
-	(*ServiceStatus)(nil),          // 4: fleet.v1.ServiceStatus
-	(*ServiceVersionStatus)(nil),   // 5: fleet.v1.ServiceVersionStatus
-	(*DeployServiceRequest)(nil),   // 6: fleet.v1.DeployServiceRequest
-	(*DeployServiceResponse)(nil),  // 7: fleet.v1.DeployServiceResponse
-	(*ListServicesRequest)(nil),    // 8: fleet.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),   // 9: fleet.v1.ListServicesResponse
-	(*GetServiceRequest)(nil),      // 10: fleet.v1.GetServiceRequest
-	(*GetServiceResponse)(nil),     // 11: fleet.v1.GetServiceResponse
-	(*WatchServiceRequest)(nil),    // 12: fleet.v1.WatchServiceRequest
-	(*WatchServiceResponse)(nil),   // 13: fleet.v1.WatchServiceResponse
-	(*ScaleServiceRequest)(nil),    // 14: fleet.v1.ScaleServiceRequest
-	(*ScaleServiceResponse)(nil),   // 15: fleet.v1.ScaleServiceResponse
-	(*StartServiceRequest)(nil),    // 16: fleet.v1.StartServiceRequest
-	(*StartServiceResponse)(nil),   // 17: fleet.v1.StartServiceResponse
-	(*StopServiceRequest)(nil),     // 18: fleet.v1.StopServiceRequest
-	(*StopServiceResponse)(nil),    // 19: fleet.v1.StopServiceResponse
-	(*RestartServiceRequest)(nil),  // 20: fleet.v1.RestartServiceRequest
-	(*RestartServiceResponse)(nil), // 21: fleet.v1.RestartServiceResponse
-	(*DeleteServiceRequest)(nil),   // 22: fleet.v1.DeleteServiceRequest
-	(*DeleteServiceResponse)(nil),  // 23: fleet.v1.DeleteServiceResponse
-	(*ListEndpointsRequest)(nil),   // 24: fleet.v1.ListEndpointsRequest
-	(*ListEndpointsResponse)(nil),  // 25: fleet.v1.ListEndpointsResponse
-	(*Endpoint)(nil),               // 26: fleet.v1.Endpoint
-	(*PullProgress)(nil),           // 27: fleet.v1.PullProgress
-	nil,                            // 28: fleet.v1.ServiceVersion.EnvEntry
-	nil,                            // 29: fleet.v1.ListServicesRequest.TagsEntry
-	(*Meta)(nil),                   // 30: fleet.v1.Meta
-	(*Mount)(nil),                  // 31: fleet.v1.Mount
-	(*Limits)(nil),                 // 32: fleet.v1.Limits
-	(*timestamppb.Timestamp)(nil),  // 33: google.protobuf.Timestamp
-	(*Instance)(nil),               // 34: fleet.v1.Instance
+	(*PlacementRules)(nil),         // 3: fleet.v1.PlacementRules
+	(*PreferredLabel)(nil),         // 4: fleet.v1.PreferredLabel
+	(*SpreadRule)(nil),             // 5: fleet.v1.SpreadRule
+	(*ServiceDesired)(nil),         // 6: fleet.v1.ServiceDesired
+	(*ServiceStatus)(nil),          // 7: fleet.v1.ServiceStatus
+	(*ServiceVersionStatus)(nil),   // 8: fleet.v1.ServiceVersionStatus
+	(*Reservation)(nil),            // 9: fleet.v1.Reservation
+	(*Explanation)(nil),            // 10: fleet.v1.Explanation
+	(*FilterCount)(nil),            // 11: fleet.v1.FilterCount
+	(*NearMiss)(nil),               // 12: fleet.v1.NearMiss
+	(*PlanServiceRequest)(nil),     // 13: fleet.v1.PlanServiceRequest
+	(*PlanServiceResponse)(nil),    // 14: fleet.v1.PlanServiceResponse
+	(*PlannedInstance)(nil),        // 15: fleet.v1.PlannedInstance
+	(*PlannedMember)(nil),          // 16: fleet.v1.PlannedMember
+	(*PlannedWait)(nil),            // 17: fleet.v1.PlannedWait
+	(*DeployServiceRequest)(nil),   // 18: fleet.v1.DeployServiceRequest
+	(*DeployServiceResponse)(nil),  // 19: fleet.v1.DeployServiceResponse
+	(*ListServicesRequest)(nil),    // 20: fleet.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),   // 21: fleet.v1.ListServicesResponse
+	(*GetServiceRequest)(nil),      // 22: fleet.v1.GetServiceRequest
+	(*GetServiceResponse)(nil),     // 23: fleet.v1.GetServiceResponse
+	(*WatchServiceRequest)(nil),    // 24: fleet.v1.WatchServiceRequest
+	(*WatchServiceResponse)(nil),   // 25: fleet.v1.WatchServiceResponse
+	(*ScaleServiceRequest)(nil),    // 26: fleet.v1.ScaleServiceRequest
+	(*ScaleServiceResponse)(nil),   // 27: fleet.v1.ScaleServiceResponse
+	(*StartServiceRequest)(nil),    // 28: fleet.v1.StartServiceRequest
+	(*StartServiceResponse)(nil),   // 29: fleet.v1.StartServiceResponse
+	(*StopServiceRequest)(nil),     // 30: fleet.v1.StopServiceRequest
+	(*StopServiceResponse)(nil),    // 31: fleet.v1.StopServiceResponse
+	(*RestartServiceRequest)(nil),  // 32: fleet.v1.RestartServiceRequest
+	(*RestartServiceResponse)(nil), // 33: fleet.v1.RestartServiceResponse
+	(*DeleteServiceRequest)(nil),   // 34: fleet.v1.DeleteServiceRequest
+	(*DeleteServiceResponse)(nil),  // 35: fleet.v1.DeleteServiceResponse
+	(*ListEndpointsRequest)(nil),   // 36: fleet.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil),  // 37: fleet.v1.ListEndpointsResponse
+	(*Endpoint)(nil),               // 38: fleet.v1.Endpoint
+	(*PullProgress)(nil),           // 39: fleet.v1.PullProgress
+	nil,                            // 40: fleet.v1.ServiceVersion.EnvEntry
+	nil,                            // 41: fleet.v1.PlacementRules.RequiredEntry
+	nil,                            // 42: fleet.v1.ListServicesRequest.TagsEntry
+	(*Meta)(nil),                   // 43: fleet.v1.Meta
+	(*Mount)(nil),                  // 44: fleet.v1.Mount
+	(*Limits)(nil),                 // 45: fleet.v1.Limits
+	(*timestamppb.Timestamp)(nil),  // 46: google.protobuf.Timestamp
+	(*Instance)(nil),               // 47: fleet.v1.Instance
 }
 var file_fleet_v1_service_proto_depIdxs = []int32{
-	30, // 0: fleet.v1.Service.meta:type_name -> fleet.v1.Meta
+	43, // 0: fleet.v1.Service.meta:type_name -> fleet.v1.Meta
 	1,  // 1: fleet.v1.Service.spec:type_name -> fleet.v1.ServiceSpec
-	3,  // 2: fleet.v1.Service.desired:type_name -> fleet.v1.ServiceDesired
-	4,  // 3: fleet.v1.Service.status:type_name -> fleet.v1.ServiceStatus
+	6,  // 2: fleet.v1.Service.desired:type_name -> fleet.v1.ServiceDesired
+	7,  // 3: fleet.v1.Service.status:type_name -> fleet.v1.ServiceStatus
 	2,  // 4: fleet.v1.ServiceSpec.versions:type_name -> fleet.v1.ServiceVersion
-	28, // 5: fleet.v1.ServiceVersion.env:type_name -> fleet.v1.ServiceVersion.EnvEntry
-	31, // 6: fleet.v1.ServiceVersion.mounts:type_name -> fleet.v1.Mount
-	32, // 7: fleet.v1.ServiceVersion.limits:type_name -> fleet.v1.Limits
-	33, // 8: fleet.v1.ServiceDesired.start_time:type_name -> google.protobuf.Timestamp
-	33, // 9: fleet.v1.ServiceStatus.state_time:type_name -> google.protobuf.Timestamp
-	5,  // 10: fleet.v1.ServiceStatus.versions:type_name -> fleet.v1.ServiceVersionStatus
-	33, // 11: fleet.v1.ServiceStatus.auto_stop_time:type_name -> google.protobuf.Timestamp
-	33, // 12: fleet.v1.ServiceStatus.deploy_time:type_name -> google.protobuf.Timestamp
-	0,  // 13: fleet.v1.DeployServiceRequest.service:type_name -> fleet.v1.Service
-	0,  // 14: fleet.v1.DeployServiceResponse.service:type_name -> fleet.v1.Service
-	29, // 15: fleet.v1.ListServicesRequest.tags:type_name -> fleet.v1.ListServicesRequest.TagsEntry
-	0,  // 16: fleet.v1.ListServicesResponse.services:type_name -> fleet.v1.Service
-	0,  // 17: fleet.v1.GetServiceResponse.service:type_name -> fleet.v1.Service
-	34, // 18: fleet.v1.GetServiceResponse.instances:type_name -> fleet.v1.Instance
-	0,  // 19: fleet.v1.WatchServiceResponse.service:type_name -> fleet.v1.Service
-	34, // 20: fleet.v1.WatchServiceResponse.instances:type_name -> fleet.v1.Instance
-	27, // 21: fleet.v1.WatchServiceResponse.pulls:type_name -> fleet.v1.PullProgress
-	0,  // 22: fleet.v1.ScaleServiceResponse.service:type_name -> fleet.v1.Service
-	0,  // 23: fleet.v1.StartServiceResponse.service:type_name -> fleet.v1.Service
-	0,  // 24: fleet.v1.StopServiceResponse.service:type_name -> fleet.v1.Service
-	0,  // 25: fleet.v1.RestartServiceResponse.service:type_name -> fleet.v1.Service
-	26, // 26: fleet.v1.ListEndpointsResponse.endpoints:type_name -> fleet.v1.Endpoint
-	6,  // 27: fleet.v1.ServiceService.DeployService:input_type -> fleet.v1.DeployServiceRequest
-	8,  // 28: fleet.v1.ServiceService.ListServices:input_type -> fleet.v1.ListServicesRequest
-	10, // 29: fleet.v1.ServiceService.GetService:input_type -> fleet.v1.GetServiceRequest
-	12, // 30: fleet.v1.ServiceService.WatchService:input_type -> fleet.v1.WatchServiceRequest
-	14, // 31: fleet.v1.ServiceService.ScaleService:input_type -> fleet.v1.ScaleServiceRequest
-	16, // 32: fleet.v1.ServiceService.StartService:input_type -> fleet.v1.StartServiceRequest
-	18, // 33: fleet.v1.ServiceService.StopService:input_type -> fleet.v1.StopServiceRequest
-	20, // 34: fleet.v1.ServiceService.RestartService:input_type -> fleet.v1.RestartServiceRequest
-	22, // 35: fleet.v1.ServiceService.DeleteService:input_type -> fleet.v1.DeleteServiceRequest
-	24, // 36: fleet.v1.ServiceService.ListEndpoints:input_type -> fleet.v1.ListEndpointsRequest
-	7,  // 37: fleet.v1.ServiceService.DeployService:output_type -> fleet.v1.DeployServiceResponse
-	9,  // 38: fleet.v1.ServiceService.ListServices:output_type -> fleet.v1.ListServicesResponse
-	11, // 39: fleet.v1.ServiceService.GetService:output_type -> fleet.v1.GetServiceResponse
-	13, // 40: fleet.v1.ServiceService.WatchService:output_type -> fleet.v1.WatchServiceResponse
-	15, // 41: fleet.v1.ServiceService.ScaleService:output_type -> fleet.v1.ScaleServiceResponse
-	17, // 42: fleet.v1.ServiceService.StartService:output_type -> fleet.v1.StartServiceResponse
-	19, // 43: fleet.v1.ServiceService.StopService:output_type -> fleet.v1.StopServiceResponse
-	21, // 44: fleet.v1.ServiceService.RestartService:output_type -> fleet.v1.RestartServiceResponse
-	23, // 45: fleet.v1.ServiceService.DeleteService:output_type -> fleet.v1.DeleteServiceResponse
-	25, // 46: fleet.v1.ServiceService.ListEndpoints:output_type -> fleet.v1.ListEndpointsResponse
-	37, // [37:47] is the sub-list for method output_type
-	27, // [27:37] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	40, // 5: fleet.v1.ServiceVersion.env:type_name -> fleet.v1.ServiceVersion.EnvEntry
+	44, // 6: fleet.v1.ServiceVersion.mounts:type_name -> fleet.v1.Mount
+	45, // 7: fleet.v1.ServiceVersion.limits:type_name -> fleet.v1.Limits
+	3,  // 8: fleet.v1.ServiceVersion.placement:type_name -> fleet.v1.PlacementRules
+	41, // 9: fleet.v1.PlacementRules.required:type_name -> fleet.v1.PlacementRules.RequiredEntry
+	4,  // 10: fleet.v1.PlacementRules.preferred:type_name -> fleet.v1.PreferredLabel
+	5,  // 11: fleet.v1.PlacementRules.spread:type_name -> fleet.v1.SpreadRule
+	46, // 12: fleet.v1.ServiceDesired.start_time:type_name -> google.protobuf.Timestamp
+	46, // 13: fleet.v1.ServiceStatus.state_time:type_name -> google.protobuf.Timestamp
+	8,  // 14: fleet.v1.ServiceStatus.versions:type_name -> fleet.v1.ServiceVersionStatus
+	46, // 15: fleet.v1.ServiceStatus.auto_stop_time:type_name -> google.protobuf.Timestamp
+	46, // 16: fleet.v1.ServiceStatus.deploy_time:type_name -> google.protobuf.Timestamp
+	46, // 17: fleet.v1.ServiceVersionStatus.waiting_since:type_name -> google.protobuf.Timestamp
+	9,  // 18: fleet.v1.ServiceVersionStatus.reservation:type_name -> fleet.v1.Reservation
+	10, // 19: fleet.v1.ServiceVersionStatus.explanation:type_name -> fleet.v1.Explanation
+	46, // 20: fleet.v1.Reservation.since:type_name -> google.protobuf.Timestamp
+	11, // 21: fleet.v1.Explanation.filters:type_name -> fleet.v1.FilterCount
+	12, // 22: fleet.v1.Explanation.near_misses:type_name -> fleet.v1.NearMiss
+	0,  // 23: fleet.v1.PlanServiceRequest.service:type_name -> fleet.v1.Service
+	15, // 24: fleet.v1.PlanServiceResponse.instances:type_name -> fleet.v1.PlannedInstance
+	17, // 25: fleet.v1.PlanServiceResponse.waits:type_name -> fleet.v1.PlannedWait
+	16, // 26: fleet.v1.PlannedInstance.members:type_name -> fleet.v1.PlannedMember
+	10, // 27: fleet.v1.PlannedWait.explanation:type_name -> fleet.v1.Explanation
+	0,  // 28: fleet.v1.DeployServiceRequest.service:type_name -> fleet.v1.Service
+	0,  // 29: fleet.v1.DeployServiceResponse.service:type_name -> fleet.v1.Service
+	42, // 30: fleet.v1.ListServicesRequest.tags:type_name -> fleet.v1.ListServicesRequest.TagsEntry
+	0,  // 31: fleet.v1.ListServicesResponse.services:type_name -> fleet.v1.Service
+	0,  // 32: fleet.v1.GetServiceResponse.service:type_name -> fleet.v1.Service
+	47, // 33: fleet.v1.GetServiceResponse.instances:type_name -> fleet.v1.Instance
+	0,  // 34: fleet.v1.WatchServiceResponse.service:type_name -> fleet.v1.Service
+	47, // 35: fleet.v1.WatchServiceResponse.instances:type_name -> fleet.v1.Instance
+	39, // 36: fleet.v1.WatchServiceResponse.pulls:type_name -> fleet.v1.PullProgress
+	0,  // 37: fleet.v1.ScaleServiceResponse.service:type_name -> fleet.v1.Service
+	0,  // 38: fleet.v1.StartServiceResponse.service:type_name -> fleet.v1.Service
+	0,  // 39: fleet.v1.StopServiceResponse.service:type_name -> fleet.v1.Service
+	0,  // 40: fleet.v1.RestartServiceResponse.service:type_name -> fleet.v1.Service
+	38, // 41: fleet.v1.ListEndpointsResponse.endpoints:type_name -> fleet.v1.Endpoint
+	18, // 42: fleet.v1.ServiceService.DeployService:input_type -> fleet.v1.DeployServiceRequest
+	20, // 43: fleet.v1.ServiceService.ListServices:input_type -> fleet.v1.ListServicesRequest
+	22, // 44: fleet.v1.ServiceService.GetService:input_type -> fleet.v1.GetServiceRequest
+	24, // 45: fleet.v1.ServiceService.WatchService:input_type -> fleet.v1.WatchServiceRequest
+	26, // 46: fleet.v1.ServiceService.ScaleService:input_type -> fleet.v1.ScaleServiceRequest
+	28, // 47: fleet.v1.ServiceService.StartService:input_type -> fleet.v1.StartServiceRequest
+	30, // 48: fleet.v1.ServiceService.StopService:input_type -> fleet.v1.StopServiceRequest
+	32, // 49: fleet.v1.ServiceService.RestartService:input_type -> fleet.v1.RestartServiceRequest
+	34, // 50: fleet.v1.ServiceService.DeleteService:input_type -> fleet.v1.DeleteServiceRequest
+	36, // 51: fleet.v1.ServiceService.ListEndpoints:input_type -> fleet.v1.ListEndpointsRequest
+	13, // 52: fleet.v1.ServiceService.PlanService:input_type -> fleet.v1.PlanServiceRequest
+	19, // 53: fleet.v1.ServiceService.DeployService:output_type -> fleet.v1.DeployServiceResponse
+	21, // 54: fleet.v1.ServiceService.ListServices:output_type -> fleet.v1.ListServicesResponse
+	23, // 55: fleet.v1.ServiceService.GetService:output_type -> fleet.v1.GetServiceResponse
+	25, // 56: fleet.v1.ServiceService.WatchService:output_type -> fleet.v1.WatchServiceResponse
+	27, // 57: fleet.v1.ServiceService.ScaleService:output_type -> fleet.v1.ScaleServiceResponse
+	29, // 58: fleet.v1.ServiceService.StartService:output_type -> fleet.v1.StartServiceResponse
+	31, // 59: fleet.v1.ServiceService.StopService:output_type -> fleet.v1.StopServiceResponse
+	33, // 60: fleet.v1.ServiceService.RestartService:output_type -> fleet.v1.RestartServiceResponse
+	35, // 61: fleet.v1.ServiceService.DeleteService:output_type -> fleet.v1.DeleteServiceResponse
+	37, // 62: fleet.v1.ServiceService.ListEndpoints:output_type -> fleet.v1.ListEndpointsResponse
+	14, // 63: fleet.v1.ServiceService.PlanService:output_type -> fleet.v1.PlanServiceResponse
+	53, // [53:64] is the sub-list for method output_type
+	42, // [42:53] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_service_proto_init() }
@@ -2092,7 +3006,7 @@ func file_fleet_v1_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_service_proto_rawDesc), len(file_fleet_v1_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

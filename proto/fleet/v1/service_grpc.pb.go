@@ -29,6 +29,7 @@ const (
 	ServiceService_RestartService_FullMethodName = "/fleet.v1.ServiceService/RestartService"
 	ServiceService_DeleteService_FullMethodName  = "/fleet.v1.ServiceService/DeleteService"
 	ServiceService_ListEndpoints_FullMethodName  = "/fleet.v1.ServiceService/ListEndpoints"
+	ServiceService_PlanService_FullMethodName    = "/fleet.v1.ServiceService/PlanService"
 )
 
 // ServiceServiceClient is the client API for ServiceService service.
@@ -52,6 +53,9 @@ type ServiceServiceClient interface {
 	DeleteService(ctx context.Context, in *DeleteServiceRequest, opts ...grpc.CallOption) (*DeleteServiceResponse, error)
 	// ListEndpoints answers with the ready instances, as the HTTP look-up does.
 	ListEndpoints(ctx context.Context, in *ListEndpointsRequest, opts ...grpc.CallOption) (*ListEndpointsResponse, error)
+	// PlanService says where the instances of a service would be placed now, and why others would wait. It
+	// changes nothing; the service need not exist.
+	PlanService(ctx context.Context, in *PlanServiceRequest, opts ...grpc.CallOption) (*PlanServiceResponse, error)
 }
 
 type serviceServiceClient struct {
@@ -171,6 +175,16 @@ func (c *serviceServiceClient) ListEndpoints(ctx context.Context, in *ListEndpoi
 	return out, nil
 }
 
+func (c *serviceServiceClient) PlanService(ctx context.Context, in *PlanServiceRequest, opts ...grpc.CallOption) (*PlanServiceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PlanServiceResponse)
+	err := c.cc.Invoke(ctx, ServiceService_PlanService_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ServiceServiceServer is the server API for ServiceService service.
 // All implementations must embed UnimplementedServiceServiceServer
 // for forward compatibility.
@@ -192,6 +206,9 @@ type ServiceServiceServer interface {
 	DeleteService(context.Context, *DeleteServiceRequest) (*DeleteServiceResponse, error)
 	// ListEndpoints answers with the ready instances, as the HTTP look-up does.
 	ListEndpoints(context.Context, *ListEndpointsRequest) (*ListEndpointsResponse, error)
+	// PlanService says where the instances of a service would be placed now, and why others would wait. It
+	// changes nothing; the service need not exist.
+	PlanService(context.Context, *PlanServiceRequest) (*PlanServiceResponse, error)
 	mustEmbedUnimplementedServiceServiceServer()
 }
 
@@ -231,6 +248,9 @@ func (UnimplementedServiceServiceServer) DeleteService(context.Context, *DeleteS
 }
 func (UnimplementedServiceServiceServer) ListEndpoints(context.Context, *ListEndpointsRequest) (*ListEndpointsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEndpoints not implemented")
+}
+func (UnimplementedServiceServiceServer) PlanService(context.Context, *PlanServiceRequest) (*PlanServiceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PlanService not implemented")
 }
 func (UnimplementedServiceServiceServer) mustEmbedUnimplementedServiceServiceServer() {}
 func (UnimplementedServiceServiceServer) testEmbeddedByValue()                        {}
@@ -426,6 +446,24 @@ func _ServiceService_ListEndpoints_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ServiceService_PlanService_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PlanServiceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ServiceServiceServer).PlanService(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ServiceService_PlanService_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ServiceServiceServer).PlanService(ctx, req.(*PlanServiceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ServiceService_ServiceDesc is the grpc.ServiceDesc for ServiceService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -468,6 +506,10 @@ var ServiceService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListEndpoints",
 			Handler:    _ServiceService_ListEndpoints_Handler,
+		},
+		{
+			MethodName: "PlanService",
+			Handler:    _ServiceService_PlanService_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

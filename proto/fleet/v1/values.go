@@ -96,4 +96,5 @@ const (
 	KindModel    = "model"
 	KindService  = "service"
 	KindInstance = "instance"
+	KindQuota    = "quota"
 )
