@@ -113,5 +113,9 @@ type Feed interface {
 	// fell behind, a snapshot was restored, or it is the first call: the caller must look at everything.
 	// It ends with ctx's error.
 	Next(ctx context.Context) (sets []ChangeSet, resync bool, err error)
+	// Poll is Next without waiting: it may answer nothing.
+	Poll() (sets []ChangeSet, resync bool, err error)
+	// Ready receives when there may be something to Poll. Only the feed's owner receives from it.
+	Ready() <-chan struct{}
 	Close()
 }

@@ -9,7 +9,7 @@ import (
 // feedLimit is how many change sets a feed keeps for a slow reader before it asks for a resync.
 const feedLimit = 4096
 
-// ErrFeedClosed is what Next answers after Close.
+// ErrFeedClosed is what Next and Poll answer after Close.
 var ErrFeedClosed = errors.New("state: feed closed")
 
 // feeds hands change sets to every subscriber. Publishing never waits for one.
@@ -96,18 +96,24 @@ func (n *feed) Next(ctx context.Context) ([]ChangeSet, bool, error) {
 			return nil, false, ctx.Err()
 		case <-n.wake:
 		}
-		n.mu.Lock()
-		sets, resync, closed := n.sets, n.resync, n.closed
-		n.sets, n.resync = nil, false
-		n.mu.Unlock()
-		if closed {
-			n.signal()
-			return nil, false, ErrFeedClosed
-		}
-		if resync || len(sets) > 0 {
-			return sets, resync, nil
+		if sets, resync, err := n.Poll(); err != nil || resync || len(sets) > 0 {
+			return sets, resync, err
 		}
 	}
+}
+
+func (n *feed) Ready() <-chan struct{} { return n.wake }
+
+func (n *feed) Poll() ([]ChangeSet, bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	sets, resync := n.sets, n.resync
+	n.sets, n.resync = nil, false
+	if n.closed {
+		n.signal()
+		return nil, false, ErrFeedClosed
+	}
+	return sets, resync, nil
 }
 
 func (n *feed) Close() {
