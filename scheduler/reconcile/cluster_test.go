@@ -197,18 +197,24 @@ func (c *cluster) after(d time.Duration) {
 	synctest.Wait()
 }
 
-// deploy makes service s with so many instances.
+// deploy makes service s with so many instances, and waits until nothing moves.
 func (c *cluster) deploy(instances int32, change ...func(*fleetv1.Service)) {
 	c.t.Helper()
+	c.add("s", instances, change...)
+	c.settled()
+}
+
+// add makes a service; that of name s has the ID sid.
+func (c *cluster) add(name string, instances int32, change ...func(*fleetv1.Service)) {
+	c.t.Helper()
 	now := timestamppb.Now()
-	svc := &fleetv1.Service{Meta: &fleetv1.Meta{Name: "s", Id: "sid", Project: "default", Generation: 1, CreateTime: now},
+	svc := &fleetv1.Service{Meta: &fleetv1.Meta{Name: name, Id: name + "id", Project: "default", Generation: 1, CreateTime: now},
 		Spec:    &fleetv1.ServiceSpec{Pool: "p", Versions: []*fleetv1.ServiceVersion{{Model: "m", ModelVersion: "0.0.1", Weight: 100, Flavor: "one", Instances: instances}}},
 		Desired: &fleetv1.ServiceDesired{State: fleetv1.DesiredRunning, StartTime: now}}
 	for _, f := range change {
 		f(svc)
 	}
 	c.must(svc)
-	c.settled()
 }
 
 // change writes service s as the API would.

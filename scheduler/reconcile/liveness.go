@@ -18,15 +18,26 @@ import (
 // livenessLoop writes node states from leases.
 type livenessLoop struct {
 	proposer
-	wake chan struct{} // capacity 1
+	forget func()
+	wake   chan struct{}        // capacity 1
+	later  map[string]time.Time // nodes whose state could not be written, and when to try again
 
 	mu    sync.Mutex
 	dirty map[string]bool // names of nodes to look at
 }
 
 func newLivenessLoop(cfg Config) *livenessLoop {
-	return &livenessLoop{proposer: proposer{cfg}, wake: make(chan struct{}, 1), dirty: map[string]bool{}}
+	l := &livenessLoop{proposer: proposer{cfg}, wake: make(chan struct{}, 1), later: map[string]time.Time{}, dirty: map[string]bool{}}
+	l.forget = cfg.Sessions.OnLease(l.mark)
+	for _, n := range cfg.State.View().Nodes() {
+		l.mark(n.GetMeta().GetName())
+	}
+	return l
 }
+
+func (l *livenessLoop) end() { l.forget() }
+
+func (l *livenessLoop) wakes() (feed, told <-chan struct{}) { return nil, l.wake }
 
 func (l *livenessLoop) mark(node string) {
 	l.mu.Lock()
@@ -38,49 +49,38 @@ func (l *livenessLoop) mark(node string) {
 	}
 }
 
-func (l *livenessLoop) take() []string {
+func (l *livenessLoop) take(now time.Time) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for node, at := range l.later {
+		if !now.Before(at) {
+			delete(l.later, node)
+			l.dirty[node] = true
+		}
+	}
 	names := slices.Sorted(maps.Keys(l.dirty))
 	clear(l.dirty)
 	return names
 }
 
-func (l *livenessLoop) run(ctx context.Context) error {
-	defer l.cfg.Sessions.OnLease(l.mark)()
-	for _, n := range l.cfg.State.View().Nodes() {
-		l.mark(n.GetMeta().GetName())
-	}
-	retry := time.NewTimer(0)
-	retry.Stop()
-	defer retry.Stop()
-	var failed []string
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-l.wake:
-		case <-retry.C:
-			for _, node := range failed {
-				l.mark(node)
-			}
-			failed = nil
+func (l *livenessLoop) step(ctx context.Context, now time.Time) (next time.Time) {
+	for _, node := range l.take(now) {
+		done, err := l.write(ctx, func(view state.ReadView) *fleetv1.Write { return l.judge(view, node, now) })
+		if err != nil && ctx.Err() == nil {
+			l.cfg.Logger.Warn("node state not written", "node", node, "error", err)
 		}
-		for _, node := range l.take() {
-			done, err := l.write(ctx, func(view state.ReadView) *fleetv1.Write { return l.judge(view, node) })
-			if err != nil {
-				l.cfg.Logger.Warn("node state not written", "node", node, "error", err)
-			}
-			if !done {
-				failed = append(failed, node)
-				retry.Reset(retryDelay)
-			}
+		if !done {
+			l.later[node] = now.Add(retryDelay)
 		}
 	}
+	for _, at := range l.later {
+		next = earlier(next, at)
+	}
+	return next
 }
 
 // judge is the write that brings the node's state in line with its lease, or nil.
-func (l *livenessLoop) judge(view state.ReadView, name string) *fleetv1.Write {
+func (l *livenessLoop) judge(view state.ReadView, name string, now time.Time) *fleetv1.Write {
 	stored := view.Node(name)
 	if stored == nil {
 		return nil
@@ -92,7 +92,6 @@ func (l *livenessLoop) judge(view state.ReadView, name string) *fleetv1.Write {
 	if stored.GetStatus().GetState() == want {
 		return nil
 	}
-	now := l.cfg.Now()
 	node := proto.CloneOf(stored)
 	node.Status = &fleetv1.NodeStatus{State: want, StateTime: timestamppb.New(now)}
 	w := &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(stored.GetMeta().GetRevision(), node)}}

@@ -42,6 +42,8 @@ type Config struct {
 	Logger   *slog.Logger
 	// Now is the wall clock; default time.Now.
 	Now func() time.Time
+	// NewID makes the IDs of instances and gangs; default random UUIDs.
+	NewID func() string
 	// LookupMaxAge is how long clients may use an endpoint that was withdrawn: instances serve that much
 	// longer. Default 3 s.
 	LookupMaxAge time.Duration
@@ -63,6 +65,9 @@ func New(cfg Config) *Loops {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.NewID == nil {
+		cfg.NewID = uuid.NewString
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -73,38 +78,75 @@ func New(cfg Config) *Loops {
 }
 
 // Run runs every loop until ctx ends, which is how leadership is given up. It may be called again after it
-// has returned, but not twice at once: one planner. The error is ctx's, or a feed's that was closed.
+// has returned, but not twice at once: one planner. The error is ctx's.
 func (l *Loops) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	term := l.Begin()
+	defer term.End()
 	var loops sync.WaitGroup
-	for _, run := range []func(context.Context) error{newServiceLoop(l.cfg).run, newLivenessLoop(l.cfg).run} {
-		loops.Go(func() { cancel(run(ctx)) })
+	for _, one := range term.loops {
+		loops.Go(func() { l.drive(ctx, one) })
 	}
 	loops.Wait()
-	return context.Cause(ctx)
+	return ctx.Err()
 }
 
-// delivery is one answer of a feed.
-type delivery struct {
-	sets   []state.ChangeSet
-	resync bool
-}
-
-// deliver hands on what the feed answers until ctx ends or the feed fails; then it closes out.
-func deliver(ctx context.Context, feed state.Feed, out chan<- delivery) error {
-	defer feed.Close()
-	defer close(out)
+// drive steps a loop when it has something to do, until ctx ends.
+func (l *Loops) drive(ctx context.Context, one loop) {
+	feed, told := one.wakes()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		sets, resync, err := feed.Next(ctx)
-		if err != nil {
-			return err
-		}
 		select {
-		case out <- delivery{sets, resync}:
 		case <-ctx.Done():
-			return ctx.Err()
+			return
+		case <-feed:
+		case <-told:
+		case <-timer.C:
 		}
+		wait := time.Hour
+		if next := one.step(ctx, l.cfg.Now()); !next.IsZero() {
+			wait = max(0, next.Sub(l.cfg.Now()))
+		}
+		timer.Reset(wait)
+	}
+}
+
+// loop is one of the leader's loops. It is used by one goroutine, but what it has registered with Sessions may be
+// called by any.
+type loop interface {
+	// step does all that is to be done now, and answers when to step again if nothing happens before: now when
+	// something has happened meanwhile, zero for never.
+	step(ctx context.Context, now time.Time) (next time.Time)
+	// wakes receive when there is something to do.
+	wakes() (feed, told <-chan struct{})
+	end()
+}
+
+// Term is one leadership, with all that the loops remember during it. Run drives one with goroutines and the wall
+// clock; a simulation steps it. There is one at a time.
+type Term struct {
+	loops []loop
+}
+
+// Begin starts a leadership; its owner ends it.
+func (l *Loops) Begin() *Term {
+	return &Term{[]loop{newLivenessLoop(l.cfg), newServiceLoop(l.cfg)}}
+}
+
+// Step lets every loop do what is to be done at the time now, without waiting for anything but the Proposer. It
+// answers when to step again if nothing changes before: now when a step has changed something that another is to
+// look at, zero for never.
+func (t *Term) Step(ctx context.Context, now time.Time) (next time.Time) {
+	for _, one := range t.loops {
+		next = earlier(next, one.step(ctx, now))
+	}
+	return next
+}
+
+// End gives back what Begin took.
+func (t *Term) End() {
+	for _, one := range t.loops {
+		one.end()
 	}
 }
 
@@ -143,7 +185,13 @@ func (p proposer) write(ctx context.Context, compute func(state.ReadView) *fleet
 	return false, nil
 }
 
-func newID() string { return uuid.NewString() }
+// earlier is the earlier one of two times, of which zero is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
 
 // serviceEvent tells something about a service.
 func serviceEvent(svc *fleetv1.Service, now time.Time, kind, reason, message string) *fleetv1.Event {

@@ -78,15 +78,15 @@ func (l *serviceLoop) place(ctx context.Context, ids []string, now time.Time) {
 	}
 	for len(parts) > 0 {
 		n := min(len(parts), maxPartsPerEntry)
-		l.proposePlan(ctx, parts[:n])
+		l.proposePlan(ctx, now, parts[:n])
 		parts = parts[n:]
 	}
 }
 
 // proposePlan commits parts; the services of those that fail or are refused are looked at again.
-func (l *serviceLoop) proposePlan(ctx context.Context, parts []*fleetv1.PlanPart) {
+func (l *serviceLoop) proposePlan(ctx context.Context, now time.Time, parts []*fleetv1.PlanPart) {
 	result, err := l.propose(ctx, &fleetv1.Command{Op: &fleetv1.Command_Plan{Plan: &fleetv1.Plan{Parts: parts}}})
-	again := l.cfg.Now().Add(retryDelay)
+	again := now.Add(retryDelay)
 	if err != nil {
 		if ctx.Err() == nil {
 			l.cfg.Logger.Warn("plan not committed", "parts", len(parts), "error", err)
@@ -105,7 +105,7 @@ func (l *serviceLoop) proposePlan(ctx context.Context, parts []*fleetv1.PlanPart
 
 // part is the plan of one instance.
 func (l *serviceLoop) part(view state.ReadView, one wish, p place.Placement, now time.Time) *fleetv1.PlanPart {
-	svc, id := one.svc, newID()
+	svc, id := one.svc, l.cfg.NewID()
 	meta := svc.GetMeta()
 	inst := &fleetv1.Instance{
 		Meta: &fleetv1.Meta{Name: meta.GetName() + "-" + id[:8], Id: id, Account: meta.GetAccount(), Project: meta.GetProject(),

@@ -16,94 +16,77 @@ import (
 // serviceLoop makes services what they are asked to be. All but pulled is used by its one goroutine.
 type serviceLoop struct {
 	proposer
-	dirty  map[string]bool      // IDs of services to look at
-	wakes  map[string]time.Time // and when to look again at others
-	memory map[string]*memory   // by service ID
+	dirty   map[string]bool      // IDs of services to look at
+	wakeups map[string]time.Time // and when to look again at others
+	memory  map[string]*memory   // by service ID
 
-	pullWake chan struct{} // capacity 1
-	mu       sync.Mutex
-	pulled   map[string]bool // IDs of instances whose pull has moved on
+	feed        state.Feed
+	forgetPulls func()
+	pullWake    chan struct{} // capacity 1
+	mu          sync.Mutex
+	pulled      map[string]bool // IDs of instances whose pull has moved on
 }
 
 func newServiceLoop(cfg Config) *serviceLoop {
-	return &serviceLoop{proposer: proposer{cfg}, dirty: map[string]bool{}, wakes: map[string]time.Time{},
-		memory: map[string]*memory{}, pullWake: make(chan struct{}, 1), pulled: map[string]bool{}}
+	l := &serviceLoop{proposer: proposer{cfg}, dirty: map[string]bool{}, wakeups: map[string]time.Time{},
+		memory: map[string]*memory{}, feed: cfg.State.Subscribe(), pullWake: make(chan struct{}, 1), pulled: map[string]bool{}}
+	l.forgetPulls = cfg.Sessions.OnPull(l.onPull)
+	return l
 }
 
-func (l *serviceLoop) run(ctx context.Context) error {
-	defer l.cfg.Sessions.OnPull(l.onPull)()
-	deliveries := make(chan delivery)
-	var feedErr error
-	var feeding sync.WaitGroup
-	feed := l.cfg.State.Subscribe()
-	feeding.Go(func() { feedErr = deliver(ctx, feed, deliveries) })
-	defer feeding.Wait()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case d, ok := <-deliveries:
-			if !ok {
-				feeding.Wait()
-				return feedErr
-			}
-			l.mark(d)
-		case <-l.pullWake:
-			l.pullsMoved()
-		case <-timer.C:
-		}
-		for more := true; more; {
-			select {
-			case d, ok := <-deliveries:
-				if more = ok; ok {
-					l.mark(d)
-				}
-			default:
-				more = false
-			}
-		}
-		l.due()
-		if len(l.dirty) > 0 && ctx.Err() == nil {
-			l.pass(ctx)
-		}
-		timer.Reset(l.next())
+func (l *serviceLoop) end() {
+	l.forgetPulls()
+	l.feed.Close()
+}
+
+func (l *serviceLoop) wakes() (feed, told <-chan struct{}) { return l.feed.Ready(), l.pullWake }
+
+func (l *serviceLoop) step(ctx context.Context, now time.Time) (next time.Time) {
+	l.collect(now)
+	if len(l.dirty) > 0 && ctx.Err() == nil {
+		l.pass(ctx, now)
+		l.collect(now)
 	}
+	if len(l.dirty) > 0 {
+		return now
+	}
+	for _, at := range l.wakeups {
+		next = earlier(next, at)
+	}
+	return next
+}
+
+// collect marks what has changed and whose time has come.
+func (l *serviceLoop) collect(now time.Time) {
+	sets, resync, err := l.feed.Poll()
+	if err != nil {
+		l.cfg.Logger.Error("the store's changes are not heard of", "error", err)
+	}
+	l.mark(sets, resync)
+	l.pullsMoved(now)
+	l.due(now)
 }
 
 // due marks the services whose time has come.
-func (l *serviceLoop) due() {
-	now := l.cfg.Now()
-	for id, at := range l.wakes {
+func (l *serviceLoop) due(now time.Time) {
+	for id, at := range l.wakeups {
 		if !now.Before(at) {
-			delete(l.wakes, id)
+			delete(l.wakeups, id)
 			l.dirty[id] = true
 		}
 	}
 }
 
-// next is how long nothing is due.
-func (l *serviceLoop) next() time.Duration {
-	wait := time.Hour
-	now := l.cfg.Now()
-	for _, at := range l.wakes {
-		wait = min(wait, at.Sub(now))
-	}
-	return max(wait, 0)
-}
-
 // wakeAt has the service looked at again then, or earlier.
 func (l *serviceLoop) wakeAt(id string, at time.Time) {
-	if at.IsZero() {
-		return
-	}
-	if old, ok := l.wakes[id]; !ok || at.Before(old) {
-		l.wakes[id] = at
+	if !at.IsZero() {
+		l.wakeups[id] = earlier(l.wakeups[id], at)
 	}
 }
 
 // mark notes which services the changes concern.
-func (l *serviceLoop) mark(d delivery) {
-	if d.resync {
+func (l *serviceLoop) mark(sets []state.ChangeSet, resync bool) {
+	if resync {
 		view := l.cfg.State.View()
 		for _, svc := range view.Services("") {
 			l.dirty[svc.GetMeta().GetId()] = true
@@ -112,7 +95,7 @@ func (l *serviceLoop) mark(d delivery) {
 			l.dirty[inst.GetSpec().GetServiceId()] = true
 		}
 	}
-	for _, set := range d.sets {
+	for _, set := range sets {
 		for _, c := range set.Changes {
 			l.markChange(c)
 		}
@@ -160,16 +143,15 @@ func (l *serviceLoop) markWaiting() {
 }
 
 // pass looks at every dirty service.
-func (l *serviceLoop) pass(ctx context.Context) {
+func (l *serviceLoop) pass(ctx context.Context, now time.Time) {
 	ids := slices.Sorted(maps.Keys(l.dirty))
 	clear(l.dirty)
-	now := l.cfg.Now()
 	for _, id := range ids {
-		l.attempt(ctx, id, "instances not settled", func(view state.ReadView) *fleetv1.Write { return l.settle(view, id, now) })
+		l.attempt(ctx, now, id, "instances not settled", func(view state.ReadView) *fleetv1.Write { return l.settle(view, id, now) })
 	}
 	l.place(ctx, ids, now)
 	for _, id := range ids {
-		done := l.attempt(ctx, id, "status not written", func(view state.ReadView) *fleetv1.Write { return l.status(view, id, now) })
+		done := l.attempt(ctx, now, id, "status not written", func(view state.ReadView) *fleetv1.Write { return l.status(view, id, now) })
 		if m := l.memory[id]; done && m != nil {
 			m.gaveUp = ""
 		}
@@ -177,13 +159,13 @@ func (l *serviceLoop) pass(ctx context.Context) {
 }
 
 // attempt commits one write for a service; what fails is tried again after a while.
-func (l *serviceLoop) attempt(ctx context.Context, id, failure string, compute func(state.ReadView) *fleetv1.Write) bool {
+func (l *serviceLoop) attempt(ctx context.Context, now time.Time, id, failure string, compute func(state.ReadView) *fleetv1.Write) bool {
 	done, err := l.write(ctx, compute)
 	if err != nil && ctx.Err() == nil {
 		l.cfg.Logger.Warn(failure, "service", id, "error", err)
 	}
 	if !done {
-		l.wakeAt(id, l.cfg.Now().Add(retryDelay))
+		l.wakeAt(id, now.Add(retryDelay))
 	}
 	return done
 }
@@ -199,7 +181,7 @@ func (l *serviceLoop) onPull(instance string) {
 }
 
 // pullsMoved stops the clocks of versions whose images are on their way.
-func (l *serviceLoop) pullsMoved() {
+func (l *serviceLoop) pullsMoved(now time.Time) {
 	l.mu.Lock()
 	ids := slices.Sorted(maps.Keys(l.pulled))
 	clear(l.pulled)
@@ -208,7 +190,7 @@ func (l *serviceLoop) pullsMoved() {
 	for _, id := range ids {
 		s := view.Instance(id).GetSpec()
 		if m := l.memory[s.GetServiceId()]; m != nil {
-			m.clock(versionKey(s.GetModel(), s.GetModelVersion())).progress(l.cfg.Now())
+			m.clock(versionKey(s.GetModel(), s.GetModelVersion())).progress(now)
 		}
 	}
 }
@@ -226,5 +208,5 @@ func (l *serviceLoop) remembered(id string) *memory {
 // forget drops what belongs to a service that is gone.
 func (l *serviceLoop) forget(id string) {
 	delete(l.memory, id)
-	delete(l.wakes, id)
+	delete(l.wakeups, id)
 }
