@@ -33,6 +33,15 @@ func NewIndex(view state.ReadView) *Index {
 	return &Index{view: view, nodes: map[string]*node{}, pools: map[string][]*node{}}
 }
 
+// Refresh brings the index up to date with view. sets are all changes between the view before and this one,
+// in order. What Plan took is forgotten: it counts when it is in view.
+func (x *Index) Refresh(view state.ReadView, sets []state.ChangeSet) {
+	*x = *NewIndex(view)
+}
+
+// Undo gives back what Plan took since the last Refresh.
+func (x *Index) Undo() { *x = *NewIndex(x.view) }
+
 // pool answers the candidates of a pool, ordered by name; false when there is no such pool.
 func (x *Index) pool(name string) ([]*node, bool) {
 	if nodes, ok := x.pools[name]; ok {
@@ -133,7 +142,7 @@ func count(devices []*fleetv1.Device, r *Request) int {
 }
 
 // take gives the request's share of the node away and answers the devices.
-func (n *node) take(r *Request) []string {
+func (n *node) take(r *Request) []*fleetv1.Device {
 	n.cpu -= r.CPUMillis
 	n.memory -= r.MemoryBytes
 	n.disk -= r.DiskBytes
@@ -141,11 +150,11 @@ func (n *node) take(r *Request) []string {
 	if r.HostPort != 0 {
 		n.ports[r.HostPort] = true
 	}
-	var ids []string
+	var ids []*fleetv1.Device
 	var rest []*fleetv1.Device
 	for _, d := range n.free {
 		if len(ids) < r.devices() && r.matches(d) {
-			ids = append(ids, d.GetId())
+			ids = append(ids, d)
 			continue
 		}
 		rest = append(rest, d)

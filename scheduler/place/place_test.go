@@ -90,9 +90,12 @@ func TestExplanations(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			view := store(t, c.objects...).View()
 			c.request.Pool = "p"
-			got := NewIndex(view).Plan([]Request{c.request})[0]
-			if got.Explanation != c.want || (got.Node == "") != (c.want != "") {
-				t.Errorf("got %+v, want %q", got, c.want)
+			x := NewIndex(view)
+			if got := x.Plan([]Request{c.request})[0]; (got.Members == nil) != (c.want != "") {
+				t.Errorf("got %+v", got)
+			}
+			if got := x.Explain(&c.request).GetSummary(); c.want != "" && got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
 			}
 			if _, never := NeverFits(view, c.request); never != c.never {
 				t.Errorf("never fits: %v", never)
@@ -130,8 +133,8 @@ func TestRemedies(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.request.Pool = "p"
-			if got := NewIndex(store(t, c.objects...).View()).Plan([]Request{c.request})[0]; got.Remedy != c.want || got.Node != "" {
-				t.Errorf("got %+v, want %q", got, c.want)
+			if got := NewIndex(store(t, c.objects...).View()).Explain(&c.request).GetRemedies(); len(got) != 1 || got[0] != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
 	}
@@ -139,7 +142,7 @@ func TestRemedies(t *testing.T) {
 
 func TestUnknownPoolWaits(t *testing.T) {
 	view := store(t).View()
-	if got := NewIndex(view).Plan([]Request{{Pool: "q"}})[0]; got.Explanation != `there is no pool "q"` {
+	if got := NewIndex(view).Explain(&Request{Pool: "q"}); got.GetSummary() != `there is no pool "q"` {
 		t.Errorf("%+v", got)
 	}
 	if _, never := NeverFits(view, Request{Pool: "q"}); never {
@@ -167,10 +170,11 @@ func TestRanking(t *testing.T) {
 			}
 			var got []string
 			for _, p := range NewIndex(store(t, c.nodes...).View()).Plan(c.requests) {
-				if p.Node == "" {
-					p.Node = "-"
+				node := "-"
+				if len(p.Members) > 0 {
+					node = p.Members[0].Node
 				}
-				got = append(got, p.Node)
+				got = append(got, node)
 			}
 			if s := strings.Join(got, " "); s != c.want {
 				t.Errorf("got %s, want %s", s, c.want)
@@ -210,15 +214,13 @@ func TestPlansAreSound(t *testing.T) {
 		}
 		held, cpu, memory := map[string]bool{}, map[string]int64{}, map[string]int64{}
 		for i, p := range plan {
-			if p.Node == "" {
-				if p.Explanation == "" {
-					t.Fatalf("seed %d: no explanation", seed)
-				}
-				if again := index.Plan(requests[i : i+1])[0]; again.Node != "" {
+			if len(p.Members) == 0 {
+				if again := index.Plan(requests[i : i+1])[0]; again.Members != nil {
 					t.Fatalf("seed %d: request %d waits, but fits after the plan: %+v", seed, i, again)
 				}
 				continue
 			}
+			p := p.Members[0]
 			if len(p.DeviceIDs) != requests[i].devices() {
 				t.Fatalf("seed %d: %d devices, want %d", seed, len(p.DeviceIDs), requests[i].devices())
 			}
@@ -250,7 +252,7 @@ func TestNewRequest(t *testing.T) {
 	flavor := &fleetv1.Flavor{Spec: &fleetv1.FlavorSpec{CpuMillis: 1, MemoryBytes: 2, DiskBytes: 3, Arch: "arm64", Accelerator: &fleetv1.Accelerator{Count: 2}}}
 	model := &fleetv1.Model{Spec: &fleetv1.ModelSpec{Accelerator: "ascend", Api: &fleetv1.ModelAPI{Port: 99, FixedPort: true}}, Status: &fleetv1.ModelStatus{Arches: []string{"arm64"}}}
 	got := NewRequest("s", spec, v, flavor, model)
-	want := Request{Service: "s", Pool: "p", CPUMillis: 1, MemoryBytes: 2, DiskBytes: 3, Arch: "arm64", ImageArches: []string{"arm64"}, MountSources: []string{"/data/a"}, HostPort: 99}
+	want := Request{Service: "s", Version: "@", Pool: "p", CPUMillis: 1, MemoryBytes: 2, DiskBytes: 3, Arch: "arm64", ImageArches: []string{"arm64"}, MountSources: []string{"/data/a"}, HostPort: 99}
 	if !proto.Equal(got.Accelerator, &fleetv1.Accelerator{Vendor: "ascend", Count: 2}) {
 		t.Errorf("accelerator %v", got.Accelerator)
 	}

@@ -3,21 +3,25 @@ package place
 import (
 	"cmp"
 	"fmt"
-	"reflect"
+	"slices"
 
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // Placement answers one request.
 type Placement struct {
-	// Node is where the instance goes; empty when it has to wait.
+	// Members are where the instance goes, by rank; empty when it has to wait.
+	Members []Member
+	// Reservation is what is kept free for it while it waits, without the time; nil for nothing.
+	Reservation *fleetv1.Reservation
+}
+
+// Member is one node's share of an instance.
+type Member struct {
 	Node string
-	// DeviceIDs are the devices that it gets there.
-	DeviceIDs []string
-	// Explanation says in one line why no node fits; empty when one does.
-	Explanation string
-	// Remedy says in one line what would make room; empty when a node fits or there is no such pool.
-	Remedy string
+	// DeviceIDs are the devices that it gets there, DeviceModels the model of each.
+	DeviceIDs, DeviceModels []string
 }
 
 // Plan places the requests in order and answers one placement for each. What it places is taken from the
@@ -27,23 +31,42 @@ func (x *Index) Plan(requests []Request) []Placement {
 	fs := filters()
 	for i := range requests {
 		r := &requests[i]
-		if i > 0 && out[i-1].Node == "" && reflect.DeepEqual(requests[i-1], *r) {
-			out[i] = out[i-1] // a service's further instances fit no better
-			continue
-		}
-		nodes, ok := x.pool(r.Pool)
-		if !ok {
-			out[i].Explanation = fmt.Sprintf("there is no pool %q", r.Pool)
-			continue
-		}
-		best := pick(nodes, r, fs)
-		if best == nil {
-			out[i].Explanation, out[i].Remedy = explain(nodes, r), x.remedy(nodes, r)
-			continue
-		}
-		out[i] = Placement{Node: best.name, DeviceIDs: best.take(r)}
+		nodes, _ := x.pool(r.Pool)
+		out[i].Members = placeMembers(nodes, r, fs)
 	}
 	return out
+}
+
+func placeMembers(nodes []*node, r *Request, fs []filter) []Member {
+	var chosen []*node
+	for range r.members() {
+		left := slices.DeleteFunc(slices.Clone(nodes), func(n *node) bool { return slices.Contains(chosen, n) })
+		best := pick(left, r, fs)
+		if best == nil {
+			return nil
+		}
+		chosen = append(chosen, best)
+	}
+	var out []Member
+	for _, n := range chosen {
+		m := Member{Node: n.name}
+		for _, d := range n.take(r) {
+			m.DeviceIDs = append(m.DeviceIDs, d.GetId())
+			m.DeviceModels = append(m.DeviceModels, d.GetModel())
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+// Explain says why no node takes the request now, or not enough nodes for a gang. The answer is shared and
+// must not be written to.
+func (x *Index) Explain(r *Request) *fleetv1.Explanation {
+	nodes, ok := x.pool(r.Pool)
+	if !ok {
+		return &fleetv1.Explanation{Summary: fmt.Sprintf("there is no pool %q", r.Pool)}
+	}
+	return &fleetv1.Explanation{Summary: explain(nodes, r), Nodes: int32(len(nodes)), Remedies: []string{x.remedy(nodes, r)}}
 }
 
 // pick answers the best node that fits, or nil.

@@ -5,49 +5,70 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
-// Request asks for a node for one instance.
+// Request asks for the nodes of one instance. What its pointers, slices and maps hold must not change while
+// an Index knows it.
 type Request struct {
-	// Service is the ID of the service, for spreading its instances.
-	Service string
+	// Project is whose quota the instance counts against.
+	Project string
+	// Service is the ID of the service, Version its "model@version": instances of one version are spread.
+	Service, Version string
 	// Pool is the name of the pool whose nodes may be used.
 	Pool string
-	// What the instance gets: millicores and bytes.
+	// What each member gets: millicores and bytes.
 	CPUMillis, MemoryBytes, DiskBytes int64
 	// Arch is the flavor's instruction set; empty for any.
 	Arch string
 	// ImageArches are the instruction sets that the image runs on; empty for any.
 	ImageArches []string
+	// Image is the digest of the image: nodes that have it are preferred. Empty when it is not known.
+	Image string
 	// Accelerator is nil when no device is asked for.
 	Accelerator *fleetv1.Accelerator
 	// MountSources are the host directories that are to be mounted.
 	MountSources []string
 	// HostPort is the port that the instance takes on the node's own address; 0 when it does not matter.
 	HostPort int32
+	// Rules narrow down and rank the nodes; nil for none.
+	Rules *fleetv1.PlacementRules
+	// Nodes is how many nodes the instance spans; above 1 it is a gang. 0 counts as 1.
+	Nodes int
+	// Priority decides what a reservation keeps from the request, and whom it may preempt.
+	Priority int32
+
+	// Prefer is a node that is taken before all others when it fits; empty for none.
+	Prefer string
 	// Avoid are nodes that are used only when no other fits: the service failed there lately.
 	Avoid map[string]bool
+	// Waited says that the request, when it does not fit, may have nodes reserved: it has waited for long,
+	// or room is being made for it.
+	Waited bool
+	// Reserved are the nodes that were reserved for it last, which a new reservation prefers.
+	Reserved []string
 }
 
-// NewRequest says what one instance of version v of the service asks for.
+// NewRequest says what one instance of version v of the service asks for. The caller adds what it alone
+// knows: Prefer, Avoid, Waited and Reserved.
 func NewRequest(serviceID string, spec *fleetv1.ServiceSpec, v *fleetv1.ServiceVersion, flavor *fleetv1.Flavor, model *fleetv1.Model) Request {
 	f := flavor.GetSpec()
 	r := Request{
-		Service: serviceID, Pool: spec.GetPool(),
+		Project: model.GetMeta().GetProject(), Service: serviceID, Version: VersionKey(v.GetModel(), v.GetModelVersion()), Pool: spec.GetPool(),
 		CPUMillis: f.GetCpuMillis(), MemoryBytes: f.GetMemoryBytes(), DiskBytes: f.GetDiskBytes(),
-		Arch: f.GetArch(), ImageArches: model.GetStatus().GetArches(),
+		Arch: f.GetArch(), ImageArches: model.GetStatus().GetArches(), Image: model.GetStatus().GetImageDigest(),
+		Rules: v.GetPlacement(), Nodes: int(v.GetNodes()), Priority: v.GetPriority(),
 	}
 	if arch := model.GetSpec().GetArch(); arch != "" {
 		r.ImageArches = []string{arch}
 	}
 	if a := f.GetAccelerator(); a.GetCount() > 0 {
-		vendor := a.GetVendor()
-		if vendor == "" {
-			vendor = model.GetSpec().GetAccelerator()
-		}
-		r.Accelerator = &fleetv1.Accelerator{
-			Vendor: vendor, Model: a.GetModel(), Count: a.GetCount(), MemoryMinBytes: a.GetMemoryMinBytes(),
+		r.Accelerator = a
+		if vendor := model.GetSpec().GetAccelerator(); a.GetVendor() == "" && vendor != "" {
+			r.Accelerator = proto.CloneOf(a)
+			r.Accelerator.Vendor = vendor
 		}
 	}
 	for _, m := range v.GetMounts() {
@@ -58,6 +79,12 @@ func NewRequest(serviceID string, spec *fleetv1.ServiceSpec, v *fleetv1.ServiceV
 	}
 	return r
 }
+
+// VersionKey names a model version within a service.
+func VersionKey(model, version string) string { return model + "@" + version }
+
+// members is how many nodes the request needs.
+func (r *Request) members() int { return max(r.Nodes, 1) }
 
 // devices is how many the request needs.
 func (r *Request) devices() int {

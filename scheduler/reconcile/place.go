@@ -68,13 +68,15 @@ func (l *serviceLoop) place(ctx context.Context, ids []string, now time.Time) {
 		return
 	}
 	var parts []*fleetv1.PlanPart
-	for i, p := range place.NewIndex(view).Plan(requests) {
-		if p.Node == "" {
+	index := place.NewIndex(view)
+	for i, p := range index.Plan(requests) {
+		if len(p.Members) != 1 { // gangs: no loop makes them yet
 			m, key := l.remembered(wishes[i].svc.GetMeta().GetId()), wishes[i].version.key
-			m.waiting[key], m.remedies[key] = p.Explanation, p.Remedy
+			why := index.Explain(&requests[i])
+			m.waiting[key], m.remedies[key] = why.GetSummary(), strings.Join(why.GetRemedies(), "; ")
 			continue
 		}
-		parts = append(parts, l.part(view, wishes[i], p, now))
+		parts = append(parts, l.part(view, wishes[i], p.Members[0], now))
 	}
 	for len(parts) > 0 {
 		n := min(len(parts), maxPartsPerEntry)
@@ -104,7 +106,7 @@ func (l *serviceLoop) proposePlan(ctx context.Context, now time.Time, parts []*f
 }
 
 // part is the plan of one instance.
-func (l *serviceLoop) part(view state.ReadView, one wish, p place.Placement, now time.Time) *fleetv1.PlanPart {
+func (l *serviceLoop) part(view state.ReadView, one wish, p place.Member, now time.Time) *fleetv1.PlanPart {
 	svc, id := one.svc, l.cfg.NewID()
 	meta := svc.GetMeta()
 	inst := &fleetv1.Instance{
@@ -124,11 +126,11 @@ func (l *serviceLoop) part(view state.ReadView, one wish, p place.Placement, now
 }
 
 // instanceSpec is all that the node needs to know, with every default filled in.
-func (l *serviceLoop) instanceSpec(one wish, p place.Placement) *fleetv1.InstanceSpec {
+func (l *serviceLoop) instanceSpec(one wish, p place.Member) *fleetv1.InstanceSpec {
 	svc, v, m, f := one.svc, one.version.spec, one.model.GetSpec(), one.flavor.GetSpec()
 	s := &fleetv1.InstanceSpec{
 		ServiceId: svc.GetMeta().GetId(), ServiceName: svc.GetMeta().GetName(), ServiceGeneration: svc.GetMeta().GetGeneration(),
-		Model: v.GetModel(), ModelVersion: v.GetModelVersion(), Flavor: v.GetFlavor(), Node: p.Node, DeviceIds: p.DeviceIDs,
+		Model: v.GetModel(), ModelVersion: v.GetModelVersion(), Flavor: v.GetFlavor(), Node: p.Node, DeviceIds: p.DeviceIDs, DeviceModels: p.DeviceModels,
 		Image: m.GetImage(), ImageDigest: one.model.GetStatus().GetImageDigest(), Command: m.GetCommand(), Env: maps.Clone(v.GetEnv()),
 		CpuMillis: f.GetCpuMillis(), MemoryBytes: f.GetMemoryBytes(), DiskBytes: f.GetDiskBytes(), Limits: limits(f.GetLimits(), v.GetLimits()),
 		Network: svc.GetSpec().GetNetwork(), Api: api(m.GetApi()), Health: health(m.GetHealth()), Mounts: v.GetMounts(),
