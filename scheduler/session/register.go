@@ -23,7 +23,7 @@ func (h *Hub) register(ctx context.Context, name string, facts *fleetv1.NodeFact
 		if stored.GetMeta().GetName() != name {
 			stored = nil // found by another's ID
 		}
-		node, event := registered(stored, name, facts, time.Now())
+		node, event := Registered(stored, name, newID, facts, time.Now())
 		if node == nil {
 			return stored.GetMeta().GetId(), nil
 		}
@@ -42,9 +42,10 @@ func (h *Hub) register(ctx context.Context, name string, facts *fleetv1.NodeFact
 	return "", unavailable("registration of node "+name, fmt.Errorf("it kept changing"))
 }
 
-// registered is the node as it should be stored and what to tell about it, or nil when stored says so
-// already.
-func registered(stored *fleetv1.Node, name string, facts *fleetv1.NodeFacts, now time.Time) (*fleetv1.Node, *fleetv1.Event) {
+// Registered is the node as it should be stored once its agent has connected or its facts have changed, and
+// what to tell about it (nil for nothing); both are nil when stored says so already. stored is nil for a new
+// node, which gets an ID of newID.
+func Registered(stored *fleetv1.Node, name string, newID func() string, facts *fleetv1.NodeFacts, now time.Time) (*fleetv1.Node, *fleetv1.Event) {
 	at := timestamppb.New(now)
 	ready := &fleetv1.NodeStatus{State: fleetv1.NodeReady, StateTime: at}
 	if stored == nil {

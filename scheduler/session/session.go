@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // maxUnacked is how many reports of one session may wait for their commit; the agent is not read from
@@ -210,7 +211,7 @@ func (s *session) send() {
 		s.mu.Unlock()
 		var out []*fleetv1.SessionResponse
 		if changed {
-			set := s.hub.assignments(s.node)
+			set := Assignments(s.hub.cfg.State.View(), s.node)
 			if first || set.GetRestoreEpoch() != sent.epoch || set.GetGeneration() != sent.generation {
 				sent.epoch, sent.generation, first = set.GetRestoreEpoch(), set.GetGeneration(), false
 				out = append(out, &fleetv1.SessionResponse{Message: &fleetv1.SessionResponse_Assignments{Assignments: set}})
@@ -231,9 +232,8 @@ func (s *session) send() {
 	}
 }
 
-// assignments is all that the node should run now.
-func (h *Hub) assignments(node string) *fleetv1.AssignmentSet {
-	view := h.cfg.State.View()
+// Assignments is all that the node should run by the view. The set shares its parts with the store.
+func Assignments(view state.ReadView, node string) *fleetv1.AssignmentSet {
 	set := &fleetv1.AssignmentSet{
 		ClusterId:    view.Cluster().GetMeta().GetId(),
 		RestoreEpoch: view.Cluster().GetRestoreEpoch(),
