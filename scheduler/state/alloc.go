@@ -2,9 +2,29 @@ package state
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
+
+// nodeUse is what there is of instances on one node.
+type nodeUse struct {
+	writer uint64 // the command that made it: later ones change a copy
+	Allocation
+	instances []*fleetv1.Instance // ordered by ID
+	held      []holding
+}
+
+// holding is a device that an instance holds.
+type holding struct{ device, instance string }
+
+// projectUse is what the instances of one project hold.
+type projectUse struct {
+	writer uint64 // as nodeUse's
+	Usage
+}
 
 // holds says that the instance has its share of the node: from its placement until nothing of it is left
 // there, or until the object is deleted.
@@ -12,38 +32,124 @@ func holds(i *fleetv1.Instance) bool {
 	return i != nil && i.GetObserved().GetState() != fleetv1.InstanceReaped
 }
 
-// hold keeps the tables of what nodes give away in step with one instance's change.
-func (a *applying) hold(before, after *fleetv1.Instance) {
-	if holds(before) == holds(after) && sameShare(before.GetSpec(), after.GetSpec()) {
+// use keeps what nodes and projects give away in step with one instance's change.
+func (a *applying) use(before, after *fleetv1.Instance) {
+	if before != nil && after != nil && holds(before) == holds(after) && sameShare(before, after) {
+		if node := after.GetSpec().GetNode(); node != "" {
+			a.nodeUse(node).replace(after)
+		}
 		return
 	}
-	if holds(before) {
+	if before != nil {
 		a.share(before, -1)
-		for _, d := range before.GetSpec().GetDeviceIds() {
-			key := heldKey(before.GetSpec().GetNode(), d)
-			if r, ok := a.row(tableHeld, indexID, key).(*heldRow); ok && r.instance == before.GetMeta().GetId() {
-				a.remove(tableHeld, r)
-			}
+	}
+	if after != nil {
+		a.share(after, 1)
+	}
+}
+
+func sameShare(a, b *fleetv1.Instance) bool {
+	x, y := a.GetSpec(), b.GetSpec()
+	return x == y || x.GetNode() == y.GetNode() && shareOf(x) == shareOf(y) && slices.Equal(x.GetDeviceIds(), y.GetDeviceIds()) &&
+		slices.Equal(x.GetDeviceModels(), y.GetDeviceModels()) && a.GetMeta().GetProject() == b.GetMeta().GetProject()
+}
+
+// share adds an instance to what is used, or takes it away again with sign -1.
+func (a *applying) share(i *fleetv1.Instance, sign int64) {
+	spec, project := i.GetSpec(), i.GetMeta().GetProject()
+	if node := spec.GetNode(); node != "" {
+		n := a.nodeUse(node)
+		if sign > 0 {
+			n.add(i)
+		} else {
+			n.remove(i)
+		}
+		if len(n.instances) == 0 {
+			a.t.nodeUse.Delete(node)
 		}
 	}
-	if holds(after) {
-		a.share(after, 1)
-		for _, d := range after.GetSpec().GetDeviceIds() {
-			a.insert(tableHeld, &heldRow{heldKey(after.GetSpec().GetNode(), d), after.GetMeta().GetId()})
+	if holds(i) {
+		p := a.projectUse(project)
+		p.AddInstance(spec, sign)
+		maps.DeleteFunc(p.Devices, func(_ string, n int64) bool { return n == 0 })
+		if p.Instances == 0 {
+			a.t.projectUse.Delete(project)
 		}
 	}
 }
 
-func sameShare(a, b *fleetv1.InstanceSpec) bool {
-	if a.GetNode() != b.GetNode() || len(a.GetDeviceIds()) != len(b.GetDeviceIds()) || shareOf(a) != shareOf(b) {
-		return false
+// nodeUse answers what the command in progress may change.
+func (a *applying) nodeUse(node string) *nodeUse {
+	used := get(a.t.nodeUse, node)
+	if used != nil && used.writer == a.writer {
+		return used
 	}
-	for i, d := range a.GetDeviceIds() {
-		if b.GetDeviceIds()[i] != d {
-			return false
+	mine := &nodeUse{writer: a.writer}
+	if used != nil {
+		mine.Allocation, mine.instances, mine.held = used.Allocation, slices.Clone(used.instances), slices.Clone(used.held)
+	}
+	a.t.nodeUse.Set(node, mine)
+	return mine
+}
+
+// projectUse answers what the command in progress may change.
+func (a *applying) projectUse(project string) *projectUse {
+	used := get(a.t.projectUse, project)
+	if used != nil && used.writer == a.writer {
+		return used
+	}
+	mine := &projectUse{writer: a.writer}
+	mine.Devices = map[string]int64{}
+	if used != nil {
+		mine.Usage.Add(used.Usage, 1)
+	}
+	a.t.projectUse.Set(project, mine)
+	return mine
+}
+
+func (n *nodeUse) find(i *fleetv1.Instance) (int, bool) {
+	return slices.BinarySearchFunc(n.instances, i.GetMeta().GetId(), func(o *fleetv1.Instance, id string) int {
+		return strings.Compare(o.GetMeta().GetId(), id)
+	})
+}
+
+func (n *nodeUse) replace(i *fleetv1.Instance) {
+	if at, ok := n.find(i); ok {
+		n.instances[at] = i
+	}
+}
+
+func (n *nodeUse) add(i *fleetv1.Instance) {
+	at, _ := n.find(i)
+	n.instances = slices.Insert(n.instances, at, i)
+	if !holds(i) {
+		return
+	}
+	n.Allocation = n.plus(shareOf(i.GetSpec()), 1)
+	for _, d := range i.GetSpec().GetDeviceIds() {
+		n.held = append(n.held, holding{d, i.GetMeta().GetId()})
+	}
+}
+
+func (n *nodeUse) remove(i *fleetv1.Instance) {
+	if at, ok := n.find(i); ok {
+		n.instances = slices.Delete(n.instances, at, at+1)
+	}
+	if !holds(i) {
+		return
+	}
+	n.Allocation = n.plus(shareOf(i.GetSpec()), -1)
+	n.held = slices.DeleteFunc(n.held, func(h holding) bool { return h.instance == i.GetMeta().GetId() })
+}
+
+// holder is the ID of the instance that holds a device, or empty.
+func (n *nodeUse) holder(device string) string {
+	for _, h := range n.held {
+		if h.device == device {
+			return h.instance
 		}
 	}
-	return true
+	return ""
 }
 
 func shareOf(s *fleetv1.InstanceSpec) Allocation {
@@ -62,19 +168,6 @@ func (x Allocation) plus(o Allocation, sign int64) Allocation {
 		Devices:     x.Devices + sign*o.Devices,
 		Instances:   x.Instances + sign*o.Instances,
 	}
-}
-
-func (a *applying) share(i *fleetv1.Instance, sign int64) {
-	node := i.GetSpec().GetNode()
-	if node == "" {
-		return
-	}
-	used := &usageRow{node: node, Allocation: a.Allocated(node).plus(shareOf(i.GetSpec()), sign)}
-	if used.Allocation == (Allocation{}) {
-		a.remove(tableUsage, used)
-		return
-	}
-	a.insert(tableUsage, used)
 }
 
 // Allocatable is what the node's instances may hold together: its totals less what it keeps back.

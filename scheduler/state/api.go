@@ -7,7 +7,7 @@ import (
 )
 
 // Key names one object: its kind and its store key. The key of a node, flavor, pool, token and cluster
-// is its name; of a service "project/name"; of a model "project/name@version"; of an instance its ID.
+// is its name; of a quota its project; of a service "project/name"; of a model "project/name@version"; of an instance its ID.
 type Key struct{ Kind, Key string }
 
 // Change is one object that an applied command touched. Before or After is nil when it was made or
@@ -41,7 +41,8 @@ const (
 	RejectNotFound    RejectReason = "not-found"    // it must exist, and doesn't
 	RejectInUse       RejectReason = "in-use"       // a device is held, or an object is referred to
 	RejectCapacity    RejectReason = "capacity"     // CPU, memory or disk of the node would be exceeded
-	RejectUnfit       RejectReason = "unfit"        // the node is cordoned or unreachable, a device unhealthy
+	RejectUnfit       RejectReason = "unfit"        // the node or a device takes nothing new, or an instance can't be preempted
+	RejectQuota       RejectReason = "quota"        // a limit of the project's quota would be exceeded
 	RejectRequestBody RejectReason = "request-body" // the request ID was used for another request
 	RejectInvalid     RejectReason = "invalid"      // the object can't be stored as it is: the proposer's mistake
 
@@ -83,6 +84,12 @@ type ReadView interface {
 	Pool(name string) *fleetv1.Pool
 	Pools() []*fleetv1.Pool
 
+	// Quota of a project; nil when it has none.
+	Quota(project string) *fleetv1.Quota
+	Quotas() []*fleetv1.Quota
+	// ProjectUsage sums what the project's instances hold.
+	ProjectUsage(project string) Usage
+
 	// Model with an empty version is the latest one (by version number).
 	Model(project, name, version string) *fleetv1.Model
 	// Models with an empty name are all of the project's, with an empty project everyone's.
@@ -94,10 +101,12 @@ type ReadView interface {
 	// Services with an empty project are everyone's.
 	Services(project string) []*fleetv1.Service
 
-	// Instance finds by ID, or by name.
+	// Instance finds by ID, or by name, which ends as the ID begins.
 	Instance(idOrName string) *fleetv1.Instance
 	Instances() []*fleetv1.Instance
 	InstancesOfService(serviceID string) []*fleetv1.Instance
+	// InstancesOfGang are ordered by rank.
+	InstancesOfGang(id string) []*fleetv1.Instance
 	InstancesOnNode(node string) []*fleetv1.Instance
 }
 

@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -42,14 +43,13 @@ func (s *Store) Apply(index uint64, cmd *fleetv1.Command) (Result, []*fleetv1.Ev
 	a := s.begin(index, cmd.GetTime())
 	result := a.command(cmd)
 	if len(result.Rejections) > 0 && len(a.changes) == 0 {
-		a.txn.Abort() // a refused Write has left half of itself in the transaction
-		a = s.begin(index, cmd.GetTime())
+		a = s.begin(index, cmd.GetTime()) // a refused Write has left half of itself in the tables
 	}
 	if cmd.GetRequestId() != "" && !result.Repeated && (len(a.changes) > 0 || len(result.Rejections) == 0) {
 		a.remember(cmd)
 	}
-	a.insert(tableRoot, &rootRow{index: index, requests: a.requests})
-	a.txn.Commit()
+	a.t.index = index
+	s.current.Store(a.t)
 	if len(a.changes) > 0 {
 		s.feeds.publish(ChangeSet{Index: index, Changes: a.changes})
 	}
@@ -57,22 +57,20 @@ func (s *Store) Apply(index uint64, cmd *fleetv1.Command) (Result, []*fleetv1.Ev
 }
 
 func (s *Store) begin(index uint64, time *timestamppb.Timestamp) *applying {
-	a := &applying{view: view{s.db.Load().Txn(true)}, index: index, time: time, touched: map[Key]int{}}
-	if r, ok := a.row(tableRoot, indexID, "root").(*rootRow); ok {
-		a.requests = r.requests
-	}
-	return a
+	s.writers++
+	return &applying{view: view{s.current.Load().copy()}, alike: &s.alike, writer: s.writers, index: index, time: time, touched: map[Key]int{}}
 }
 
-// applying is one command on its way into the store.
+// applying is one command on its way into the store. Its tables are its own.
 type applying struct {
 	view
-	index    uint64
-	time     *timestamppb.Timestamp
-	requests int // rows of the requests table
-	changes  []Change
-	touched  map[Key]int // place of the object's change in changes
-	events   []*fleetv1.Event
+	alike   *alike
+	writer  uint64 // no other has this number, not even the same command's next try
+	index   uint64
+	time    *timestamppb.Timestamp
+	changes []Change
+	touched map[Key]int // place of the object's change in changes
+	events  []*fleetv1.Event
 }
 
 func (a *applying) command(cmd *fleetv1.Command) Result {
@@ -84,7 +82,7 @@ func (a *applying) command(cmd *fleetv1.Command) Result {
 		return result
 	}
 	if id := cmd.GetRequestId(); id != "" {
-		if r, ok := a.row(tableRequests, indexID, id).(*fleetv1.RequestRecord); ok && !a.forgotten(r) {
+		if r := a.Request(id); r != nil && !a.forgotten(r) {
 			if !bytes.Equal(r.GetDigest(), cmd.GetRequestDigest()) {
 				result.Rejections = []Rejection{{Reason: RejectRequestBody, Detail: fmt.Sprintf(
 					"request ID %q was used for another request", id)}}
@@ -114,50 +112,36 @@ func (a *applying) forgotten(r *fleetv1.RequestRecord) bool {
 
 // remember stores the command's request ID and prunes those that are too old or too many.
 func (a *applying) remember(cmd *fleetv1.Command) {
-	a.insert(tableRequests, &fleetv1.RequestRecord{
-		Id: cmd.GetRequestId(), Digest: cmd.GetRequestDigest(), Time: a.time, Index: a.index,
-	})
-	count := a.requests + 1
-	it := must(a.txn.Get(tableRequests, indexAge))
-	for row := it.Next(); row != nil; row = it.Next() {
-		old := row.(*fleetv1.RequestRecord)
-		if count <= requestCountLimit && !a.forgotten(old) {
-			break
+	r := &fleetv1.RequestRecord{Id: cmd.GetRequestId(), Digest: cmd.GetRequestDigest(), Time: a.time, Index: a.index}
+	if old, ok := a.t.requests.Set(r.GetId(), r); ok {
+		a.t.requestsByAge.Delete(requestAge(old))
+	}
+	a.t.requestsByAge.Set(requestAge(r), r)
+	for {
+		age, oldest, _ := a.t.requestsByAge.Min()
+		if a.t.requests.Len() <= requestCountLimit && !a.forgotten(oldest) {
+			return
 		}
-		a.remove(tableRequests, old)
-		count--
-	}
-	a.requests = count
-}
-
-func (a *applying) insert(table string, row any) {
-	if err := a.txn.Insert(table, row); err != nil {
-		panic(fmt.Sprintf("state: memdb: %v", err))
+		a.t.requests.Delete(oldest.GetId())
+		a.t.requestsByAge.Delete(age)
 	}
 }
 
-func (a *applying) remove(table string, row any) {
-	if err := a.txn.Delete(table, row); err != nil {
-		panic(fmt.Sprintf("state: memdb: %v", err))
-	}
-}
-
-// put stores the object, which nobody else may hold, with this command's revision and time.
+// put stores the object, of which nobody else may hold the meta, with this command's revision and time.
 func (a *applying) put(o *fleetv1.Object) {
 	meta := metaOf(o)
 	meta.Revision, meta.UpdateTime = a.index, a.time
-	key := KeyOf(o)
-	before := a.object(key.Kind, indexID, key.Key)
-	a.insert(key.Kind, o)
-	a.hold(before.GetInstance(), o.GetInstance())
-	a.changed(key, before, o)
+	a.set(KeyOf(o), o)
 }
 
-func (a *applying) delete(before *fleetv1.Object) {
-	key := KeyOf(before)
-	a.remove(key.Kind, before)
-	a.hold(before.GetInstance(), nil)
-	a.changed(key, before, nil)
+func (a *applying) delete(key Key) { a.set(key, nil) }
+
+func (a *applying) set(key Key, o *fleetv1.Object) {
+	before := a.t.set(key, o)
+	if key.Kind == fleetv1.KindInstance {
+		a.use(before.GetInstance(), o.GetInstance())
+	}
+	a.changed(key, before, o)
 }
 
 // changed records a change, one per object, and moves on the generation of the assignment set that the
@@ -196,13 +180,13 @@ func assignmentsChanged(before, after *fleetv1.Instance) []string {
 }
 
 func (a *applying) bump(node string) {
-	stored := a.object(fleetv1.KindNode, indexID, node).GetNode()
+	stored := get(a.t.nodes, node).GetNode()
 	if stored == nil || stored.GetStatus().GetAssignmentGeneration() == a.index {
 		return
 	}
-	n := proto.CloneOf(stored)
-	if n.Status == nil {
-		n.Status = &fleetv1.NodeStatus{}
+	n := &fleetv1.Node{Meta: shallow(stored.GetMeta()), Spec: stored.GetSpec(), Facts: stored.GetFacts(), Status: &fleetv1.NodeStatus{}}
+	if stored.GetStatus() != nil {
+		n.Status = shallow(stored.GetStatus())
 	}
 	n.Status.AssignmentGeneration = a.index
 	a.put(ObjectOf(n))
@@ -210,8 +194,8 @@ func (a *applying) bump(node string) {
 
 // event keeps an event under the next ID of this command.
 func (a *applying) event(e *fleetv1.Event) {
-	e = proto.CloneOf(e)
-	e.Id = fmt.Sprintf("%d-%d", a.index, len(a.events)+1)
+	e = shallow(e)
+	e.Id = strconv.FormatUint(a.index, 10) + "-" + strconv.Itoa(len(a.events)+1)
 	if e.Time == nil {
 		e.Time = a.time
 	}

@@ -17,9 +17,11 @@
 // A Write puts and deletes objects, all or none, each guarded by the revision that the proposer saw. It
 // can't leave a dangling reference: a service needs its pool, flavors and models, and what is in use
 // can't be deleted. A Plan places instances part by part; a part is checked against the store as it is
-// now (service, nodes, free capacity, free and healthy devices) and refused whole when it no longer fits.
-// A Report touches nothing but the observed part of instances that its node holds. A device never gets a
-// second holder, whoever asks.
+// now and refused whole when it no longer fits: service, nodes, free capacity, free and healthy devices that
+// nobody has cordoned, the quota of the project. Its instances are whole gangs; what it preempts is as the
+// planner saw it, preemptible, of less priority, and whole gangs too. Victims keep what they hold until they are
+// reaped: nothing is placed in their room by the same part. A Report touches nothing but the observed part of
+// instances that its node holds. A device never gets a second holder, whoever asks.
 //
 // # One writer for each field
 //
@@ -32,8 +34,13 @@
 // to try again. Fields that are filled in on reads are cleared before an object is stored.
 //
 // An instance holds its CPU, memory, disk and devices from its placement until it is observed as Reaped or
-// deleted. Sums and holders are kept in tables of their own, so that Allocated and DeviceHolder cost one
-// look-up.
+// deleted. What nodes and projects give away is kept in tables of their own, so that Allocated, DeviceHolder,
+// InstancesOnNode and ProjectUsage cost one look-up. The models of an instance's devices are written down
+// when it is placed: quotas count by them even when a device is gone.
+//
+// A quota limits what instances hold, not what services ask for: a part is refused whose instances would
+// exceed a limit with what the project's instances hold already. It takes nothing away: below what is
+// held, it only keeps more from being placed.
 //
 // An instance's events are kept once, by the sequence of the report that first carried them. Events of
 // the node itself have no stored sequence: one that is sent again after a lost acknowledgement is kept twice.
@@ -44,8 +51,16 @@
 // 100,000 of them at most. The same ID with the same digest answers with the first one's index; with
 // another digest it is refused. A refused Write isn't remembered: it may be tried again.
 //
+// # Memory and speed
+//
+// A fleet has ten thousands of nodes and instances, so both were measured (bench_test.go). Objects that were
+// decoded one by one repeat the same words, maps and messages; those of which many are alike are kept once.
+// A changed object shares with the one before whatever stayed. The tables are B-trees that copy a branch when it is
+// first changed by a command: against radix trees with an index for each way to find an instance, an instance costs
+// a quarter of the memory, and to place one a sixth of the allocations.
+//
 // # Dependencies
 //
-// hashicorp/go-memdb: immutable radix trees with indexes and transactions: readers get a consistent picture
-// without locks, and a snapshot costs nothing. It replaces a copy-on-write store of our own.
+// tidwall/btree: ordered trees of which a copy costs nothing: readers get a consistent picture without locks, and
+// so does a snapshot. It replaces a copy-on-write tree of our own.
 package state

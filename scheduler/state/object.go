@@ -8,8 +8,8 @@ import (
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
-// ObjectOf wraps one of the stored messages (Cluster, Token, Node, Flavor, Pool, Model, Service,
-// Instance). Any other message gives an Object without a kind, which Apply refuses.
+// ObjectOf wraps one of the stored messages (Cluster, Token, Node, Flavor, Pool, Quota, Model,
+// Service, Instance). Any other message gives an Object without a kind, which Apply refuses.
 func ObjectOf(m proto.Message) *fleetv1.Object {
 	switch m := m.(type) {
 	case *fleetv1.Cluster:
@@ -22,6 +22,8 @@ func ObjectOf(m proto.Message) *fleetv1.Object {
 		return &fleetv1.Object{Kind: &fleetv1.Object_Flavor{Flavor: m}}
 	case *fleetv1.Pool:
 		return &fleetv1.Object{Kind: &fleetv1.Object_Pool{Pool: m}}
+	case *fleetv1.Quota:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Quota{Quota: m}}
 	case *fleetv1.Model:
 		return &fleetv1.Object{Kind: &fleetv1.Object_Model{Model: m}}
 	case *fleetv1.Service:
@@ -73,6 +75,8 @@ func KeyOf(o *fleetv1.Object) Key {
 		return Key{fleetv1.KindFlavor, m.GetName()}
 	case *fleetv1.Object_Pool:
 		return Key{fleetv1.KindPool, m.GetName()}
+	case *fleetv1.Object_Quota:
+		return Key{fleetv1.KindQuota, m.GetName()}
 	case *fleetv1.Object_Model:
 		return ModelKey(m.GetProject(), m.GetName(), k.Model.GetSpec().GetVersion())
 	case *fleetv1.Object_Service:
@@ -96,6 +100,8 @@ func metaOf(o *fleetv1.Object) *fleetv1.Meta {
 		return k.Flavor.GetMeta()
 	case *fleetv1.Object_Pool:
 		return k.Pool.GetMeta()
+	case *fleetv1.Object_Quota:
+		return k.Quota.GetMeta()
 	case *fleetv1.Object_Model:
 		return k.Model.GetMeta()
 	case *fleetv1.Object_Service:

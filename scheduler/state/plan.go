@@ -2,8 +2,7 @@ package state
 
 import (
 	"fmt"
-
-	"google.golang.org/protobuf/proto"
+	"slices"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
@@ -16,16 +15,35 @@ func (a *applying) plan(p *fleetv1.Plan) []Rejection {
 			rejections = append(rejections, Rejection{Part: i, Reason: reason, Detail: detail})
 			continue
 		}
-		for _, instance := range part.GetInstances() {
-			instance = proto.CloneOf(instance)
-			instance.Spec.Epoch = a.index
-			a.put(ObjectOf(instance))
+		for _, p := range part.GetPreemptions() {
+			a.preempt(p)
+		}
+		for _, i := range part.GetInstances() {
+			a.placed(i)
 		}
 		for _, e := range part.GetEvents() {
 			a.event(e)
 		}
 	}
 	return rejections
+}
+
+// placed stores an instance that has passed all checks.
+func (a *applying) placed(planned *fleetv1.Instance) {
+	i := shallow(planned)
+	i.Meta, i.Spec = shallow(planned.GetMeta()), shallow(planned.GetSpec())
+	i.Spec.Epoch = a.index
+	n := get(a.t.nodes, i.Spec.GetNode()).GetNode()
+	i.Spec.Node = n.GetMeta().GetName() // the same word, kept once
+	if ids := planned.GetSpec().GetDeviceIds(); len(ids) > 0 {
+		i.Spec.DeviceIds, i.Spec.DeviceModels = make([]string, len(ids)), make([]string, len(ids))
+		for at, id := range ids {
+			d := deviceOf(n, id)
+			i.Spec.DeviceIds[at], i.Spec.DeviceModels[at] = d.GetId(), d.GetModel()
+		}
+	}
+	a.alike.instance(i, nil)
+	a.put(ObjectOf(i))
 }
 
 func (a *applying) checkPart(part *fleetv1.PlanPart) (RejectReason, string) {
@@ -40,66 +58,113 @@ func (a *applying) checkPart(part *fleetv1.PlanPart) (RejectReason, string) {
 		return RejectRevision, fmt.Sprintf("service %s is to be %q, not running",
 			s.GetMeta().GetName(), s.GetDesired().GetState())
 	}
-	taken := partShare{nodes: map[string]Allocation{}, devices: map[string]string{}, ids: map[string]bool{}}
+	if reason, detail := a.checkPreemptions(part.GetPreemptions(), s); reason != "" {
+		return reason, detail
+	}
+	var taken partShare
 	for _, i := range part.GetInstances() {
-		if reason, detail := a.checkPlaced(i, s, taken); reason != "" {
+		if reason, detail := a.checkPlaced(i, s, &taken); reason != "" {
 			return reason, detail
 		}
+	}
+	if reason, detail := a.checkGangs(part.GetInstances(), s); reason != "" {
+		return reason, detail
+	}
+	if over := a.overQuota(s.GetMeta().GetProject(), part.GetInstances()); over != "" {
+		return RejectQuota, over
 	}
 	return "", ""
 }
 
-// partShare is what the instances of one part take together.
+// partShare is what the instances of one part take together, each node's share on top of what was
+// allocated there before.
 type partShare struct {
-	nodes   map[string]Allocation
-	devices map[string]string // instance by node and device
-	ids     map[string]bool
+	ids     []string
+	nodes   []nodeShare
+	devices []nodeDevice
 }
 
-func (a *applying) checkPlaced(i *fleetv1.Instance, s *fleetv1.Service, taken partShare) (RejectReason, string) {
+type nodeShare struct {
+	node string
+	Allocation
+}
+
+type nodeDevice struct{ node, device string }
+
+// on adds an instance's share to its node's, and answers the sum.
+func (p *partShare) on(node string, allocated Allocation, s *fleetv1.InstanceSpec) Allocation {
+	at := slices.IndexFunc(p.nodes, func(n nodeShare) bool { return n.node == node })
+	if at < 0 {
+		at, p.nodes = len(p.nodes), append(p.nodes, nodeShare{node, allocated})
+	}
+	p.nodes[at].Allocation = p.nodes[at].plus(shareOf(s), 1)
+	return p.nodes[at].Allocation
+}
+
+func (a *applying) checkPlaced(i *fleetv1.Instance, s *fleetv1.Service, taken *partShare) (RejectReason, string) {
 	id, node := i.GetMeta().GetId(), i.GetSpec().GetNode()
-	n := a.object(fleetv1.KindNode, indexID, node).GetNode()
+	n := get(a.t.nodes, node).GetNode()
 	switch {
-	case id == "" || i.GetSpec().GetServiceId() != s.GetMeta().GetId():
-		return RejectInvalid, fmt.Sprintf("instance %q without an ID, or of another service than its part", id)
-	case taken.ids[id] || a.object(fleetv1.KindInstance, indexID, id) != nil:
+	case id == "" || i.GetSpec().GetServiceId() != s.GetMeta().GetId() || i.GetMeta().GetProject() != s.GetMeta().GetProject():
+		return RejectInvalid, fmt.Sprintf("instance %q without an ID, or of another service or project than its part", id)
+	case slices.Contains(taken.ids, id) || get(a.t.instances, id) != nil:
 		return RejectExists, fmt.Sprintf("instance %s exists already", id)
 	case n == nil:
 		return RejectNotFound, fmt.Sprintf("node %s does not exist", node)
 	case n.GetStatus().GetState() != fleetv1.NodeReady:
 		return RejectUnfit, fmt.Sprintf("node %s is %s", node, n.GetStatus().GetState())
+	case n.GetSpec().GetDrain() != nil:
+		return RejectUnfit, fmt.Sprintf("node %s is being drained", node)
 	case n.GetSpec().GetCordoned():
 		return RejectUnfit, fmt.Sprintf("node %s is cordoned", node)
 	}
-	taken.ids[id] = true
-	if _, ok := taken.nodes[node]; !ok {
-		taken.nodes[node] = a.Allocated(node)
-	}
-	taken.nodes[node] = taken.nodes[node].plus(shareOf(i.GetSpec()), 1)
-	if over := taken.nodes[node].exceeds(n); over != "" {
+	taken.ids = append(taken.ids, id)
+	if over := taken.on(node, a.Allocated(node), i.GetSpec()).exceeds(n); over != "" {
 		return RejectCapacity, over
 	}
-	for _, d := range i.GetSpec().GetDeviceIds() {
-		if reason, detail := deviceFit(n, d); reason != "" {
-			return reason, detail
+	for _, id := range i.GetSpec().GetDeviceIds() {
+		d := deviceOf(n, id)
+		if d == nil {
+			return RejectNotFound, fmt.Sprintf("node %s has no device %s", node, id)
 		}
-		if _, ok := taken.devices[heldKey(node, d)]; ok {
-			return RejectInUse, fmt.Sprintf("device %s of node %s is given out twice in one part", d, node)
+		if unfit := DeviceUnfit(n, d); unfit != "" {
+			return RejectUnfit, fmt.Sprintf("device %s of node %s %s", id, node, unfit)
 		}
-		taken.devices[heldKey(node, d)] = id
+		if slices.Contains(taken.devices, nodeDevice{node, id}) {
+			return RejectInUse, fmt.Sprintf("device %s of node %s is given out twice in one part", id, node)
+		}
+		taken.devices = append(taken.devices, nodeDevice{node, id})
 	}
 	return a.devicesFree(i)
 }
 
-func deviceFit(n *fleetv1.Node, id string) (RejectReason, string) {
+func deviceOf(n *fleetv1.Node, id string) *fleetv1.Device {
 	for _, d := range n.GetFacts().GetDevices() {
-		if d.GetId() != id {
-			continue
+		if d.GetId() == id {
+			return d
 		}
-		if d.GetHealth() != fleetv1.Healthy {
-			return RejectUnfit, fmt.Sprintf("device %s of node %s is %s", id, n.GetMeta().GetName(), d.GetHealth())
-		}
-		return "", ""
 	}
-	return RejectNotFound, fmt.Sprintf("node %s has no device %s", n.GetMeta().GetName(), id)
+	return nil
+}
+
+// DeviceUnfit says why nothing new may be placed on a device of the node, such as "is cordoned", or "". Who
+// holds the device is not looked at.
+func DeviceUnfit(n *fleetv1.Node, d *fleetv1.Device) string {
+	switch {
+	case d.GetHealth() != fleetv1.Healthy:
+		return "is " + d.GetHealth()
+	case d.GetQuarantined():
+		return "is quarantined"
+	}
+	for _, c := range n.GetSpec().GetDeviceCordons() {
+		if c.GetDeviceId() == d.GetId() || d.GetParentId() != "" && c.GetDeviceId() == d.GetParentId() {
+			return "is cordoned"
+		}
+	}
+	for _, other := range n.GetFacts().GetDevices() {
+		if other.GetParentId() == d.GetId() {
+			return "is cut into slices"
+		}
+	}
+	return ""
 }

@@ -289,7 +289,7 @@ func TestFeedTellsEverything(t *testing.T) {
 		}
 	}
 	for _, kind := range objectKinds() {
-		for _, o := range list(s.view(), func(o *fleetv1.Object) *fleetv1.Object { return o }, kind, indexID) {
+		for _, o := range list(s.view().t.of(kind), func(o *fleetv1.Object) *fleetv1.Object { return o }, "") {
 			if !proto.Equal(seen[KeyOf(o)], o) {
 				t.Errorf("%s is not what the feed told", KeyOf(o))
 			}

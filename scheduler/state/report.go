@@ -1,7 +1,6 @@
 package state
 
 import (
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -11,7 +10,7 @@ import (
 // dropped: agents send a report again until they know it was committed.
 func (a *applying) report(r *fleetv1.Report) {
 	for _, ir := range r.GetInstances() {
-		stored := a.object(fleetv1.KindInstance, indexID, ir.GetInstanceId()).GetInstance()
+		stored := get(a.t.instances, ir.GetInstanceId()).GetInstance()
 		if stored == nil || stored.GetSpec().GetNode() != r.GetNode() {
 			continue
 		}
@@ -21,17 +20,15 @@ func (a *applying) report(r *fleetv1.Report) {
 			}
 		}
 		if newer(stored.GetObserved(), ir.GetObserved()) {
-			// The rest is shared with the stored object: neither is ever written to.
 			a.put(ObjectOf(&fleetv1.Instance{
-				Meta: proto.CloneOf(stored.GetMeta()), Spec: stored.GetSpec(), Desired: stored.GetDesired(),
-				Observed: proto.CloneOf(ir.GetObserved()),
+				Meta: shallow(stored.GetMeta()), Spec: stored.GetSpec(), Desired: stored.GetDesired(), Observed: ir.GetObserved(),
 			}))
 		}
 	}
 	if len(r.GetNodeEvents()) == 0 {
 		return
 	}
-	n := a.object(fleetv1.KindNode, indexID, r.GetNode()).GetNode()
+	n := get(a.t.nodes, r.GetNode()).GetNode()
 	for _, e := range r.GetNodeEvents() {
 		a.reported(e, []*fleetv1.ObjectRef{nodeRef(r.GetNode(), n)})
 	}
@@ -62,7 +59,7 @@ func (a *applying) instanceRefs(i *fleetv1.Instance) []*fleetv1.ObjectRef {
 	return []*fleetv1.ObjectRef{
 		{Kind: fleetv1.KindInstance, Id: i.GetMeta().GetId(), Name: i.GetMeta().GetName(), Project: project},
 		{Kind: fleetv1.KindService, Id: i.GetSpec().GetServiceId(), Name: i.GetSpec().GetServiceName(), Project: project},
-		nodeRef(node, a.object(fleetv1.KindNode, indexID, node).GetNode()),
+		nodeRef(node, get(a.t.nodes, node).GetNode()),
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"hash/crc32"
 	"io"
 
-	"github.com/hashicorp/go-memdb"
 	"google.golang.org/protobuf/proto"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -43,15 +42,15 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 		Header: &fleetv1.SnapshotHeader{Format: snapshotFormat, Index: s.Index()},
 	}})
 	for _, kind := range objectKinds() {
-		it := must(s.view.txn.Get(kind, indexID))
-		for row := it.Next(); row != nil && out.err == nil; row = it.Next() {
-			out.write(&fleetv1.SnapshotRecord{Record: &fleetv1.SnapshotRecord_Object{Object: row.(*fleetv1.Object)}})
-		}
+		s.view.t.of(kind).Scan(func(_ string, o *fleetv1.Object) bool {
+			out.write(&fleetv1.SnapshotRecord{Record: &fleetv1.SnapshotRecord_Object{Object: o}})
+			return out.err == nil
+		})
 	}
-	it := must(s.view.txn.Get(tableRequests, indexAge))
-	for row := it.Next(); row != nil && out.err == nil; row = it.Next() {
-		out.write(&fleetv1.SnapshotRecord{Record: &fleetv1.SnapshotRecord_Request{Request: row.(*fleetv1.RequestRecord)}})
-	}
+	s.view.t.requestsByAge.Scan(func(_ string, r *fleetv1.RequestRecord) bool {
+		out.write(&fleetv1.SnapshotRecord{Record: &fleetv1.SnapshotRecord_Request{Request: r}})
+		return out.err == nil
+	})
 	out.write(&fleetv1.SnapshotRecord{Record: &fleetv1.SnapshotRecord_Trailer{
 		Trailer: &fleetv1.SnapshotTrailer{Records: out.records, Crc32C: out.crc.Sum32()},
 	}})
@@ -97,67 +96,65 @@ func (w *recordWriter) write(r *fleetv1.SnapshotRecord) {
 func (s *Store) Restore(r io.Reader) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	db := newDB()
-	if err := restoreInto(db, r); err != nil {
+	t, err := readSnapshot(r, &s.alike)
+	if err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
-	s.db.Store(db)
+	s.current.Store(t)
 	s.feeds.resyncAll()
 	return nil
 }
 
 // CheckSnapshot reads a snapshot as Restore does, keeps nothing, and answers its index.
 func CheckSnapshot(r io.Reader) (index uint64, err error) {
-	db := newDB()
-	if err := restoreInto(db, r); err != nil {
+	t, err := readSnapshot(r, &alike{})
+	if err != nil {
 		return 0, err
 	}
-	return view{db.Txn(false)}.Index(), nil
+	return t.index, nil
 }
 
-func restoreInto(db *memdb.MemDB, r io.Reader) error {
+func readSnapshot(r io.Reader, words *alike) (*tables, error) {
 	in := &recordReader{r: bufio.NewReaderSize(r, 1<<16), crc: crc32.New(crc32.MakeTable(crc32.Castagnoli))}
 	first, err := in.next()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	header := first.GetHeader()
 	if header == nil {
-		return fmt.Errorf("%w: it doesn't begin with a header", ErrSnapshot)
+		return nil, fmt.Errorf("%w: it doesn't begin with a header", ErrSnapshot)
 	}
 	if header.GetFormat() != snapshotFormat {
-		return fmt.Errorf("snapshot has format %d, this scheduler reads %d", header.GetFormat(), snapshotFormat)
+		return nil, fmt.Errorf("snapshot has format %d, this scheduler reads %d", header.GetFormat(), snapshotFormat)
 	}
-	a := &applying{view: view{db.Txn(true)}, touched: map[Key]int{}}
-	defer a.txn.Abort() // does nothing after the commit
+	a := &applying{view: view{newTables()}, alike: words}
 	for {
 		records, crc := in.records, in.crc.Sum32()
 		rec, err := in.next()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		switch k := rec.GetRecord().(type) {
 		case *fleetv1.SnapshotRecord_Object:
 			err = a.restoreObject(k.Object)
 		case *fleetv1.SnapshotRecord_Request:
-			if k.Request.GetId() == "" || a.row(tableRequests, indexID, k.Request.GetId()) != nil {
+			if k.Request.GetId() == "" || a.Request(k.Request.GetId()) != nil {
 				err = fmt.Errorf("%w: request ID %q is missing or there twice", ErrSnapshot, k.Request.GetId())
 				break
 			}
-			a.insert(tableRequests, k.Request)
-			a.requests++
+			a.t.requests.Set(k.Request.GetId(), k.Request)
+			a.t.requestsByAge.Set(requestAge(k.Request), k.Request)
 		case *fleetv1.SnapshotRecord_Trailer:
 			if err := in.end(k.Trailer, records, crc); err != nil {
-				return err
+				return nil, err
 			}
-			a.insert(tableRoot, &rootRow{index: header.GetIndex(), requests: a.requests})
-			a.txn.Commit()
-			return nil
+			a.t.index = header.GetIndex()
+			return a.t, nil
 		default:
 			err = fmt.Errorf("%w: record %d is of an unknown type", ErrSnapshot, in.records)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
 }
@@ -168,16 +165,20 @@ func (a *applying) restoreObject(o *fleetv1.Object) error {
 		return fmt.Errorf("%w: %w", ErrSnapshot, err)
 	}
 	key := KeyOf(o)
-	if a.object(key.Kind, indexID, key.Key) != nil {
+	if a.t.object(key) != nil {
 		return fmt.Errorf("%w: %s is there twice", ErrSnapshot, key)
 	}
-	if i := o.GetInstance(); i != nil {
-		if reason, detail := a.devicesFree(i); reason != "" {
+	switch k := o.GetKind().(type) {
+	case *fleetv1.Object_Node:
+		a.alike.node(k.Node, nil)
+	case *fleetv1.Object_Instance:
+		if reason, detail := a.devicesFree(k.Instance); reason != "" {
 			return fmt.Errorf("%w: %s", ErrSnapshot, detail)
 		}
+		a.alike.instance(k.Instance, nil)
+		a.use(nil, k.Instance)
 	}
-	a.insert(key.Kind, o)
-	a.hold(nil, o.GetInstance())
+	a.t.set(key, o)
 	return nil
 }
 

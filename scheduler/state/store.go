@@ -3,29 +3,29 @@ package state
 import (
 	"sync"
 	"sync/atomic"
-
-	"github.com/hashicorp/go-memdb"
 )
 
 // Store is the one picture of the cluster. Apply and Restore are called by one goroutine at a time (the
 // FSM); everything else by anyone. View and Subscribe never wait for Apply.
 type Store struct {
 	writing sync.Mutex
-	db      atomic.Pointer[memdb.MemDB]
+	alike   alike  // guarded by writing
+	writers uint64 // likewise: how often tables were copied to be changed
+	current atomic.Pointer[tables]
 	feeds   feeds
 }
 
 // New makes an empty store.
 func New() *Store {
 	s := &Store{}
-	s.db.Store(newDB())
+	s.current.Store(newTables())
 	return s
 }
 
 // View is the picture at the last applied command. It stays as it is while later commands are applied.
 func (s *Store) View() ReadView { return s.view() }
 
-func (s *Store) view() view { return view{txn: s.db.Load().Txn(false)} }
+func (s *Store) view() view { return view{s.current.Load()} }
 
 // Subscribe starts a feed; its owner closes it. A change set that Next answers is in every View taken
 // afterwards.

@@ -2,90 +2,72 @@ package state
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/hashicorp/go-memdb"
-
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
-// view answers ReadView from a transaction, which is a snapshot (or, inside Apply, the write in progress).
-type view struct{ txn *memdb.Txn }
+// view answers ReadView from tables that no longer change (or, inside Apply, those that are being made).
+type view struct{ t *tables }
 
 var _ ReadView = view{}
 
-// must drops an error that memdb gives for unknown tables and indexes alone.
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(fmt.Sprintf("state: memdb: %v", err))
-	}
-	return v
-}
-
-func (v view) row(table, index, key string) any {
-	return must(v.txn.First(table, index, key))
-}
-
-// object is nil when there is none.
-func (v view) object(kind, index, key string) *fleetv1.Object {
-	o, _ := v.row(kind, index, key).(*fleetv1.Object)
-	return o
-}
-
-// list collects what unwrap takes out of the rows; no args means the whole table.
-func list[T any](v view, unwrap func(*fleetv1.Object) T, kind, index string, args ...any) []T {
-	it := must(v.txn.Get(kind, index, args...))
+// list collects what unwrap takes out of the objects whose keys begin with prefix.
+func list[T any](objects *table[*fleetv1.Object], unwrap func(*fleetv1.Object) T, prefix string) []T {
 	var out []T
-	for row := it.Next(); row != nil; row = it.Next() {
-		out = append(out, unwrap(row.(*fleetv1.Object)))
+	if prefix == "" {
+		out = make([]T, 0, objects.Len())
 	}
+	objects.Ascend(prefix, func(key string, o *fleetv1.Object) bool {
+		if !strings.HasPrefix(key, prefix) {
+			return false
+		}
+		out = append(out, unwrap(o))
+		return true
+	})
 	return out
 }
 
-func (v view) Index() uint64 {
-	if r, ok := v.row(tableRoot, indexID, "root").(*rootRow); ok {
-		return r.index
-	}
-	return 0
+// get is nil when there is none.
+func get[V any](t *table[V], key string) V {
+	v, _ := t.Get(key)
+	return v
 }
 
+func (v view) Index() uint64 { return v.t.index }
+
 func (v view) Cluster() *fleetv1.Cluster {
-	o, _ := must(v.txn.First(fleetv1.KindCluster, indexID)).(*fleetv1.Object)
+	_, o, _ := v.t.cluster.Min()
 	return o.GetCluster()
 }
 
-func (v view) Tokens() []*fleetv1.Token {
-	return list(v, (*fleetv1.Object).GetToken, fleetv1.KindToken, indexID)
-}
+func (v view) Tokens() []*fleetv1.Token { return list(v.t.tokens, (*fleetv1.Object).GetToken, "") }
 
 func (v view) TokenBySecret(sha256 []byte) *fleetv1.Token {
-	if len(sha256) == 0 {
+	name, ok := v.t.tokenNames.Get(string(sha256))
+	if !ok {
 		return nil
 	}
-	return v.object(fleetv1.KindToken, indexSecret, string(sha256)).GetToken()
+	return get(v.t.tokens, name).GetToken()
 }
 
 func (v view) Node(nameOrID string) *fleetv1.Node {
-	return v.either(fleetv1.KindNode, indexID, indexUID, nameOrID).GetNode()
-}
-
-func (v view) either(kind, index1, index2, key string) *fleetv1.Object {
-	if o := v.object(kind, index1, key); o != nil {
-		return o
+	if o, ok := v.t.nodes.Get(nameOrID); ok {
+		return o.GetNode()
 	}
-	return v.object(kind, index2, key)
+	if name, ok := v.t.nodeNames.Get(nameOrID); ok {
+		return get(v.t.nodes, name).GetNode()
+	}
+	return nil
 }
 
-func (v view) Nodes() []*fleetv1.Node {
-	return list(v, (*fleetv1.Object).GetNode, fleetv1.KindNode, indexID)
-}
+func (v view) Nodes() []*fleetv1.Node { return list(v.t.nodes, (*fleetv1.Object).GetNode, "") }
 
 func (v view) Allocated(node string) Allocation {
-	if r, ok := v.row(tableUsage, indexID, node).(*usageRow); ok {
-		return r.Allocation
+	if used := get(v.t.nodeUse, node); used != nil {
+		return used.Allocation
 	}
 	return Allocation{}
 }
@@ -95,7 +77,7 @@ func (v view) PoolNodes(pool *fleetv1.Pool) []*fleetv1.Node {
 	if names := pool.GetSpec().GetNodes(); len(names) > 0 {
 		names = slices.Compact(slices.Sorted(slices.Values(names)))
 		for _, name := range names {
-			if n := v.object(fleetv1.KindNode, indexID, name).GetNode(); n != nil {
+			if n := get(v.t.nodes, name).GetNode(); n != nil {
 				out = append(out, n)
 			}
 		}
@@ -123,31 +105,34 @@ func hasLabels(labels, selector map[string]string) bool {
 }
 
 func (v view) DeviceHolder(node, deviceID string) *fleetv1.Instance {
-	if r, ok := v.row(tableHeld, indexID, heldKey(node, deviceID)).(*heldRow); ok {
-		return v.object(fleetv1.KindInstance, indexID, r.instance).GetInstance()
+	if used := get(v.t.nodeUse, node); used != nil {
+		return get(v.t.instances, used.holder(deviceID)).GetInstance()
 	}
 	return nil
 }
 
-func (v view) Flavor(name string) *fleetv1.Flavor {
-	return v.object(fleetv1.KindFlavor, indexID, name).GetFlavor()
+func (v view) Quota(project string) *fleetv1.Quota { return get(v.t.quotas, project).GetQuota() }
+
+func (v view) Quotas() []*fleetv1.Quota { return list(v.t.quotas, (*fleetv1.Object).GetQuota, "") }
+
+func (v view) ProjectUsage(project string) Usage {
+	if used := get(v.t.projectUse, project); used != nil {
+		return used.Usage
+	}
+	return Usage{}
 }
 
-func (v view) Flavors() []*fleetv1.Flavor {
-	return list(v, (*fleetv1.Object).GetFlavor, fleetv1.KindFlavor, indexID)
-}
+func (v view) Flavor(name string) *fleetv1.Flavor { return get(v.t.flavors, name).GetFlavor() }
 
-func (v view) Pool(name string) *fleetv1.Pool {
-	return v.object(fleetv1.KindPool, indexID, name).GetPool()
-}
+func (v view) Flavors() []*fleetv1.Flavor { return list(v.t.flavors, (*fleetv1.Object).GetFlavor, "") }
 
-func (v view) Pools() []*fleetv1.Pool {
-	return list(v, (*fleetv1.Object).GetPool, fleetv1.KindPool, indexID)
-}
+func (v view) Pool(name string) *fleetv1.Pool { return get(v.t.pools, name).GetPool() }
+
+func (v view) Pools() []*fleetv1.Pool { return list(v.t.pools, (*fleetv1.Object).GetPool, "") }
 
 func (v view) Model(project, name, version string) *fleetv1.Model {
 	if version != "" {
-		return v.object(fleetv1.KindModel, indexID, ModelKey(project, name, version).Key).GetModel()
+		return get(v.t.models, ModelKey(project, name, version).Key).GetModel()
 	}
 	models := v.Models(project, name)
 	if name == "" || len(models) == 0 {
@@ -162,14 +147,14 @@ func (v view) Models(project, name string) []*fleetv1.Model {
 	unwrap := (*fleetv1.Object).GetModel
 	switch {
 	case project == "" && name == "":
-		return list(v, unwrap, fleetv1.KindModel, indexID)
+		return list(v.t.models, unwrap, "")
 	case project == "":
-		all := list(v, unwrap, fleetv1.KindModel, indexID)
+		all := list(v.t.models, unwrap, "")
 		return slices.DeleteFunc(all, func(m *fleetv1.Model) bool { return m.GetMeta().GetName() != name })
 	case name == "":
-		return list(v, unwrap, fleetv1.KindModel, indexID+"_prefix", project+"/")
+		return list(v.t.models, unwrap, project+"/")
 	}
-	return list(v, unwrap, fleetv1.KindModel, indexID+"_prefix", project+"/"+name+"@")
+	return list(v.t.models, unwrap, project+"/"+name+"@")
 }
 
 // CompareVersions orders "x.y.z" by number; parts that are no numbers compare as text, above numbers.
@@ -195,8 +180,8 @@ func CompareVersions(a, b string) int {
 }
 
 func (v view) Service(project, nameOrID string) *fleetv1.Service {
-	if s := v.object(fleetv1.KindService, indexID, ServiceKey(project, nameOrID).Key).GetService(); s != nil {
-		return s
+	if o, ok := v.t.services.Get(ServiceKey(project, nameOrID).Key); ok {
+		return o.GetService()
 	}
 	if s := v.ServiceByID(nameOrID); s.GetMeta().GetProject() == project {
 		return s
@@ -205,33 +190,71 @@ func (v view) Service(project, nameOrID string) *fleetv1.Service {
 }
 
 func (v view) ServiceByID(id string) *fleetv1.Service {
-	return v.object(fleetv1.KindService, indexUID, id).GetService()
+	if key, ok := v.t.serviceKeys.Get(id); ok {
+		return get(v.t.services, key).GetService()
+	}
+	return nil
 }
 
 func (v view) Services(project string) []*fleetv1.Service {
-	if project == "" {
-		return list(v, (*fleetv1.Object).GetService, fleetv1.KindService, indexID)
+	prefix := ""
+	if project != "" {
+		prefix = project + "/"
 	}
-	return list(v, (*fleetv1.Object).GetService, fleetv1.KindService, indexID+"_prefix", project+"/")
+	return list(v.t.services, (*fleetv1.Object).GetService, prefix)
 }
 
+// Instance looks for a name among the IDs that begin as the name ends.
 func (v view) Instance(idOrName string) *fleetv1.Instance {
-	return v.either(fleetv1.KindInstance, indexID, indexName, idOrName).GetInstance()
+	if o, ok := v.t.instances.Get(idOrName); ok {
+		return o.GetInstance()
+	}
+	begin := idOrName[strings.LastIndexByte(idOrName, '-')+1:]
+	if begin == "" {
+		return nil
+	}
+	var found *fleetv1.Instance
+	v.t.instances.Ascend(begin, func(id string, o *fleetv1.Object) bool {
+		if o.GetInstance().GetMeta().GetName() == idOrName {
+			found = o.GetInstance()
+		}
+		return found == nil && strings.HasPrefix(id, begin)
+	})
+	return found
 }
 
 func (v view) Instances() []*fleetv1.Instance {
-	return list(v, (*fleetv1.Object).GetInstance, fleetv1.KindInstance, indexID)
+	return list(v.t.instances, (*fleetv1.Object).GetInstance, "")
 }
 
 func (v view) InstancesOfService(serviceID string) []*fleetv1.Instance {
-	return list(v, (*fleetv1.Object).GetInstance, fleetv1.KindInstance, indexService, serviceID)
+	var out []*fleetv1.Instance
+	v.t.ofService.Ascend(member{service: serviceID}, func(m member) bool {
+		if m.service != serviceID {
+			return false
+		}
+		out = append(out, m.object.GetInstance())
+		return true
+	})
+	return out
+}
+
+func (v view) InstancesOfGang(id string) []*fleetv1.Instance {
+	var out []*fleetv1.Instance
+	for _, member := range get(v.t.gangs, id) {
+		out = append(out, get(v.t.instances, member).GetInstance())
+	}
+	slices.SortFunc(out, func(a, b *fleetv1.Instance) int {
+		return cmp.Or(cmp.Compare(a.GetSpec().GetGang().GetRank(), b.GetSpec().GetGang().GetRank()), cmp.Compare(a.GetMeta().GetId(), b.GetMeta().GetId()))
+	})
+	return out
 }
 
 func (v view) InstancesOnNode(node string) []*fleetv1.Instance {
-	return list(v, (*fleetv1.Object).GetInstance, fleetv1.KindInstance, indexNode, node)
+	if used := get(v.t.nodeUse, node); used != nil {
+		return slices.Clone(used.instances)
+	}
+	return nil
 }
 
-func (v view) Request(id string) *fleetv1.RequestRecord {
-	r, _ := v.row(tableRequests, indexID, id).(*fleetv1.RequestRecord)
-	return r
-}
+func (v view) Request(id string) *fleetv1.RequestRecord { return get(v.t.requests, id) }

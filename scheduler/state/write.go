@@ -38,7 +38,7 @@ func (a *applying) writePut(expect uint64, put *fleetv1.Object) (RejectReason, s
 		return RejectInvalid, err.Error()
 	}
 	key := KeyOf(put)
-	before := a.object(key.Kind, indexID, key.Key)
+	before := a.t.object(key)
 	if reason, detail := expected(expect, key, before); reason != "" {
 		return reason, detail
 	}
@@ -46,8 +46,11 @@ func (a *applying) writePut(expect uint64, put *fleetv1.Object) (RejectReason, s
 	switch k := o.GetKind().(type) {
 	case *fleetv1.Object_Node:
 		storedStatus(k.Node, before.GetNode())
+		a.alike.node(k.Node, before.GetNode())
 	case *fleetv1.Object_Pool:
 		k.Pool.Nodes = nil
+	case *fleetv1.Object_Quota:
+		k.Quota.Usage = nil
 	case *fleetv1.Object_Service:
 		if missing := a.missing(k.Service, before.GetService()); missing != "" {
 			return RejectNotFound, fmt.Sprintf("service %s needs %s, which does not exist", key.Key, missing)
@@ -56,6 +59,7 @@ func (a *applying) writePut(expect uint64, put *fleetv1.Object) (RejectReason, s
 		if reason, detail := a.devicesFree(k.Instance); reason != "" {
 			return reason, detail
 		}
+		a.alike.instance(k.Instance, before.GetInstance())
 	}
 	a.put(o)
 	return "", ""
@@ -128,7 +132,7 @@ func (a *applying) writeDelete(expect uint64, ref *fleetv1.ObjectRef) (RejectRea
 	if !slices.Contains(objectKinds(), key.Kind) || key.Kind == fleetv1.KindCluster {
 		return RejectInvalid, fmt.Sprintf("objects of kind %q can't be deleted", key.Kind)
 	}
-	before := a.object(key.Kind, indexID, key.Key)
+	before := a.t.object(key)
 	if before == nil {
 		return RejectNotFound, fmt.Sprintf("%s does not exist", key)
 	}
@@ -138,7 +142,7 @@ func (a *applying) writeDelete(expect uint64, ref *fleetv1.ObjectRef) (RejectRea
 	if user := a.user(before); user != "" {
 		return RejectInUse, fmt.Sprintf("%s is in use: %s", key, user)
 	}
-	a.delete(before)
+	a.delete(key)
 	return "", ""
 }
 

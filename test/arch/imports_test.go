@@ -60,7 +60,7 @@ var confined = []struct {
 	{"github.com/hashicorp/raft", []string{"scheduler/raftstore"}, "one package knows Raft's rules"},
 	{"github.com/hashicorp/raft-boltdb", []string{"scheduler/raftstore"}, "one package knows Raft's log"},
 	{"github.com/hashicorp/memberlist", []string{"scheduler/gossip"}, "gossip is never the truth about anything"},
-	{"github.com/hashicorp/go-memdb", []string{"scheduler/state"}, "tables and indexes are the store's own"},
+	{"github.com/tidwall/btree", []string{"scheduler/state"}, "tables and indexes are the store's own"},
 	{"github.com/containerd/containerd", []string{"runtime/containerd", "test"}, "the agent sees the runtime interface alone"},
 	{"github.com/containerd/go-cni", []string{"runtime/containerd", "test"}, "the agent sees the runtime interface alone"},
 	{"github.com/spf13/cobra", []string{"cmd"}, "flags are read in cmd alone"},

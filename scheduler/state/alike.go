@@ -1,0 +1,158 @@
+package state
+
+import (
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+)
+
+// alike keeps one copy of what many objects say in the same way: every decoded object brings its own. What
+// is stored doesn't depend on it. Its methods change the objects that they are given, which nobody else may
+// have yet.
+type alike struct {
+	words  map[string]string
+	placed map[versionOf]*fleetv1.Instance // the last one
+}
+
+// versionOf names a version of a service.
+type versionOf struct{ service, model, version string }
+
+// alikeLimit is how many words and versions are known at most; past it, they are learnt anew.
+const alikeLimit = 4096
+
+func remember[K comparable, V any](m *map[K]V, key K, value V) {
+	if *m == nil || len(*m) >= alikeLimit {
+		*m = map[K]V{}
+	}
+	(*m)[key] = value
+}
+
+// word replaces a string by the first one like it.
+func (x *alike) word(s *string) {
+	if *s == "" {
+		return
+	}
+	known, ok := x.words[*s]
+	if !ok {
+		known = *s
+		remember(&x.words, known, known)
+	}
+	*s = known
+}
+
+func same(s *string, as string) {
+	if *s == as {
+		*s = as
+	}
+}
+
+// meta takes what it can from the object before, which may be nil.
+func (x *alike) meta(m, before *fleetv1.Meta) {
+	x.word(&m.Account)
+	x.word(&m.Project)
+	x.word(&m.CreatedBy)
+	same(&m.Name, before.GetName())
+	same(&m.Id, before.GetId())
+	m.CreateTime = either(m.CreateTime, before.GetCreateTime())
+}
+
+// either is the message before when the new one equals it.
+func either[M proto.Message](m, before M) M {
+	if proto.Equal(m, before) {
+		return before
+	}
+	return m
+}
+
+// instance takes what it can from the instance before, or else from another one of its version.
+func (x *alike) instance(i, before *fleetv1.Instance) {
+	x.meta(i.Meta, before.GetMeta())
+	if before != nil {
+		i.Spec, i.Desired = either(i.Spec, before.Spec), either(i.Desired, before.Desired)
+		i.Observed = either(i.Observed, before.Observed)
+		return
+	}
+	s := i.GetSpec()
+	if s == nil {
+		return
+	}
+	key := versionOf{s.GetServiceId(), s.GetModel(), s.GetModelVersion()}
+	other := x.placed[key]
+	remember(&x.placed, key, i)
+	o := other.GetSpec()
+	if o == nil {
+		return
+	}
+	for _, word := range []struct {
+		s  *string
+		as string
+	}{
+		{&s.ServiceId, o.ServiceId}, {&s.ServiceName, o.ServiceName}, {&s.Model, o.Model}, {&s.ModelVersion, o.ModelVersion},
+		{&s.Flavor, o.Flavor}, {&s.Image, o.Image}, {&s.ImageDigest, o.ImageDigest}, {&s.Network, o.Network},
+	} {
+		same(word.s, word.as)
+	}
+	s.Limits, s.Api, s.Health = either(s.Limits, o.Limits), either(s.Api, o.Api), either(s.Health, o.Health)
+	i.Desired = either(i.Desired, other.Desired)
+	if slices.Equal(s.Command, o.Command) {
+		s.Command = o.Command
+	}
+	if maps.Equal(s.Env, o.Env) {
+		s.Env = o.Env
+	}
+	if slices.EqualFunc(s.Mounts, o.Mounts, func(a, b *fleetv1.Mount) bool { return proto.Equal(a, b) }) {
+		s.Mounts = o.Mounts
+	}
+	if slices.Equal(s.DeviceModels, o.DeviceModels) {
+		s.DeviceModels = o.DeviceModels
+	}
+	i.Meta.CreateTime = either(i.Meta.CreateTime, other.Meta.CreateTime)
+}
+
+// node takes what it can from the node before, which may be nil.
+func (x *alike) node(n, before *fleetv1.Node) {
+	x.meta(n.Meta, before.GetMeta())
+	n.Spec = either(n.Spec, before.GetSpec())
+	if proto.Equal(n.Facts, before.GetFacts()) {
+		n.Facts = before.GetFacts()
+		return
+	}
+	f := n.GetFacts()
+	for _, s := range []*string{&f.Arch, &f.Os, &f.Kernel, &f.AgentVersion, &f.Runtime, &f.HttpAddress} {
+		x.word(s)
+	}
+	for i := range f.ImageDigests {
+		x.word(&f.ImageDigests[i])
+	}
+	ids := map[string]string{}
+	for _, d := range f.GetDevices() {
+		ids[d.GetId()] = d.GetId()
+		for _, s := range []*string{&d.Vendor, &d.Model, &d.Health, &d.Action, &d.Profile, &d.CpuAffinity, &d.DriverVersion,
+			&d.RuntimeVersion, &d.ComputeCapability, &d.PciAddress, &d.HealthReason} {
+			x.word(s)
+		}
+	}
+	for _, d := range f.GetDevices() {
+		same(&d.ParentId, ids[d.GetParentId()])
+		for _, l := range d.GetLinks() {
+			same(&l.Peer, ids[l.GetPeer()])
+			x.word(&l.Kind)
+		}
+	}
+}
+
+// shallow copies the fields of a message and shares what they point to.
+func shallow[M proto.Message](m M) M {
+	from := m.ProtoReflect()
+	to := from.New()
+	from.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		to.Set(f, v)
+		return true
+	})
+	to.SetUnknown(from.GetUnknown())
+	return to.Interface().(M)
+}

@@ -1,0 +1,180 @@
+package state
+
+import (
+	"cmp"
+	"encoding/binary"
+	"slices"
+	"strings"
+
+	"github.com/tidwall/btree"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+)
+
+// objectKinds in the order in which snapshots hold them: what is referred to comes first.
+func objectKinds() []string {
+	return []string{
+		fleetv1.KindCluster, fleetv1.KindToken, fleetv1.KindNode, fleetv1.KindFlavor, fleetv1.KindPool, fleetv1.KindQuota,
+		fleetv1.KindModel, fleetv1.KindService, fleetv1.KindInstance,
+	}
+}
+
+// table holds the objects of one kind by their store key, or what else is found by a string.
+type table[V any] = btree.Map[string, V]
+
+// tables is all that is stored at one index. Once published it is never changed: a command changes a copy,
+// which shares with it every branch of a tree that stays as it is.
+type tables struct {
+	index uint64
+
+	cluster, tokens, nodes, flavors, pools, quotas, models, services, instances *table[*fleetv1.Object]
+
+	nodeNames   *table[string] // by meta.id
+	serviceKeys *table[string] // by meta.id
+	tokenNames  *table[string] // by secret_sha256
+	ofService   *btree.BTreeG[member]
+	gangs       *table[[]string] // IDs of the instances, by the gang's
+
+	nodeUse    *table[*nodeUse]
+	projectUse *table[*projectUse]
+
+	requests      *table[*fleetv1.RequestRecord] // by ID
+	requestsByAge *table[*fleetv1.RequestRecord] // by time, then Raft index
+}
+
+// member is an instance, ordered by its service.
+type member struct {
+	service, id string
+	object      *fleetv1.Object
+}
+
+// degree is half of how many entries a node of a tree has at most: small nodes are cheap to copy, large ones
+// need less memory.
+const degree = 16
+
+func newTables() *tables {
+	object := func() *table[*fleetv1.Object] { return btree.NewMap[string, *fleetv1.Object](degree) }
+	name := func() *table[string] { return btree.NewMap[string, string](degree) }
+	request := func() *table[*fleetv1.RequestRecord] {
+		return btree.NewMap[string, *fleetv1.RequestRecord](degree)
+	}
+	return &tables{
+		cluster: object(), tokens: object(), nodes: object(), flavors: object(), pools: object(), quotas: object(), models: object(),
+		services: object(), instances: object(),
+		nodeNames: name(), serviceKeys: name(), tokenNames: name(),
+		ofService: btree.NewBTreeGOptions(func(a, b member) bool {
+			return cmp.Or(strings.Compare(a.service, b.service), strings.Compare(a.id, b.id)) < 0
+		}, btree.Options{NoLocks: true, Degree: degree}),
+		gangs:   btree.NewMap[string, []string](degree),
+		nodeUse: btree.NewMap[string, *nodeUse](degree), projectUse: btree.NewMap[string, *projectUse](degree),
+		requests: request(), requestsByAge: request(),
+	}
+}
+
+// copy answers tables that may be changed. It is for the store's writer alone.
+func (t *tables) copy() *tables {
+	return &tables{
+		index: t.index, cluster: t.cluster.Copy(), tokens: t.tokens.Copy(), nodes: t.nodes.Copy(), flavors: t.flavors.Copy(),
+		pools: t.pools.Copy(), quotas: t.quotas.Copy(), models: t.models.Copy(), services: t.services.Copy(), instances: t.instances.Copy(),
+		nodeNames: t.nodeNames.Copy(), serviceKeys: t.serviceKeys.Copy(), tokenNames: t.tokenNames.Copy(), ofService: t.ofService.Copy(),
+		gangs: t.gangs.Copy(), nodeUse: t.nodeUse.Copy(), projectUse: t.projectUse.Copy(), requests: t.requests.Copy(), requestsByAge: t.requestsByAge.Copy(),
+	}
+}
+
+// of is nil for an unknown kind.
+func (t *tables) of(kind string) *table[*fleetv1.Object] {
+	switch kind {
+	case fleetv1.KindCluster:
+		return t.cluster
+	case fleetv1.KindToken:
+		return t.tokens
+	case fleetv1.KindNode:
+		return t.nodes
+	case fleetv1.KindFlavor:
+		return t.flavors
+	case fleetv1.KindPool:
+		return t.pools
+	case fleetv1.KindQuota:
+		return t.quotas
+	case fleetv1.KindModel:
+		return t.models
+	case fleetv1.KindService:
+		return t.services
+	case fleetv1.KindInstance:
+		return t.instances
+	}
+	return nil
+}
+
+// object is nil when there is none.
+func (t *tables) object(key Key) *fleetv1.Object {
+	objects := t.of(key.Kind)
+	if objects == nil {
+		return nil
+	}
+	o, _ := objects.Get(key.Key)
+	return o
+}
+
+// set stores an object, or deletes it with nil, and answers the one before. What is found by other than its
+// key follows.
+func (t *tables) set(key Key, o *fleetv1.Object) (before *fleetv1.Object) {
+	if o == nil {
+		before, _ = t.of(key.Kind).Delete(key.Key)
+	} else {
+		before, _ = t.of(key.Kind).Set(key.Key, o)
+	}
+	switch key.Kind {
+	case fleetv1.KindNode:
+		refer(t.nodeNames, key.Key, before.GetNode().GetMeta().GetId(), o.GetNode().GetMeta().GetId())
+	case fleetv1.KindService:
+		refer(t.serviceKeys, key.Key, before.GetService().GetMeta().GetId(), o.GetService().GetMeta().GetId())
+	case fleetv1.KindToken:
+		refer(t.tokenNames, key.Key, string(before.GetToken().GetSecretSha256()), string(o.GetToken().GetSecretSha256()))
+	case fleetv1.KindInstance:
+		from, to := before.GetInstance().GetSpec().GetServiceId(), o.GetInstance().GetSpec().GetServiceId()
+		if before != nil && (o == nil || from != to) {
+			t.ofService.Delete(member{service: from, id: key.Key})
+		}
+		if o != nil {
+			t.ofService.Set(member{to, o.GetInstance().GetMeta().GetId(), o})
+		}
+		t.setGang(key.Key, before.GetInstance().GetSpec().GetGang().GetId(), o.GetInstance().GetSpec().GetGang().GetId())
+	}
+	return before
+}
+
+func (t *tables) setGang(instance, from, to string) {
+	if from == to {
+		return
+	}
+	if members := slices.DeleteFunc(slices.Clone(get(t.gangs, from)), func(id string) bool { return id == instance }); len(members) > 0 {
+		t.gangs.Set(from, members)
+	} else {
+		t.gangs.Delete(from)
+	}
+	if to != "" {
+		t.gangs.Set(to, append(slices.Clone(get(t.gangs, to)), instance))
+	}
+}
+
+// refer keeps up a second way to find the object of a key; an empty one is none.
+func refer(keys *table[string], key, before, after string) {
+	if before == after {
+		return
+	}
+	if owner, _ := keys.Get(before); before != "" && owner == key {
+		keys.Delete(before)
+	}
+	if after != "" {
+		keys.Set(after, key)
+	}
+}
+
+// requestAge sorts requests by time, those of one time by Raft index.
+func requestAge(r *fleetv1.RequestRecord) string {
+	b := make([]byte, 0, 20)
+	b = binary.BigEndian.AppendUint64(b, uint64(r.GetTime().GetSeconds())^1<<63)
+	b = binary.BigEndian.AppendUint32(b, uint32(r.GetTime().GetNanos()))
+	return string(binary.BigEndian.AppendUint64(b, r.GetIndex()))
+}
