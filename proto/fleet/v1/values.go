@@ -21,6 +21,12 @@ const (
 	DesiredDeleted = "deleted"
 )
 
+// Why an instance is to leave (Leave.cause).
+const (
+	LeaveDrain  = "drain"
+	LeaveDefrag = "defrag"
+)
+
 // Observed states of an instance, in the order in which an attempt goes through them.
 const (
 	InstanceAccepted   = "Accepted"
