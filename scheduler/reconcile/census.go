@@ -16,7 +16,8 @@ const defaultReschedule = 60 * time.Second
 
 // census is one look at a service's instances.
 type census struct {
-	versions []*versionCensus
+	instances int
+	versions  []*versionCensus
 	// stop are to be asked to stop, ending have been; remove are to be deleted from the store.
 	stop   []fate
 	ending []*fleetv1.Instance
@@ -24,17 +25,19 @@ type census struct {
 	// parted have been asked to stop on nodes that are away: they end when their node is back, and the
 	// service doesn't wait for that.
 	parted []*fleetv1.Instance
-	// look is when the next instance counts as lost or parted; zero when none will.
+	// look is when the next instance counts as lost or parted, or its time to leave is over; zero when none will.
 	look time.Time
 }
 
-// versionCensus is one version's share.
+// versionCensus is one version's share. It counts logical instances: a gang is one.
 type versionCensus struct {
-	key   string
-	spec  *fleetv1.ServiceVersion
-	want  int
-	kept  []member // that are to run on
-	ready int
+	key  string
+	spec *fleetv1.ServiceVersion
+	want int
+	kept []member // that are to run on, those that leave included
+	// What stays and what leaves once it is replaced, of what is kept.
+	stay, leave []unit
+	ready       int // at most want
 }
 
 // member is an instance that is to run on.
@@ -42,6 +45,12 @@ type member struct {
 	*fleetv1.Instance
 	ready     bool // serves
 	reachable bool // its node is
+}
+
+// unit is one logical instance: a single one, or the members of a gang.
+type unit struct {
+	members []member
+	ready   bool // every member is
 }
 
 // fate is an instance that is to be stopped, and why.
@@ -53,55 +62,155 @@ type fate struct {
 
 func versionKey(model, version string) string { return model + "@" + version }
 
-func (v *versionCensus) missing() int { return v.want - len(v.kept) }
+// missing is how many are to be placed: what leaves is replaced first.
+func (v *versionCensus) missing() int { return v.want - len(v.stay) }
 
-func (v *versionCensus) allReady() bool { return v.ready >= v.want && len(v.kept) == v.want }
+// placed is how many of those that are wanted have a node.
+func (v *versionCensus) placed() int { return min(v.want, len(v.stay)+len(v.leave)) }
+
+func (v *versionCensus) allReady() bool { return v.ready >= v.want }
+
+// counting takes a census.
+type counting struct {
+	*census
+	view   state.ReadView
+	svc    *fleetv1.Service
+	now    time.Time
+	byKey  map[string]*versionCensus
+	nodes  map[string]*fleetv1.Node
+	single []member         // what is kept and in no gang
+	gangs  map[string]*gang // by ID
+	order  []string         // of the gangs
+}
+
+// gang is what was found of one.
+type gang struct {
+	version *versionCensus
+	members []member
+	broken  string // why it can't go on; empty when it can
+}
 
 // take looks at the instances of a service. svc is nil when it no longer exists: then all must go.
 func take(view state.ReadView, svc *fleetv1.Service, id string, now time.Time) *census {
-	c := &census{}
-	byKey := map[string]*versionCensus{}
+	all := view.InstancesOfService(id)
+	c := &counting{census: &census{instances: len(all)}, view: view, svc: svc, now: now, byKey: map[string]*versionCensus{},
+		nodes: map[string]*fleetv1.Node{}, gangs: map[string]*gang{}}
 	if svc.GetDesired().GetState() == fleetv1.DesiredRunning {
 		for _, v := range svc.GetSpec().GetVersions() {
 			key := versionKey(v.GetModel(), v.GetModelVersion())
-			if byKey[key] == nil {
-				byKey[key] = &versionCensus{key: key, spec: v}
-				c.versions = append(c.versions, byKey[key])
+			if c.byKey[key] == nil {
+				c.byKey[key] = &versionCensus{key: key, spec: v}
+				c.versions = append(c.versions, c.byKey[key])
 			}
-			byKey[key].want += int(v.GetInstances())
+			c.byKey[key].want += int(v.GetInstances())
 		}
 	}
-	for _, inst := range view.InstancesOfService(id) {
-		c.sort(view, svc, inst, byKey, now)
+	for _, inst := range all {
+		c.sort(inst)
 	}
+	c.assemble()
 	for _, v := range c.versions {
 		c.cut(v)
 	}
-	return c
+	return c.census
+}
+
+func (c *counting) node(name string) *fleetv1.Node {
+	n, ok := c.nodes[name]
+	if !ok {
+		n = c.view.Node(name)
+		c.nodes[name] = n
+	}
+	return n
 }
 
 // sort decides what becomes of one instance.
-func (c *census) sort(view state.ReadView, svc *fleetv1.Service, inst *fleetv1.Instance, byKey map[string]*versionCensus, now time.Time) {
-	node := view.Node(inst.GetSpec().GetNode())
-	version := byKey[versionKey(inst.GetSpec().GetModel(), inst.GetSpec().GetModelVersion())]
+func (c *counting) sort(inst *fleetv1.Instance) {
+	svc, node := c.svc, c.node(inst.GetSpec().GetNode())
+	version := c.byKey[versionKey(inst.GetSpec().GetModel(), inst.GetSpec().GetModelVersion())]
 	reachable := node.GetStatus().GetState() == fleetv1.NodeReady
+	var broken string
 	switch {
 	case node == nil || inst.GetObserved().GetState() == fleetv1.InstanceReaped:
 		c.remove = append(c.remove, inst)
-	case inst.GetDesired().GetState() == fleetv1.DesiredStopped && (!reachable && c.away(node, min(patience(svc), defaultReschedule), now) || outlived(svc, inst)):
+		broken = "has ended"
+	case inst.GetDesired().GetState() == fleetv1.DesiredStopped && (!reachable && c.away(node, min(patience(svc), defaultReschedule)) || outlived(svc, inst)):
 		c.parted = append(c.parted, inst)
+		broken = "is to stop"
 	case inst.GetDesired().GetState() == fleetv1.DesiredStopped:
 		c.ending = append(c.ending, inst)
+		broken = "is to stop"
 	case svc.GetDesired().GetState() != fleetv1.DesiredRunning:
 		c.stop = append(c.stop, fate{inst, "the service is to be " + cmp.Or(svc.GetDesired().GetState(), fleetv1.DesiredDeleted), false})
+		return
 	case version == nil:
 		c.stop = append(c.stop, fate{inst, "the service no longer has this version", false})
+		return
 	case inst.GetObserved().GetState() == fleetv1.InstanceFailed:
 		c.stop = append(c.stop, fate{inst, "it failed: " + cmp.Or(inst.GetObserved().GetReason(), "no reason was given"), true})
-	case !reachable && c.away(node, patience(svc), now):
+		broken = "has failed"
+	case !reachable && c.away(node, patience(svc)):
+		broken = "is lost: its node " + node.GetMeta().GetName() + " is unreachable"
 		c.stop = append(c.stop, fate{inst, "its node " + node.GetMeta().GetName() + " is unreachable", false})
-	default:
+	case inst.GetSpec().GetGang() == nil:
 		version.kept = append(version.kept, member{inst, reachable && inst.GetObserved().GetReady(), reachable})
+		return
+	}
+	if inst.GetSpec().GetGang() != nil {
+		c.join(inst, version, reachable, broken)
+	}
+}
+
+// join notes a member of a gang; with broken it isn't kept.
+func (c *counting) join(inst *fleetv1.Instance, version *versionCensus, reachable bool, broken string) {
+	id := inst.GetSpec().GetGang().GetId()
+	g := c.gangs[id]
+	if g == nil {
+		g = &gang{version: version}
+		c.gangs[id] = g
+		c.order = append(c.order, id)
+	}
+	if broken == "" {
+		g.members = append(g.members, member{inst, reachable && inst.GetObserved().GetReady(), reachable})
+	} else if g.broken == "" {
+		g.broken = inst.GetMeta().GetName() + " " + broken
+	}
+}
+
+// assemble makes units of what is kept. A gang that has lost a member is stopped as a whole.
+func (c *counting) assemble() {
+	for _, v := range c.versions {
+		for i, m := range v.kept {
+			v.add(unit{v.kept[i : i+1 : i+1], m.ready})
+		}
+	}
+	for _, id := range c.order {
+		g := c.gangs[id]
+		if len(g.members) == 0 {
+			continue
+		}
+		if size := int(g.members[0].GetSpec().GetGang().GetSize()); g.broken == "" && len(g.members) < size {
+			g.broken = fmt.Sprintf("only %d of its %d members are left", len(g.members), size)
+		}
+		if g.broken != "" {
+			for _, m := range g.members {
+				c.stop = append(c.stop, fate{m.Instance, "its gang is replaced as a whole: " + g.broken, false})
+			}
+			continue
+		}
+		slices.SortFunc(g.members, func(a, b member) int {
+			return cmp.Compare(a.GetSpec().GetGang().GetRank(), b.GetSpec().GetGang().GetRank())
+		})
+		g.version.kept = append(g.version.kept, g.members...)
+		g.version.add(unit{g.members, !slices.ContainsFunc(g.members, func(m member) bool { return !m.ready })})
+	}
+}
+
+func (v *versionCensus) add(u unit) {
+	if slices.ContainsFunc(u.members, func(m member) bool { return m.GetDesired().GetLeave() != nil }) {
+		v.leave = append(v.leave, u)
+	} else {
+		v.stay = append(v.stay, u)
 	}
 }
 
@@ -121,38 +230,105 @@ func outlived(svc *fleetv1.Service, inst *fleetv1.Instance) bool {
 }
 
 // away says whether the unreachable node has been so for long enough, and otherwise notes when it will have been.
-func (c *census) away(node *fleetv1.Node, after time.Duration, now time.Time) bool {
-	at := node.GetStatus().GetStateTime().AsTime().Add(after)
-	if !now.Before(at) {
+func (c *counting) away(node *fleetv1.Node, after time.Duration) bool {
+	return c.passed(node.GetStatus().GetStateTime().AsTime().Add(after))
+}
+
+// passed says whether the time has come, and otherwise notes to look again then.
+func (c *counting) passed(at time.Time) bool {
+	if !c.now.Before(at) {
 		return true
 	}
-	if c.look.IsZero() || at.Before(c.look) {
-		c.look = at
-	}
+	c.look = earlier(c.look, at)
 	return false
 }
 
-// cut stops what a version has too many of: those that do not serve first, then the newest.
-func (c *census) cut(v *versionCensus) {
-	slices.SortFunc(v.kept, func(a, b member) int {
+// cut stops what a version has too many of: those that do not serve first, then the newest. What leaves goes once
+// enough of what stays serves, or at its deadline when it is preemptible.
+func (c *counting) cut(v *versionCensus) {
+	before := len(v.stay) + len(v.leave)
+	if len(v.stay) > v.want {
+		best(v.stay)
+		for _, u := range v.stay[v.want:] {
+			c.end(u, fmt.Sprintf("the service was scaled to %d", v.want))
+		}
+		v.stay = v.stay[:v.want]
+	}
+	serving := countReady(v.stay)
+	if len(v.leave) > 0 {
+		best(v.leave)
+		v.leave = slices.DeleteFunc(v.leave, func(u unit) bool {
+			over := c.overdue(u)
+			if over {
+				c.end(u, "the deadline to leave has passed, and it is preemptible")
+			}
+			return over
+		})
+		for len(v.leave) > max(0, v.want-serving) {
+			last := len(v.leave) - 1
+			c.end(v.leave[last], "it has been replaced: "+left(v.leave[last]))
+			v.leave = v.leave[:last]
+		}
+	}
+	v.ready = min(v.want, serving+countReady(v.leave))
+	if len(v.stay)+len(v.leave) < before {
+		v.kept = nil
+		for _, units := range [][]unit{v.stay, v.leave} {
+			for _, u := range units {
+				v.kept = append(v.kept, u.members...)
+			}
+		}
+	}
+}
+
+// best orders units: those that serve first, then the oldest.
+func best(units []unit) {
+	slices.SortFunc(units, func(a, b unit) int {
 		if a.ready != b.ready {
 			if a.ready {
 				return -1
 			}
 			return 1
 		}
-		return cmp.Or(a.GetMeta().GetCreateTime().AsTime().Compare(b.GetMeta().GetCreateTime().AsTime()),
-			cmp.Compare(a.GetMeta().GetId(), b.GetMeta().GetId()))
+		x, y := a.members[0].GetMeta(), b.members[0].GetMeta()
+		return cmp.Or(x.GetCreateTime().AsTime().Compare(y.GetCreateTime().AsTime()), cmp.Compare(x.GetId(), y.GetId()))
 	})
-	for len(v.kept) > v.want {
-		last := v.kept[len(v.kept)-1]
-		v.kept = v.kept[:len(v.kept)-1]
-		c.stop = append(c.stop, fate{last.Instance, fmt.Sprintf("the service was scaled to %d", v.want), false})
-	}
-	for _, m := range v.kept {
-		if m.ready {
-			v.ready++
+}
+
+func countReady(units []unit) int {
+	n := 0
+	for _, u := range units {
+		if u.ready {
+			n++
 		}
+	}
+	return n
+}
+
+// overdue says whether a unit's time to leave is over. Only what is preemptible is held to it.
+func (c *counting) overdue(u unit) bool {
+	over := false
+	for _, m := range u.members {
+		at := m.GetDesired().GetLeave().GetDeadline()
+		over = at != nil && m.GetSpec().GetPreemptible() && c.passed(at.AsTime()) || over
+	}
+	return over
+}
+
+// left says why a unit left.
+func left(u unit) string {
+	for _, m := range u.members {
+		if leave := m.GetDesired().GetLeave(); leave != nil {
+			return leave.GetCause()
+		}
+	}
+	return ""
+}
+
+// end has all members of a unit asked to stop.
+func (c *census) end(u unit, reason string) {
+	for _, m := range u.members {
+		c.stop = append(c.stop, fate{m.Instance, reason, false})
 	}
 }
 

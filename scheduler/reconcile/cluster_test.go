@@ -79,7 +79,7 @@ func (c *cluster) lead() (stop func()) {
 func (c *cluster) addNode(name string) {
 	c.must(&fleetv1.Node{Meta: &fleetv1.Meta{Name: name, Id: "id-" + name}, Spec: &fleetv1.NodeSpec{},
 		Facts: &fleetv1.NodeFacts{Arch: "amd64", CpuMillis: 4000, MemoryBytes: 8 * gib, Labels: map[string]string{"pool": "p"}, AdvertiseAddress: "10.0.0.1",
-			Devices: []*fleetv1.Device{{Id: name + "-d0", Vendor: "fake", Health: fleetv1.Healthy}, {Id: name + "-d1", Vendor: "fake", Health: fleetv1.Healthy}}},
+			Devices: []*fleetv1.Device{{Id: name + "-d0", Vendor: "fake", Model: "X1", Health: fleetv1.Healthy}, {Id: name + "-d1", Vendor: "fake", Model: "X1", Health: fleetv1.Healthy}}},
 		Status: &fleetv1.NodeStatus{State: fleetv1.NodeReady}})
 }
 

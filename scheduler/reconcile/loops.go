@@ -82,6 +82,7 @@ func New(cfg Config) *Loops {
 func (l *Loops) Run(ctx context.Context) error {
 	term := l.Begin()
 	defer term.End()
+	term.service.ahead = true
 	var loops sync.WaitGroup
 	for _, one := range term.loops {
 		loops.Go(func() { l.drive(ctx, one) })
@@ -125,12 +126,14 @@ type loop interface {
 // Term is one leadership, with all that the loops remember during it. Run drives one with goroutines and the wall
 // clock; a simulation steps it. There is one at a time.
 type Term struct {
-	loops []loop
+	service *serviceLoop
+	loops   []loop
 }
 
 // Begin starts a leadership; its owner ends it.
 func (l *Loops) Begin() *Term {
-	return &Term{[]loop{newLivenessLoop(l.cfg), newServiceLoop(l.cfg)}}
+	service := newServiceLoop(l.cfg)
+	return &Term{service: service, loops: []loop{newLivenessLoop(l.cfg), newDrainLoop(l.cfg), service}}
 }
 
 // Step lets every loop do what is to be done at the time now, without waiting for anything but the Proposer. It

@@ -6,13 +6,17 @@ import (
 
 // memory is what the service loop remembers of a service: it only delays or explains.
 type memory struct {
-	waiting  map[string]string // version → why instances of it wait for a node
-	remedies map[string]string // version → what would make room
+	wishes   map[string]*wish // version → what it lacks
 	clocks   map[string]*clock
 	failures map[string]*failures
 	stopping map[string]time.Time // instance → when it was first seen to be stopping with the service
 	// gaveUp is why an instance gave up; empty again when the status has taken it in.
 	gaveUp string
+
+	looked    time.Time // when its instances were last counted
+	instances int       // how many there were
+	urgent    bool      // it is looked at again at once, however big it is
+	unsettled bool      // more instances are to be settled than went into one entry
 }
 
 func (m *memory) clock(version string) *clock {
@@ -47,6 +51,9 @@ const (
 	longestHold     = 5 * time.Minute
 	pullStall       = time.Minute
 	defaultDeadline = 20 * time.Minute
+
+	bigService       = 500 // instances
+	pausePerInstance = 10 * time.Microsecond
 )
 
 // note counts a round when the instance was made after the last failure: those that fail side by side have

@@ -2,182 +2,202 @@ package reconcile
 
 import (
 	"context"
-	"fmt"
-	"maps"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/place"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
-// Defaults of fields that a service or model leaves out.
+// Bounds of one plan: instances in all, so that who comes meanwhile isn't kept waiting by a big service; and of a
+// version that has been waiting, for most likely they don't fit either.
 const (
-	defaultGrace     = 30
-	defaultPort      = 8080
-	maxPartsPerEntry = 256 // instances placed by one log entry
+	maxPlanned        = 8192
+	maxPlannedWaiting = 64
 )
 
-// wish is one instance that is missing.
-type wish struct {
-	svc     *fleetv1.Service
-	version *versionCensus
-	flavor  *fleetv1.Flavor
-	model   *fleetv1.Model
-}
-
-// place places what the services lack, and notes why the rest waits.
-func (l *serviceLoop) place(ctx context.Context, ids []string, now time.Time) {
-	view := l.cfg.State.View()
-	var wishes []wish
-	var requests []place.Request
-	for _, id := range ids {
-		svc := view.ServiceByID(id)
-		if svc == nil {
-			continue
-		}
-		m := l.remembered(id)
-		clear(m.waiting)
-		clear(m.remedies)
-		for _, v := range take(view, svc, id, now).versions {
-			missing := v.missing()
-			if missing <= 0 {
-				continue
-			}
-			if hold := m.failures[v.key].until(); now.Before(hold) {
-				l.wakeAt(id, hold)
-				continue
-			}
-			one := wish{svc, v, view.Flavor(v.spec.GetFlavor()), view.Model(svc.GetMeta().GetProject(), v.spec.GetModel(), v.spec.GetModelVersion())}
-			if one.flavor == nil || one.model == nil {
-				m.waiting[v.key] = fmt.Sprintf("flavor %q or model %s %s does not exist", v.spec.GetFlavor(), v.spec.GetModel(), v.spec.GetModelVersion())
-				continue
-			}
-			r := place.NewRequest(id, svc.GetSpec(), v.spec, one.flavor, one.model)
-			r.Avoid = m.failures[v.key].avoid(now)
-			for range missing {
-				wishes, requests = append(wishes, one), append(requests, r)
-			}
-		}
-	}
-	if len(wishes) == 0 {
-		return
-	}
-	var parts []*fleetv1.PlanPart
-	index := place.NewIndex(view)
-	for i, p := range index.Plan(requests) {
-		if len(p.Members) != 1 { // gangs: no loop makes them yet
-			m, key := l.remembered(wishes[i].svc.GetMeta().GetId()), wishes[i].version.key
-			why := index.Explain(&requests[i])
-			m.waiting[key], m.remedies[key] = why.GetSummary(), strings.Join(why.GetRemedies(), "; ")
-			continue
-		}
-		parts = append(parts, l.part(view, wishes[i], p.Members[0], now))
-	}
-	for len(parts) > 0 {
-		n := min(len(parts), maxPartsPerEntry)
-		l.proposePlan(ctx, now, parts[:n])
-		parts = parts[n:]
-	}
-}
-
-// proposePlan commits parts; the services of those that fail or are refused are looked at again.
-func (l *serviceLoop) proposePlan(ctx context.Context, now time.Time, parts []*fleetv1.PlanPart) {
-	result, err := l.propose(ctx, &fleetv1.Command{Op: &fleetv1.Command_Plan{Plan: &fleetv1.Plan{Parts: parts}}})
-	again := now.Add(retryDelay)
-	if err != nil {
-		if ctx.Err() == nil {
-			l.cfg.Logger.Warn("plan not committed", "parts", len(parts), "error", err)
-		}
-		for _, p := range parts {
-			l.wakeAt(p.GetServiceId(), again)
-		}
-		return
-	}
-	for _, r := range result.Rejections {
-		id := parts[r.Part].GetServiceId()
-		l.cfg.Logger.Info("placement refused", "service", id, "reason", r.Reason, "detail", r.Detail)
-		l.wakeAt(id, again)
-	}
-}
-
-// part is the plan of one instance.
-func (l *serviceLoop) part(view state.ReadView, one wish, p place.Member, now time.Time) *fleetv1.PlanPart {
-	svc, id := one.svc, l.cfg.NewID()
-	meta := svc.GetMeta()
-	inst := &fleetv1.Instance{
-		Meta: &fleetv1.Meta{Name: meta.GetName() + "-" + id[:8], Id: id, Account: meta.GetAccount(), Project: meta.GetProject(),
-			Generation: 1, CreateTime: timestamppb.New(now), CreatedBy: "scheduler"},
-		Spec:    l.instanceSpec(one, p),
-		Desired: &fleetv1.InstanceDesired{State: fleetv1.DesiredRunning},
-	}
-	message := "on node " + p.Node
-	if len(p.DeviceIDs) > 0 {
-		message += " with " + strings.Join(p.DeviceIDs, ", ")
-	}
-	return &fleetv1.PlanPart{
-		ServiceId: meta.GetId(), ServiceGeneration: meta.GetGeneration(), Instances: []*fleetv1.Instance{inst},
-		Events: []*fleetv1.Event{instanceEvent(inst, view.Node(p.Node), now, fleetv1.EventNormal, "InstancePlaced", message)},
-	}
-}
-
-// instanceSpec is all that the node needs to know, with every default filled in.
-func (l *serviceLoop) instanceSpec(one wish, p place.Member) *fleetv1.InstanceSpec {
-	svc, v, m, f := one.svc, one.version.spec, one.model.GetSpec(), one.flavor.GetSpec()
-	s := &fleetv1.InstanceSpec{
-		ServiceId: svc.GetMeta().GetId(), ServiceName: svc.GetMeta().GetName(), ServiceGeneration: svc.GetMeta().GetGeneration(),
-		Model: v.GetModel(), ModelVersion: v.GetModelVersion(), Flavor: v.GetFlavor(), Node: p.Node, DeviceIds: p.DeviceIDs, DeviceModels: p.DeviceModels,
-		Image: m.GetImage(), ImageDigest: one.model.GetStatus().GetImageDigest(), Command: m.GetCommand(), Env: maps.Clone(v.GetEnv()),
-		CpuMillis: f.GetCpuMillis(), MemoryBytes: f.GetMemoryBytes(), DiskBytes: f.GetDiskBytes(), Limits: limits(f.GetLimits(), v.GetLimits()),
-		Network: svc.GetSpec().GetNetwork(), Api: api(m.GetApi()), Health: health(m.GetHealth()), Mounts: v.GetMounts(),
-		ReadOnlyRoot: m.GetReadOnlyRoot(), GracePeriodSeconds: defaultGrace,
-		WithdrawSeconds: int32((l.cfg.LookupMaxAge + time.Second - 1) / time.Second),
-	}
-	if s.Network == "" {
-		s.Network = fleetv1.NetworkBridge
-	}
-	if svc.GetSpec().GracePeriodSeconds != nil {
-		s.GracePeriodSeconds = svc.GetSpec().GetGracePeriodSeconds()
-	}
-	return s
-}
-
-// limits are the flavor's, each overridden by the version's.
-func limits(flavor, version *fleetv1.Limits) *fleetv1.Limits {
-	pick := func(v, f int64) int64 {
-		if v != 0 {
-			return v
-		}
-		return f
-	}
-	return &fleetv1.Limits{
-		ShmBytes:     pick(version.GetShmBytes(), flavor.GetShmBytes()),
-		MemlockBytes: pick(version.GetMemlockBytes(), flavor.GetMemlockBytes()),
-		Nofile:       pick(version.GetNofile(), flavor.GetNofile()),
-		Pids:         pick(version.GetPids(), flavor.GetPids()),
-		Rdma:         version.GetRdma() || flavor.GetRdma(),
-	}
-}
-
-func api(a *fleetv1.ModelAPI) *fleetv1.ModelAPI {
-	out := &fleetv1.ModelAPI{Protocol: "http", Port: defaultPort}
-	proto.Merge(out, a)
-	return out
-}
-
-// health is the check with SPEC §2's defaults, or nil without one.
-func health(h *fleetv1.HealthCheck) *fleetv1.HealthCheck {
-	if h == nil {
+// place plans what services lack, all in one plan and in their order, and commits it. It answers the services whose
+// status it concerns.
+func (l *serviceLoop) place(ctx context.Context, now time.Time) (concerned []string) {
+	if ctx.Err() != nil || !l.unplanned(now) {
 		return nil
 	}
-	out := &fleetv1.HealthCheck{PeriodSeconds: 10, TimeoutSeconds: 5, FailureThreshold: 3}
-	if h.GetCheckMethod() == "HTTP" {
-		out.Protocol, out.Url = "http", "/health"
+	line := l.line(now)
+	l.freed = false
+	if len(line) > 0 {
+		view := l.refresh()
+		requests := l.requests(view, line, now)
+		commits := &commits{loop: l, ctx: ctx, now: now}
+		placements := l.index.Plan(requests)
+		for _, w := range line {
+			mine := placements[:w.asked]
+			placements = placements[w.asked:]
+			l.take(commits, view, w, mine, now)
+		}
+		l.preempt(commits, view, line, now)
+		commits.finish()
 	}
-	proto.Merge(out, h)
+	for _, w := range line {
+		l.stale(w.service())
+		concerned = append(concerned, w.service())
+	}
+	return concerned
+}
+
+// refresh brings the index up to date.
+func (l *serviceLoop) refresh() state.ReadView {
+	l.poll()
+	view := l.cfg.State.View()
+	if l.index == nil {
+		l.index = place.NewIndex(view)
+	} else {
+		l.index.Refresh(view, l.changes)
+	}
+	l.changes = nil
+	return view
+}
+
+// requests are those of the wishes, one after the other.
+func (l *serviceLoop) requests(view state.ReadView, line []*wish, now time.Time) []place.Request {
+	var out []place.Request
+	for _, w := range line {
+		w.asked = min(w.missing, maxPlanned-len(out))
+		if w.waits() {
+			w.asked = min(w.asked, maxPlannedWaiting)
+		}
+		r := w.request
+		r.Waited = w.making != nil || !w.since.IsZero() && now.Sub(w.since) >= reserveAfter
+		if r.Reserved = w.making; r.Reserved == nil {
+			r.Reserved = w.reservation.GetNodes()
+		}
+		for i := range w.asked {
+			if r.Prefer = ""; i < len(w.targets) {
+				r.Prefer = w.targets[i]
+			}
+			out = append(out, r)
+		}
+	}
 	return out
+}
+
+// take commits what the planner found for a wish, and notes why the rest waits.
+func (l *serviceLoop) take(c *commits, view state.ReadView, w *wish, placements []place.Placement, now time.Time) {
+	if w.asked == 0 {
+		return // it is its turn in the next plan
+	}
+	var kept *fleetv1.Reservation
+	for _, p := range placements {
+		if len(p.Members) == 0 {
+			kept = p.Reservation
+			break
+		}
+		c.add(l.part(view, w, p.Members, now), w)
+		w.placed++
+	}
+	changed := w.fresh
+	w.missing -= w.placed
+	w.fresh = w.placed == w.asked && w.missing > 0
+	switch {
+	case w.missing == 0:
+		w.satisfied()
+	case w.placed < w.asked:
+		w.reserve(kept, now)
+		l.explain(w, changed || w.placed > 0, now)
+	}
+}
+
+// commits commits the parts of a plan in entries of bounded size. One goroutine uses it.
+type commits struct {
+	loop *serviceLoop
+	ctx  context.Context
+	now  time.Time
+
+	parts  []*fleetv1.PlanPart
+	wishes []*wish
+	size   int
+
+	underway chan outcome // nil when nothing is
+}
+
+// outcome is that of one entry.
+type outcome struct {
+	parts  []*fleetv1.PlanPart
+	wishes []*wish
+	result state.Result
+	err    error
+}
+
+func (c *commits) add(part *fleetv1.PlanPart, w *wish) {
+	c.parts, c.wishes, c.size = append(c.parts, part), append(c.wishes, w), c.size+proto.Size(part)
+	if c.size >= maxEntryBytes || len(c.parts) >= maxEntryParts {
+		c.flush()
+	}
+}
+
+// flush proposes what has been added. While it is being committed the caller may go on, if the loop is to work
+// ahead.
+func (c *commits) flush() {
+	c.wait()
+	o := outcome{parts: c.parts, wishes: c.wishes}
+	c.parts, c.wishes, c.size = nil, nil, 0
+	if len(o.parts) == 0 {
+		return
+	}
+	propose := func() outcome {
+		o.result, o.err = c.loop.propose(c.ctx, &fleetv1.Command{Op: &fleetv1.Command_Plan{Plan: &fleetv1.Plan{Parts: o.parts}}})
+		return o
+	}
+	if !c.loop.ahead {
+		c.loop.committed(propose(), c)
+		return
+	}
+	done := make(chan outcome, 1)
+	go func() { done <- propose() }() // ends when ctx does; wait waits for it
+	c.underway = done
+}
+
+func (c *commits) wait() {
+	if c.underway != nil {
+		done := <-c.underway
+		c.underway = nil
+		c.loop.committed(done, c)
+	}
+}
+
+// finish waits until everything is committed.
+func (c *commits) finish() {
+	c.flush()
+	c.wait()
+}
+
+// committed takes in how an entry fared: what failed or was refused is planned again after a while.
+func (l *serviceLoop) committed(o outcome, c *commits) {
+	again := func(w *wish, after time.Duration) {
+		w.fresh, w.hold = true, c.now.Add(after)
+		l.wakeAt(w.service(), w.hold)
+	}
+	if o.err != nil {
+		if c.ctx.Err() == nil {
+			l.cfg.Logger.Warn("plan not committed", "parts", len(o.parts), "error", o.err)
+		}
+		for _, w := range o.wishes {
+			again(w, retryDelay)
+		}
+		return
+	}
+	for _, r := range o.result.Rejections {
+		w := o.wishes[r.Part]
+		l.cfg.Logger.Debug("placement refused", "service", w.service(), "reason", r.Reason, "detail", r.Detail)
+		if r.Reason == state.RejectQuota {
+			w.wait(r.Detail, "", c.now)
+			again(w, quotaHold)
+			continue
+		}
+		again(w, retryDelay)
+	}
+	if n := len(o.result.Rejections); n > 0 {
+		l.cfg.Logger.Info("placements refused", "parts", n, "of", len(o.parts), "for example", o.result.Rejections[0].Detail)
+	}
 }

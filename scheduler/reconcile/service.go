@@ -7,20 +7,27 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/place"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // serviceLoop makes services what they are asked to be. All but pulled is used by its one goroutine.
 type serviceLoop struct {
 	proposer
+	feed    state.Feed
 	dirty   map[string]bool      // IDs of services to look at
 	wakeups map[string]time.Time // and when to look again at others
 	memory  map[string]*memory   // by service ID
+	looks   map[string]*look     // of the present pass
 
-	feed        state.Feed
+	index     *place.Index      // nil before the first plan and after a resync
+	changes   []state.ChangeSet // that the index has not heard of
+	wishes    map[*wish]bool    // what services lack
+	freed     bool              // something may have become free: wishes that wait are planned again
+	preempter func(*place.Index) preempter
+	ahead     bool // the next entry of a plan is made while one is being committed
+
 	forgetPulls func()
 	pullWake    chan struct{} // capacity 1
 	mu          sync.Mutex
@@ -29,7 +36,11 @@ type serviceLoop struct {
 
 func newServiceLoop(cfg Config) *serviceLoop {
 	l := &serviceLoop{proposer: proposer{cfg}, dirty: map[string]bool{}, wakeups: map[string]time.Time{},
-		memory: map[string]*memory{}, feed: cfg.State.Subscribe(), pullWake: make(chan struct{}, 1), pulled: map[string]bool{}}
+		memory: map[string]*memory{}, looks: map[string]*look{}, wishes: map[*wish]bool{}, feed: cfg.State.Subscribe(), pullWake: make(chan struct{}, 1), pulled: map[string]bool{}}
+	l.preempter = func(x *place.Index) preempter {
+		p, _ := any(x).(preempter)
+		return p
+	}
 	l.forgetPulls = cfg.Sessions.OnPull(l.onPull)
 	return l
 }
@@ -43,11 +54,11 @@ func (l *serviceLoop) wakes() (feed, told <-chan struct{}) { return l.feed.Ready
 
 func (l *serviceLoop) step(ctx context.Context, now time.Time) (next time.Time) {
 	l.collect(now)
-	if len(l.dirty) > 0 && ctx.Err() == nil {
-		l.pass(ctx, now)
+	if ids := l.turn(now); len(ids) > 0 || l.unplanned(now) {
+		l.pass(ctx, now, ids)
 		l.collect(now)
 	}
-	if len(l.dirty) > 0 {
+	if ctx.Err() == nil && (len(l.dirty) > 0 || l.unplanned(now)) {
 		return now
 	}
 	for _, at := range l.wakeups {
@@ -56,15 +67,44 @@ func (l *serviceLoop) step(ctx context.Context, now time.Time) (next time.Time) 
 	return next
 }
 
+// turn answers the dirty services whose turn it is. A big service is not looked at again at once, so that its
+// instances' reports are taken in together: looking costs what it has instances.
+func (l *serviceLoop) turn(now time.Time) []string {
+	var ids []string
+	for id := range l.dirty {
+		if m := l.memory[id]; m != nil && m.instances >= bigService && !m.urgent {
+			if at := m.looked.Add(time.Duration(m.instances) * pausePerInstance); now.Before(at) {
+				l.wakeAt(id, at)
+				continue
+			}
+		}
+		ids = append(ids, id)
+	}
+	clear(l.dirty)
+	slices.Sort(ids)
+	return ids
+}
+
 // collect marks what has changed and whose time has come.
 func (l *serviceLoop) collect(now time.Time) {
+	l.poll()
+	l.pullsMoved(now)
+	l.due(now)
+}
+
+// poll takes in what the store tells.
+func (l *serviceLoop) poll() {
 	sets, resync, err := l.feed.Poll()
 	if err != nil {
 		l.cfg.Logger.Error("the store's changes are not heard of", "error", err)
 	}
+	if resync {
+		l.index, l.changes = nil, nil
+	}
+	if l.index != nil {
+		l.changes = append(l.changes, sets...)
+	}
 	l.mark(sets, resync)
-	l.pullsMoved(now)
-	l.due(now)
 }
 
 // due marks the services whose time has come.
@@ -116,58 +156,62 @@ func (l *serviceLoop) markChange(c state.Change) {
 		l.dirty[before.GetSpec().GetServiceId()] = true
 		delete(l.dirty, "")
 		if after == nil || after.GetObserved().GetState() == fleetv1.InstanceReaped {
-			l.markWaiting()
+			l.freed = true
 		}
 	case fleetv1.KindNode:
-		before, after := c.Before.GetNode(), c.After.GetNode()
-		if before.GetStatus().GetState() != after.GetStatus().GetState() || after == nil {
-			for _, inst := range l.cfg.State.View().InstancesOnNode(c.Key.Key) {
-				l.dirty[inst.GetSpec().GetServiceId()] = true
-			}
-			l.markWaiting()
-		} else if !proto.Equal(before.GetSpec(), after.GetSpec()) || !proto.Equal(before.GetFacts(), after.GetFacts()) {
-			l.markWaiting()
-		}
+		l.markNode(c.Key.Key, c.Before.GetNode(), c.After.GetNode())
 	case fleetv1.KindPool, fleetv1.KindFlavor, fleetv1.KindModel:
-		l.markWaiting()
-	}
-}
-
-// markWaiting marks the services that wait for a node: something may have become free.
-func (l *serviceLoop) markWaiting() {
-	for id, m := range l.memory {
-		if len(m.waiting) > 0 {
+		for id := range l.waiting() {
 			l.dirty[id] = true
 		}
+		l.freed = true
+	case fleetv1.KindQuota:
+		l.freed = true
 	}
 }
 
-// pass looks at every dirty service.
-func (l *serviceLoop) pass(ctx context.Context, now time.Time) {
-	ids := slices.Sorted(maps.Keys(l.dirty))
-	clear(l.dirty)
-	for _, id := range ids {
-		l.attempt(ctx, now, id, "instances not settled", func(view state.ReadView) *fleetv1.Write { return l.settle(view, id, now) })
+func (l *serviceLoop) markNode(name string, before, after *fleetv1.Node) {
+	switch st := after.GetStatus(); {
+	case before.GetStatus().GetState() != st.GetState() || after == nil:
+		for _, inst := range l.cfg.State.View().InstancesOnNode(name) {
+			l.dirty[inst.GetSpec().GetServiceId()] = true
+		}
+		l.freed = true
+	case st.GetAssignmentGeneration() == after.GetMeta().GetRevision():
+		// Only what is placed on it has changed: instances tell that themselves.
+	default:
+		l.freed = true
 	}
-	l.place(ctx, ids, now)
+}
+
+// pass looks at the services, and places what is missing anywhere.
+func (l *serviceLoop) pass(ctx context.Context, now time.Time, ids []string) {
+	clear(l.looks)
 	for _, id := range ids {
-		done := l.attempt(ctx, now, id, "status not written", func(view state.ReadView) *fleetv1.Write { return l.status(view, id, now) })
-		if m := l.memory[id]; done && m != nil {
+		l.remembered(id).urgent = false
+	}
+	for left := ids; len(left) > 0 && ctx.Err() == nil; {
+		l.writeEach(ctx, now, left, "instances not settled", l.settle)
+		left = slices.DeleteFunc(slices.Clone(left), func(id string) bool {
+			m := l.remembered(id)
+			more := m.unsettled
+			m.unsettled = false
+			return !more
+		})
+	}
+	for _, id := range ids {
+		l.wish(l.look(id, now), now)
+	}
+	ids = append(ids, l.place(ctx, now)...)
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	failed := l.writeEach(ctx, now, ids, "status not written", l.status)
+	for _, id := range ids {
+		if m := l.memory[id]; m != nil && !failed[id] {
 			m.gaveUp = ""
 		}
 	}
-}
-
-// attempt commits one write for a service; what fails is tried again after a while.
-func (l *serviceLoop) attempt(ctx context.Context, now time.Time, id, failure string, compute func(state.ReadView) *fleetv1.Write) bool {
-	done, err := l.write(ctx, compute)
-	if err != nil && ctx.Err() == nil {
-		l.cfg.Logger.Warn(failure, "service", id, "error", err)
-	}
-	if !done {
-		l.wakeAt(id, now.Add(retryDelay))
-	}
-	return done
+	clear(l.looks)
 }
 
 func (l *serviceLoop) onPull(instance string) {
@@ -199,7 +243,7 @@ func (l *serviceLoop) pullsMoved(now time.Time) {
 func (l *serviceLoop) remembered(id string) *memory {
 	m := l.memory[id]
 	if m == nil {
-		m = &memory{waiting: map[string]string{}, remedies: map[string]string{}, clocks: map[string]*clock{}, failures: map[string]*failures{}}
+		m = &memory{clocks: map[string]*clock{}, failures: map[string]*failures{}}
 		l.memory[id] = m
 	}
 	return m
@@ -207,6 +251,7 @@ func (l *serviceLoop) remembered(id string) *memory {
 
 // forget drops what belongs to a service that is gone.
 func (l *serviceLoop) forget(id string) {
+	l.unwish(id)
 	delete(l.memory, id)
 	delete(l.wakeups, id)
 }

@@ -44,7 +44,7 @@ func TestInstanceSpecIsComplete(t *testing.T) {
 		}
 		got.Epoch = 0
 		want := &fleetv1.InstanceSpec{ServiceId: "sid", ServiceName: "s", ServiceGeneration: 1, Model: "m", ModelVersion: "0.0.1", Flavor: "gpu", Node: "n1",
-			DeviceIds: []string{"n1-d0"}, Image: "r/m:1", ImageDigest: "sha256:1", Env: map[string]string{"A": "b"}, CpuMillis: 1000, MemoryBytes: gib,
+			DeviceIds: []string{"n1-d0"}, DeviceModels: []string{"X1"}, Image: "r/m:1", ImageDigest: "sha256:1", Env: map[string]string{"A": "b"}, CpuMillis: 1000, MemoryBytes: gib,
 			Limits: &fleetv1.Limits{ShmBytes: 7, Pids: 5}, Network: fleetv1.NetworkBridge, Api: &fleetv1.ModelAPI{Protocol: "http", Port: 8080},
 			Health:          &fleetv1.HealthCheck{CheckMethod: "HTTP", Protocol: "http", Url: "/health", PeriodSeconds: 2, TimeoutSeconds: 5, FailureThreshold: 3},
 			WithdrawSeconds: 3}

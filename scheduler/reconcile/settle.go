@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -12,27 +13,35 @@ import (
 )
 
 // settle is the write that stops and deletes instances whose fate is sealed, and takes the next step of an
-// ordered restart.
-func (l *serviceLoop) settle(view state.ReadView, id string, now time.Time) *fleetv1.Write {
-	svc := view.ServiceByID(id)
-	c := take(view, svc, id, now)
-	l.wakeAt(id, c.look)
+// ordered restart. When there is too much for one entry it notes that.
+func (l *serviceLoop) settle(seen *look, now time.Time) *fleetv1.Write {
+	c, m := seen.census, l.remembered(seen.id)
+	l.wakeAt(seen.id, c.look)
 	w := &fleetv1.Write{}
 	for _, f := range c.stop {
+		if m.unsettled = len(w.GetMutations()) >= maxSettledAtOnce; m.unsettled {
+			return w
+		}
 		if f.failed {
-			m := l.remembered(id)
 			m.failed(versionKey(f.GetSpec().GetModel(), f.GetSpec().GetModelVersion()), f.GetSpec().GetNode(), f.GetMeta().GetCreateTime().AsTime(), now)
 			m.gaveUp = fmt.Sprintf("instance %s on %s: %s", f.GetMeta().GetName(), f.GetSpec().GetNode(), f.reason)
 		}
-		inst := proto.CloneOf(f.Instance)
-		inst.Desired = &fleetv1.InstanceDesired{State: fleetv1.DesiredStopped, Restart: inst.GetDesired().GetRestart(), Reason: f.reason}
-		w.Mutations = append(w.Mutations, state.Put(f.GetMeta().GetRevision(), inst))
+		w.Mutations = append(w.Mutations, order(f.Instance, &fleetv1.InstanceDesired{
+			State: fleetv1.DesiredStopped, Restart: f.GetDesired().GetRestart(), Reason: f.reason, Leave: f.GetDesired().GetLeave()}))
 	}
 	for _, inst := range c.remove {
+		if m.unsettled = len(w.GetMutations()) >= maxSettledAtOnce; m.unsettled {
+			return w
+		}
 		w.Mutations = append(w.Mutations, state.Delete(inst.GetMeta().GetRevision(), state.InstanceKey(inst.GetMeta().GetId())))
 	}
-	l.restart(svc, c, w, now)
+	l.restart(seen.svc, c, w, now)
 	return w
+}
+
+// order asks something else of an instance. What stays is shared with the stored object: neither is written to.
+func order(inst *fleetv1.Instance, desired *fleetv1.InstanceDesired) *fleetv1.Mutation {
+	return state.Put(inst.GetMeta().GetRevision(), &fleetv1.Instance{Meta: inst.GetMeta(), Spec: inst.GetSpec(), Observed: inst.GetObserved(), Desired: desired})
 }
 
 // restart orders the restart of as many instances as may be down at once. The first order of a restart
@@ -50,26 +59,28 @@ func (l *serviceLoop) restart(svc *fleetv1.Service, c *census, w *fleetv1.Write,
 	}
 	ordered := 0
 	for _, v := range c.versions {
-		down := v.missing()
-		for _, m := range v.kept {
-			if !m.ready || m.GetDesired().GetRestart() > m.GetObserved().GetRestarted() {
+		down := v.want - v.placed()
+		units := append(slices.Clone(v.stay), v.leave...)
+		for _, u := range units {
+			if isDown(u) {
 				down++
 			}
 		}
-		for _, m := range v.kept {
-			if !needsRestart(svc, m, begun) {
+		for _, u := range units {
+			if !slices.ContainsFunc(u.members, func(m member) bool { return needsRestart(svc, m, begun) }) {
 				continue
 			}
-			wasDown := !m.ready || m.GetDesired().GetRestart() > m.GetObserved().GetRestarted()
-			if !wasDown && down >= max(1, int(svc.GetSpec().GetMaxInvalidInstances())) {
-				continue
-			}
-			if !wasDown {
+			if !isDown(u) {
+				if down >= max(1, int(svc.GetSpec().GetMaxInvalidInstances())) {
+					continue
+				}
 				down++
 			}
-			inst := proto.CloneOf(m.Instance)
-			inst.Desired.Restart, inst.Desired.Reason = target, "the service is being restarted"
-			w.Mutations = append(w.Mutations, state.Put(m.GetMeta().GetRevision(), inst))
+			for _, m := range u.members {
+				desired := proto.CloneOf(m.GetDesired())
+				desired.Restart, desired.Reason = target, "the service is being restarted"
+				w.Mutations = append(w.Mutations, order(m.Instance, desired))
+			}
 			ordered++
 		}
 	}
@@ -80,6 +91,11 @@ func (l *serviceLoop) restart(svc *fleetv1.Service, c *census, w *fleetv1.Write,
 		w.Events = append(w.Events, serviceEvent(svc, now, fleetv1.EventNormal, "Restarting",
 			fmt.Sprintf("at most %d instances of a version at once", max(1, svc.GetSpec().GetMaxInvalidInstances()))+by(svc)))
 	}
+}
+
+// isDown says whether a unit doesn't serve, or won't once it has heard of its restart.
+func isDown(u unit) bool {
+	return !u.ready || slices.ContainsFunc(u.members, func(m member) bool { return m.GetDesired().GetRestart() > m.GetObserved().GetRestarted() })
 }
 
 // restarting says whether a restart has been asked for that is not done. A deployment that has not begun

@@ -27,13 +27,13 @@ type statusStep struct {
 
 // status is the write that brings a service's status up to date, deletes a service of which nothing is
 // left, and stops one whose auto-stop time has come. It's nil when nothing changes.
-func (l *serviceLoop) status(view state.ReadView, id string, now time.Time) *fleetv1.Write {
-	svc := view.ServiceByID(id)
+func (l *serviceLoop) status(seen *look, now time.Time) *fleetv1.Write {
+	view, svc, id := seen.view, seen.svc, seen.id
 	if svc == nil {
 		l.forget(id)
 		return nil
 	}
-	s := &statusStep{serviceLoop: l, svc: svc, next: proto.CloneOf(svc), c: take(view, svc, id, now), m: l.remembered(id), now: now}
+	s := &statusStep{serviceLoop: l, svc: svc, next: proto.CloneOf(svc), c: seen.census, m: l.remembered(id), now: now}
 	if s.next.Status == nil {
 		s.next.Status = &fleetv1.ServiceStatus{}
 	}
@@ -214,7 +214,7 @@ func (s *statusStep) assess(trouble string) (to, reason string) {
 		reason += "; not within the timeout: " + strings.Join(s.timedOut, ", ")
 	case trouble != "":
 		reason += "; " + trouble
-	case len(s.m.waiting) > 0:
+	case s.waits():
 		reason += "; waiting for resources"
 	}
 	if st.GetRunningGeneration() == 0 {
@@ -250,7 +250,7 @@ func (s *statusStep) excused() bool {
 	scaled := s.next.Status.GetRunningGeneration() != s.svc.GetMeta().GetGeneration()
 	restart := restarting(s.next)
 	for _, v := range s.c.versions {
-		if v.missing() > 0 {
+		if v.placed() < v.want {
 			return false
 		}
 		for _, m := range v.kept {
@@ -292,13 +292,14 @@ func (s *statusStep) trouble() string {
 	return ""
 }
 
+// waits says whether instances wait for nodes.
+func (s *statusStep) waits() bool {
+	return slices.ContainsFunc(s.c.versions, func(v *versionCensus) bool { return s.wishOf(s.svc, v).waits() })
+}
+
 // versions fills the counts, and tells of instances that wait.
 func (s *statusStep) versions(view state.ReadView) {
 	st := s.next.Status
-	old := map[string]string{}
-	for _, v := range st.GetVersions() {
-		old[versionKey(v.GetModel(), v.GetModelVersion())] = v.GetWaitingReason()
-	}
 	st.Versions = nil
 	if len(s.c.versions) == 0 { // stopping or stopped
 		placed := map[string]int32{}
@@ -312,20 +313,38 @@ func (s *statusStep) versions(view state.ReadView) {
 		return
 	}
 	for _, v := range s.c.versions {
-		waiting := ""
-		if v.missing() > 0 {
-			waiting = s.m.waiting[v.key]
-		}
-		st.Versions = append(st.Versions, &fleetv1.ServiceVersionStatus{Model: v.spec.GetModel(), ModelVersion: v.spec.GetModelVersion(),
-			Desired: int32(v.want), Placed: int32(len(v.kept)), Ready: int32(v.ready), WaitingReason: waiting})
-		if waiting != "" && waiting != old[v.key] {
-			message := fmt.Sprintf("%d of %d instances of %s %s wait: %s", v.missing(), v.want, v.spec.GetModel(), v.spec.GetModelVersion(), waiting)
-			if remedy := s.m.remedies[v.key]; remedy != "" {
-				message += "; " + remedy
-			}
-			s.event(fleetv1.EventWarning, "WaitingForResources", message)
+		one := &fleetv1.ServiceVersionStatus{Model: v.spec.GetModel(), ModelVersion: v.spec.GetModelVersion(),
+			Desired: int32(v.want), Placed: int32(v.placed()), Ready: int32(v.ready)}
+		st.Versions = append(st.Versions, one)
+		if w := s.wishOf(s.svc, v); w.waits() {
+			one.WaitingReason, one.WaitingSince, one.Reservation = w.reason, timestamppb.New(w.since), w.reservation
+			s.tell(v, w)
 		}
 	}
+}
+
+// tell tells why instances wait: when they begin to, and when the cause has become another one.
+func (s *statusStep) tell(v *versionCensus, w *wish) {
+	old := statusOf(s.svc, v.key)
+	if old.GetWaitingReason() != "" && (old.GetWaitingReason() == w.reason || s.now.Sub(w.told) < tellAgain) {
+		return
+	}
+	w.told = s.now
+	message := fmt.Sprintf("%d of %d instances of %s %s wait: %s", v.missing(), v.want, v.spec.GetModel(), v.spec.GetModelVersion(), w.reason)
+	if w.remedy != "" {
+		message += "; " + w.remedy
+	}
+	s.event(fleetv1.EventWarning, "WaitingForResources", message)
+}
+
+// statusOf is what is stored of a version's status, or nil.
+func statusOf(svc *fleetv1.Service, key string) *fleetv1.ServiceVersionStatus {
+	for _, v := range svc.GetStatus().GetVersions() {
+		if versionKey(v.GetModel(), v.GetModelVersion()) == key {
+			return v
+		}
+	}
+	return nil
 }
 
 // autoStop keeps the auto-stop time, and asks the service to stop when it has come.

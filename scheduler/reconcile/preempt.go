@@ -1,0 +1,73 @@
+package reconcile
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/place"
+	"github.com/drover-fleet/drover/scheduler/state"
+)
+
+// maxPreempting is for how many wishes one pass looks for room to be made.
+const maxPreempting = 32
+
+// preempter finds who is to make room. ok is false when stopping others doesn't help. Without victims the request
+// fits on the nodes once what is stopping there has ended.
+type preempter interface {
+	Preempt(r *place.Request) (nodes, victims []string, ok bool)
+}
+
+// preempt has instances of less priority stopped for wishes that fit nowhere. Their nodes are kept for the wish, and
+// it is placed when they have ended: a device has one holder.
+func (l *serviceLoop) preempt(c *commits, view state.ReadView, line []*wish, now time.Time) {
+	planner := l.preempter(l.index)
+	if planner == nil {
+		return
+	}
+	chosen := map[string]bool{}
+	looked := 0
+	for _, w := range line {
+		if w.placed >= w.asked || w.version.GetPriority() <= 0 || looked >= maxPreempting {
+			continue
+		}
+		looked++
+		nodes, victims, ok := planner.Preempt(&w.request)
+		if !ok {
+			w.making = nil
+			continue
+		}
+		if slices.ContainsFunc(victims, func(id string) bool { return chosen[id] }) {
+			w.fresh = true // somebody else gets that room: look for other when that is under way
+			continue
+		}
+		if len(victims) > 0 {
+			for _, id := range victims {
+				chosen[id] = true
+			}
+			c.add(preemption(view, w, nodes, victims, now), w)
+		}
+		if !slices.Equal(w.making, nodes) {
+			w.making, w.fresh = nodes, true // so that the nodes are kept for it
+		}
+	}
+}
+
+// preemption is the part of a plan that asks the victims to stop.
+func preemption(view state.ReadView, w *wish, nodes, victims []string, now time.Time) *fleetv1.PlanPart {
+	meta := w.svc.GetMeta()
+	part := &fleetv1.PlanPart{ServiceId: meta.GetId(), ServiceGeneration: meta.GetGeneration()}
+	reason := fmt.Sprintf("preempted by service %s, which has priority %d", meta.GetName(), w.version.GetPriority())
+	var names []string
+	for _, id := range victims {
+		inst := view.Instance(id)
+		part.Preemptions = append(part.Preemptions, &fleetv1.Preemption{InstanceId: id, Revision: inst.GetMeta().GetRevision(), Reason: reason})
+		part.Events = append(part.Events, instanceEvent(inst, view.Node(inst.GetSpec().GetNode()), now, fleetv1.EventWarning, "InstancePreempted", reason))
+		names = append(names, inst.GetMeta().GetName())
+	}
+	part.Events = append(part.Events, serviceEvent(w.svc, now, fleetv1.EventNormal, "Preempting",
+		fmt.Sprintf("%s of less priority stopped to make room on %s: %s", count(len(victims), "instance is", "instances are"), strings.Join(nodes, ", "), strings.Join(names, ", "))))
+	return part
+}

@@ -1,0 +1,230 @@
+package reconcile
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/place"
+)
+
+const (
+	// reserveAfter is how long a request waits before what becomes free is kept for it.
+	reserveAfter = 30 * time.Second
+	// explainAgain is how long the reason of a request that waits on stays as it is.
+	explainAgain = time.Minute
+	// tellAgain is how long nothing more is told of a version that waits, however its reason changes.
+	tellAgain = 10 * time.Minute
+	// quotaHold is how long the instances of a project are not placed after the store found its quota exhausted.
+	quotaHold = 10 * time.Second
+)
+
+// wish is what a version of a service lacks. It lives as long as something is missing; of what it remembers, since
+// and reservation are in the service's status as well.
+type wish struct {
+	svc        *fleetv1.Service
+	version    *fleetv1.ServiceVersion
+	flavor     *fleetv1.Flavor
+	model      *fleetv1.Model
+	generation uint64
+	request    place.Request // without what differs between the instances
+	base       *fleetv1.InstanceSpec
+	missing    int
+	targets    []string // nodes that the first of them prefer
+
+	fresh bool      // not planned since it changed
+	due   time.Time // when it is planned again even if nothing becomes free; zero for never
+	hold  time.Time // it is not planned before
+
+	since          time.Time // it waits since then; zero when it does not
+	reason, remedy string
+	explained      time.Time
+	told           time.Time
+	reservation    *fleetv1.Reservation
+	making         []string // nodes on which room is being made
+
+	asked, placed int // in the present plan
+}
+
+// waits may be called on nil: nothing is missing.
+func (w *wish) waits() bool { return w != nil && w.reason != "" }
+
+func (w *wish) service() string { return w.svc.GetMeta().GetId() }
+
+func (w *wish) key() string { return versionKey(w.version.GetModel(), w.version.GetModelVersion()) }
+
+// wishOf is the wish of a version, or nil.
+func (l *serviceLoop) wishOf(svc *fleetv1.Service, v *versionCensus) *wish {
+	if v.missing() <= 0 {
+		return nil
+	}
+	return l.remembered(svc.GetMeta().GetId()).wishes[v.key]
+}
+
+// unwish forgets what a service lacks.
+func (l *serviceLoop) unwish(id string) {
+	if m := l.memory[id]; m != nil {
+		for _, w := range m.wishes {
+			delete(l.wishes, w)
+		}
+		m.wishes = nil
+	}
+}
+
+// wish notes what a service lacks.
+func (l *serviceLoop) wish(seen *look, now time.Time) {
+	m := l.remembered(seen.id)
+	old := m.wishes
+	l.unwish(seen.id)
+	for _, v := range seen.census.versions {
+		if v.missing() <= 0 {
+			continue
+		}
+		w := old[v.key]
+		if w == nil {
+			w = &wish{fresh: true}
+			if st := statusOf(seen.svc, v.key); st.GetWaitingSince() != nil {
+				w.since, w.reservation, w.told = st.GetWaitingSince().AsTime(), st.GetReservation(), now
+			}
+		}
+		l.update(w, seen, v, now)
+		if m.wishes == nil {
+			m.wishes = map[string]*wish{}
+		}
+		m.wishes[v.key], l.wishes[w] = w, true
+	}
+}
+
+// update brings a wish up to date.
+func (l *serviceLoop) update(w *wish, seen *look, v *versionCensus, now time.Time) {
+	flavor := seen.view.Flavor(v.spec.GetFlavor())
+	model := seen.view.Model(seen.svc.GetMeta().GetProject(), v.spec.GetModel(), v.spec.GetModelVersion())
+	changed := w.svc == nil || w.generation != seen.svc.GetMeta().GetGeneration() || w.flavor != flavor || w.model != model
+	w.fresh = w.fresh || changed || v.missing() > w.missing
+	w.svc, w.missing = seen.svc, v.missing()
+	if changed {
+		w.version, w.flavor, w.model, w.generation = v.spec, flavor, model, seen.svc.GetMeta().GetGeneration()
+		if flavor != nil && model != nil {
+			w.request = place.NewRequest(seen.id, seen.svc.GetSpec(), v.spec, flavor, model)
+			w.base = l.specOf(seen.svc, v.spec, flavor, model)
+		}
+	}
+	f := l.remembered(seen.id).failures[v.key]
+	w.request.Avoid = f.avoid(now)
+	w.targets = nil
+	for _, u := range v.leave[:min(len(v.leave), w.missing)] {
+		leave := u.members[0].GetDesired().GetLeave()
+		w.targets = append(w.targets, leave.GetTarget())
+		if leave.GetCause() != fleetv1.LeaveDrain { // else the node is cordoned
+			if w.request.Avoid == nil {
+				w.request.Avoid = map[string]bool{}
+			}
+			w.request.Avoid[u.members[0].GetSpec().GetNode()] = true
+		}
+	}
+	if hold := f.until(); now.Before(hold) && hold.After(w.hold) {
+		w.hold = hold
+	}
+	if !w.due.IsZero() && !now.Before(w.due) {
+		w.due, w.fresh = time.Time{}, true
+	}
+	l.wakeAt(seen.id, w.due)
+	if now.Before(w.hold) {
+		l.wakeAt(seen.id, w.hold)
+	}
+}
+
+// held says whether the wish isn't planned now.
+func (w *wish) held(now time.Time) bool { return now.Before(w.hold) }
+
+// unplanned says whether there is something to plan.
+func (l *serviceLoop) unplanned(now time.Time) bool {
+	for w := range l.wishes {
+		if !w.held(now) && (w.fresh || l.freed && w.missing > 0) {
+			return true
+		}
+	}
+	l.freed = false
+	return false
+}
+
+// waiting is the set of services of which instances wait.
+func (l *serviceLoop) waiting() map[string]bool {
+	ids := map[string]bool{}
+	for w := range l.wishes {
+		ids[w.service()] = true
+	}
+	return ids
+}
+
+// line answers the wishes that are to be planned, in their order: by priority, then by how long they wait.
+func (l *serviceLoop) line(now time.Time) []*wish {
+	var line []*wish
+	for w := range l.wishes {
+		w.asked, w.placed = 0, 0
+		switch {
+		case w.missing <= 0 || w.held(now):
+		case w.flavor == nil || w.model == nil:
+			w.fresh = false
+			w.wait(fmt.Sprintf("flavor %q or model %s %s does not exist", w.version.GetFlavor(), w.version.GetModel(), w.version.GetModelVersion()), "", now)
+		default:
+			line = append(line, w)
+		}
+	}
+	slices.SortFunc(line, func(a, b *wish) int {
+		return cmp.Or(cmp.Compare(b.version.GetPriority(), a.version.GetPriority()), a.waitsSince(now).Compare(b.waitsSince(now)),
+			cmp.Compare(a.svc.GetMeta().GetName(), b.svc.GetMeta().GetName()), cmp.Compare(a.service(), b.service()), cmp.Compare(a.key(), b.key()))
+	})
+	return line
+}
+
+func (w *wish) waitsSince(now time.Time) time.Time {
+	if w.since.IsZero() {
+		return now
+	}
+	return w.since
+}
+
+// wait notes that instances wait, and why.
+func (w *wish) wait(reason, remedy string, now time.Time) {
+	if w.since.IsZero() {
+		w.since = now
+	}
+	w.reason, w.remedy, w.explained = reason, remedy, now
+}
+
+// satisfied notes that nothing waits any more.
+func (w *wish) satisfied() {
+	w.since, w.due, w.reason, w.remedy, w.reservation, w.making = time.Time{}, time.Time{}, "", "", nil, nil
+}
+
+// reserve notes what is kept free; the time stays while the nodes do.
+func (w *wish) reserve(r *fleetv1.Reservation, now time.Time) {
+	if r != nil {
+		since := timestamppb.New(now)
+		if slices.Equal(r.GetNodes(), w.reservation.GetNodes()) && w.reservation.GetSince() != nil {
+			since = w.reservation.GetSince()
+		}
+		r = &fleetv1.Reservation{Nodes: r.GetNodes(), Detail: r.GetDetail(), Since: since}
+	}
+	w.reservation = r
+}
+
+// explain asks the planner why the rest of the wish waits, not more often than people can read.
+func (l *serviceLoop) explain(w *wish, changed bool, now time.Time) {
+	if w.waits() && !changed && now.Sub(w.explained) < explainAgain {
+		w.due = earlier(w.due, w.explained.Add(explainAgain))
+	} else {
+		why := l.index.Explain(&w.request)
+		w.wait(why.GetSummary(), strings.Join(why.GetRemedies(), "; "), now)
+	}
+	if now.Sub(w.since) < reserveAfter {
+		w.due = earlier(w.due, w.since.Add(reserveAfter))
+	}
+	l.wakeAt(w.service(), w.due)
+}
