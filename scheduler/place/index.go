@@ -8,159 +8,306 @@ import (
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
-// Index is what one planning pass knows about free capacity. It is owned by one goroutine.
+// Index is what the planner knows about free capacity. What it answers depends on nothing but the view that
+// it was made from or brought up to date with, and on what Plan has taken since. It is owned by one
+// goroutine.
 type Index struct {
-	view  state.ReadView
-	nodes map[string]*node
-	pools map[string][]*node
+	view       state.ReadView
+	nodes      map[string]*node
+	slots      []*node // by name
+	moved      bool    // nodes came or went: slots must be made again
+	topologies map[string]*topology
+	groups     map[groupKey]*group
+	idle       []groupKey                // of groups that were without instances at some time
+	images     map[string]map[*node]bool // nodes by the images that they have
+	pools      map[string]*pool
+	shapes     map[string]*shape
+	clock      uint64 // counts uses of shapes
+	journal    journal
+	classes    map[identity]class // of the requests of one Plan
+	taken      []taking
+	kept       []kept // nodes that this Plan has reserved
 }
 
-// node is one candidate with what is free on it.
-type node struct {
-	name, arch            string
-	cordoned, unreachable bool
-	mountDirs             []string
-	cpu, memory, disk     int64
-	// devices are all that the node lists, free those that are healthy and held by nobody; both sorted.
-	devices, free []*fleetv1.Device
-	ports         map[int32]bool
-	// services counts the instances that are to run here by service ID.
-	services map[string]int
+// pool is who belongs to a pool.
+type pool struct {
+	selector map[string]string
+	names    map[string]bool
 }
 
-// NewIndex makes the index of one view. Placements of its plans count as taken in later plans.
+func (p *pool) has(n *node) bool {
+	if p.names != nil {
+		return p.names[n.name]
+	}
+	return len(p.selector) > 0 && hasLabels(n.labels, p.selector)
+}
+
+func hasLabels(labels, want map[string]string) bool {
+	for k, v := range want {
+		if got, ok := labels[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+// journal lists slots that changed, oldest first. Each shape remembers how far it has read.
+type journal struct {
+	start   int // entries that were dropped
+	entries []entry
+}
+
+// entry is a slot that changed.
+type entry struct {
+	slot int32
+	made bool // what the node is has changed, not only what is free there
+}
+
+func (j *journal) end() int { return j.start + len(j.entries) }
+
+// taking is what Plan took from a node.
+type taking struct {
+	node              *node
+	devices           mask
+	cpu, memory, disk int64
+	port              int32
+	group             *group
+}
+
+// NewIndex makes the index of a view.
 func NewIndex(view state.ReadView) *Index {
-	return &Index{view: view, nodes: map[string]*node{}, pools: map[string][]*node{}}
+	x := &Index{
+		view: view, moved: true,
+		nodes: map[string]*node{}, topologies: map[string]*topology{}, groups: map[groupKey]*group{},
+		images: map[string]map[*node]bool{}, pools: map[string]*pool{}, shapes: map[string]*shape{}, classes: map[identity]class{},
+	}
+	for _, o := range view.Nodes() {
+		x.load(o.GetMeta().GetName())
+	}
+	return x
 }
 
-// Refresh brings the index up to date with view. sets are all changes between the view before and this one,
-// in order. What Plan took is forgotten: it counts when it is in view.
+// Refresh brings the index up to date with view. sets are all changes between its view so far and this one,
+// in order; when they are not known, NewIndex has to be called instead. What Plan took is forgotten: it
+// counts when it is in view.
 func (x *Index) Refresh(view state.ReadView, sets []state.ChangeSet) {
-	*x = *NewIndex(view)
+	x.view = view
+	stale := map[string]bool{}
+	for i := range x.taken {
+		stale[x.taken[i].node.name] = true
+	}
+	x.taken, x.kept = x.taken[:0], x.kept[:0]
+	for _, set := range sets {
+		for _, c := range set.Changes {
+			switch c.Key.Kind {
+			case fleetv1.KindNode:
+				stale[c.Key.Key] = true
+			case fleetv1.KindPool:
+				x.forgetPool(c.Key.Key)
+			case fleetv1.KindInstance:
+				before, after := c.Before.GetInstance(), c.After.GetInstance()
+				if !sameUse(before, after) {
+					stale[before.GetSpec().GetNode()], stale[after.GetSpec().GetNode()] = true, true
+				}
+			}
+		}
+	}
+	for name := range stale {
+		if name != "" {
+			x.load(name)
+		}
+	}
+	for _, k := range x.idle {
+		if g := x.groups[k]; g != nil && g.total == 0 {
+			for _, t := range g.tallies {
+				delete(t.shape.tallies, g)
+			}
+			delete(x.groups, k)
+		}
+	}
+	x.idle = x.idle[:0]
+}
+
+// sameUse says that the change of an instance changes nothing for its node.
+func sameUse(a, b *fleetv1.Instance) bool {
+	s, t := a.GetSpec(), b.GetSpec()
+	return a != nil && b != nil && holds(a) == holds(b) && counts(a) == counts(b) && a.GetObserved().GetPort() == b.GetObserved().GetPort() &&
+		(s == t || s.GetNode() == t.GetNode() && fixedPort(s) == fixedPort(t) && s.GetServiceId() == t.GetServiceId() &&
+			s.GetModel() == t.GetModel() && s.GetModelVersion() == t.GetModelVersion() && s.GetCpuMillis() == t.GetCpuMillis() &&
+			s.GetMemoryBytes() == t.GetMemoryBytes() && s.GetDiskBytes() == t.GetDiskBytes() && slices.Equal(s.GetDeviceIds(), t.GetDeviceIds()))
 }
 
 // Undo gives back what Plan took since the last Refresh.
-func (x *Index) Undo() { *x = *NewIndex(x.view) }
-
-// pool answers the candidates of a pool, ordered by name; false when there is no such pool.
-func (x *Index) pool(name string) ([]*node, bool) {
-	if nodes, ok := x.pools[name]; ok {
-		return nodes, true
-	}
-	pool := x.view.Pool(name)
-	if pool == nil {
-		return nil, false
-	}
-	members := x.view.PoolNodes(pool)
-	nodes := make([]*node, 0, len(members))
-	for _, m := range members {
-		n := x.nodes[m.GetMeta().GetName()]
-		if n == nil {
-			n = load(x.view, m)
-			x.nodes[n.name] = n
-		}
-		nodes = append(nodes, n)
-	}
-	slices.SortFunc(nodes, func(a, b *node) int { return cmp.Compare(a.name, b.name) })
-	x.pools[name] = nodes
-	return nodes, true
+func (x *Index) Undo() {
+	x.undo(0)
+	x.kept = x.kept[:0]
 }
 
-// load reads what is free on a node.
-func load(view state.ReadView, n *fleetv1.Node) *node {
-	c := empty(n)
-	c.cordoned = n.GetSpec().GetCordoned()
-	c.unreachable = n.GetStatus().GetState() != fleetv1.NodeReady
-	a := view.Allocated(c.name)
-	c.cpu -= a.CPUMillis
-	c.memory -= a.MemoryBytes
-	c.disk -= a.DiskBytes
-	c.free = nil
-	for _, d := range c.devices {
-		if d.GetHealth() == fleetv1.Healthy && view.DeviceHolder(c.name, d.GetId()) == nil {
-			c.free = append(c.free, d)
-		}
+// undo gives back what was taken after the first n takings.
+func (x *Index) undo(n int) {
+	for i := len(x.taken) - 1; i >= n; i-- {
+		x.give(&x.taken[i])
 	}
-	for _, inst := range view.InstancesOnNode(c.name) {
-		if p := fixedPort(inst.GetSpec()); p != 0 {
-			c.ports[p] = true
-		}
-		if p := inst.GetObserved().GetPort(); p != 0 {
-			c.ports[p] = true
-		}
-		if inst.GetDesired().GetState() == fleetv1.DesiredRunning {
-			c.services[inst.GetSpec().GetServiceId()]++
-		}
-	}
-	return c
+	x.taken = x.taken[:n]
 }
 
-// empty is the node as if nothing ran on it, every device worked and it took instances.
-func empty(n *fleetv1.Node) *node {
-	f := n.GetFacts()
-	c := &node{
-		name: n.GetMeta().GetName(), arch: f.GetArch(), mountDirs: f.GetMountDirs(),
-		cpu:     f.GetCpuMillis() - f.GetReservedCpuMillis(),
-		memory:  f.GetMemoryBytes() - f.GetReservedMemoryBytes(),
-		disk:    f.GetDiskBytes() - f.GetReservedDiskBytes(),
-		devices: holdable(f.GetDevices()), ports: map[int32]bool{}, services: map[string]int{},
+// give undoes one taking.
+func (x *Index) give(t *taking) {
+	n := t.node
+	n.cpu, n.memory, n.disk, n.free = n.cpu+t.cpu, n.memory+t.memory, n.disk+t.disk, n.free.or(t.devices)
+	if t.port != 0 {
+		at := slices.Index(n.ports, t.port)
+		n.ports = slices.Delete(n.ports, at, at+1)
 	}
-	slices.SortFunc(c.devices, func(a, b *fleetv1.Device) int {
-		return cmp.Or(cmp.Compare(a.GetMemoryBytes(), b.GetMemoryBytes()), cmp.Compare(a.GetModel(), b.GetModel()),
-			cmp.Compare(a.GetIndex(), b.GetIndex()), cmp.Compare(a.GetId(), b.GetId()))
-	})
-	c.free = c.devices
-	return c
-}
-
-// holdable answers the devices that an instance can hold: a device cut into slices is given out by them.
-func holdable(all []*fleetv1.Device) []*fleetv1.Device {
-	cut := map[string]bool{}
-	for _, d := range all {
-		cut[d.GetParentId()] = true
-	}
-	return slices.DeleteFunc(slices.Clone(all), func(d *fleetv1.Device) bool { return cut[d.GetId()] })
-}
-
-// fixedPort is the host port that an instance holds by its spec, or 0.
-func fixedPort(s *fleetv1.InstanceSpec) int32 {
-	if s.GetNetwork() == fleetv1.NetworkHost && s.GetApi().GetFixedPort() {
-		return s.GetApi().GetPort()
-	}
-	return 0
-}
-
-// count is how many of the devices the request could use.
-func count(devices []*fleetv1.Device, r *Request) int {
-	n := 0
-	for _, d := range devices {
-		if r.matches(d) {
-			n++
-		}
-	}
-	return n
+	x.join(t.group, n, -1)
+	x.changed(n, false)
 }
 
 // take gives the request's share of the node away and answers the devices.
-func (n *node) take(r *Request) []*fleetv1.Device {
-	n.cpu -= r.CPUMillis
-	n.memory -= r.MemoryBytes
-	n.disk -= r.DiskBytes
-	n.services[r.Service]++
-	if r.HostPort != 0 {
-		n.ports[r.HostPort] = true
+func (x *Index) take(n *node, r *Request, c class) mask {
+	t := taking{node: n, cpu: r.CPUMillis, memory: r.MemoryBytes, disk: r.DiskBytes, port: r.HostPort, group: c.group}
+	t.devices = c.shape.fit(n.topology).choose(n.free, n.last)
+	n.cpu, n.memory, n.disk, n.free = n.cpu-t.cpu, n.memory-t.memory, n.disk-t.disk, n.free.without(t.devices)
+	if t.port != 0 {
+		n.ports = append(n.ports, t.port)
 	}
-	var ids []*fleetv1.Device
-	var rest []*fleetv1.Device
-	for _, d := range n.free {
-		if len(ids) < r.devices() && r.matches(d) {
-			ids = append(ids, d)
-			continue
+	x.join(t.group, n, 1)
+	x.changed(n, false)
+	x.taken = append(x.taken, t)
+	return t.devices
+}
+
+func (x *Index) changed(n *node, made bool) {
+	x.journal.entries = append(x.journal.entries, entry{int32(n.slot), made})
+}
+
+// load reads a node from the view, again or for the first time; one that is gone is dropped.
+func (x *Index) load(name string) {
+	n, o := x.nodes[name], x.view.Node(name)
+	if o.GetMeta().GetName() != name { // found by ID, or not at all
+		o = nil
+	}
+	if n == nil {
+		if o == nil {
+			return
 		}
-		rest = append(rest, d)
+		n = &node{}
+		x.nodes[name], x.moved = n, true
 	}
-	if ids != nil {
-		n.free = rest
+	was := *n
+	for len(n.groups) > 0 {
+		x.join(n.groups[0].group, n, -n.groups[0].n)
 	}
-	return ids
+	if o == nil {
+		n.images = nil
+		x.haveImages(n, was.images)
+		delete(x.nodes, name)
+		x.moved = true
+		return
+	}
+	n.describe(o, x.intern)
+	x.haveImages(n, was.images)
+	var disk int64
+	for _, i := range x.view.InstancesOnNode(name) {
+		if holds(i) {
+			n.occupy(i)
+			disk += i.GetSpec().GetDiskBytes()
+		}
+		if counts(i) {
+			x.join(x.group(groupOf(i.GetSpec())), n, 1)
+		}
+	}
+	if disk == 0 { // what asks for none is not held back by a node that has none to give
+		n.disk = max(n.disk, 0)
+	}
+	if !x.moved {
+		x.changed(n, !was.alike(n))
+	}
+}
+
+// alike says that nothing has changed but what is free.
+func (n *node) alike(o *node) bool {
+	return n.open == o.open && n.last == o.last && n.arch == o.arch && n.topology == o.topology && n.usable == o.usable && n.total == o.total &&
+		hasLabels(n.labels, o.labels) && hasLabels(o.labels, n.labels) && slices.Equal(n.mountDirs, o.mountDirs) && slices.Equal(n.images, o.images)
+}
+
+// haveImages keeps x.images in step with the node, which had other images before.
+func (x *Index) haveImages(n *node, before []string) {
+	if slices.Equal(before, n.images) {
+		return
+	}
+	for _, i := range before {
+		if delete(x.images[i], n); len(x.images[i]) == 0 {
+			delete(x.images, i)
+		}
+	}
+	for _, i := range n.images {
+		if x.images[i] == nil {
+			x.images[i] = map[*node]bool{}
+		}
+		x.images[i][n] = true
+	}
+}
+
+func (x *Index) intern(t *topology) *topology {
+	key := t.key()
+	if known := x.topologies[key]; known != nil {
+		return known
+	}
+	t.id = len(x.topologies)
+	x.topologies[key] = t
+	return t
+}
+
+// pool answers who belongs to a pool; nil when there is no such pool.
+func (x *Index) pool(name string) *pool {
+	if p := x.pools[name]; p != nil {
+		return p
+	}
+	o := x.view.Pool(name)
+	if o == nil {
+		return nil
+	}
+	x.pools[name] = newPool(o)
+	return x.pools[name]
+}
+
+func newPool(o *fleetv1.Pool) *pool {
+	p := &pool{selector: o.GetSpec().GetSelector()}
+	if names := o.GetSpec().GetNodes(); len(names) > 0 {
+		p.names = map[string]bool{}
+		for _, n := range names {
+			p.names[n] = true
+		}
+	}
+	return p
+}
+
+func (x *Index) forgetPool(name string) {
+	delete(x.pools, name)
+	for _, s := range x.shapes {
+		if s.request.Pool == name {
+			x.drop(s)
+		}
+	}
+}
+
+// arrange gives each node its slot when nodes have come or gone. No shape survives that.
+func (x *Index) arrange() {
+	if !x.moved {
+		return
+	}
+	x.moved = false
+	x.slots = x.slots[:0]
+	for _, n := range x.nodes {
+		x.slots = append(x.slots, n)
+	}
+	slices.SortFunc(x.slots, func(a, b *node) int { return cmp.Compare(a.name, b.name) })
+	for i, n := range x.slots {
+		n.slot = i
+	}
+	for _, s := range x.shapes {
+		x.drop(s)
+	}
+	x.journal = journal{}
 }

@@ -1,10 +1,6 @@
 package place
 
 import (
-	"cmp"
-	"fmt"
-	"slices"
-
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
@@ -25,97 +21,183 @@ type Member struct {
 }
 
 // Plan places the requests in order and answers one placement for each. What it places is taken from the
-// index; what it cannot place takes nothing.
+// index; what it cannot place takes nothing. Requests that wait belong in every plan, those with more
+// priority first and among equals those that wait longer: nodes are reserved for them only while a plan
+// lasts, from the requests that follow.
 func (x *Index) Plan(requests []Request) []Placement {
+	x.begin()
 	out := make([]Placement, len(requests))
-	fs := filters()
+	b := newBinder(requests)
+	var last identity
+	var c class
 	for i := range requests {
 		r := &requests[i]
-		nodes, _ := x.pool(r.Pool)
-		out[i].Members = placeMembers(nodes, r, fs)
+		if id := identify(r); i == 0 || id != last {
+			c, last = x.class(r, id), id
+		} else if c.shape != nil {
+			x.catchUp(c.shape, c.pool)
+		}
+		if c.shape == nil {
+			continue
+		}
+		first := len(x.taken)
+		if x.place(r, c) {
+			out[i].Members = b.bind(x.taken[first:])
+		} else {
+			out[i].Reservation = x.reserve(r, c)
+		}
 	}
 	return out
 }
 
-func placeMembers(nodes []*node, r *Request, fs []filter) []Member {
-	var chosen []*node
-	for range r.members() {
-		left := slices.DeleteFunc(slices.Clone(nodes), func(n *node) bool { return slices.Contains(chosen, n) })
-		best := pick(left, r, fs)
-		if best == nil {
-			return nil
-		}
-		chosen = append(chosen, best)
+// begin makes the index ready for a plan.
+func (x *Index) begin() {
+	x.arrange()
+	x.trim()
+	clear(x.classes)
+	x.kept = x.kept[:0]
+}
+
+// place takes nodes for the request; false when it does not fit.
+func (x *Index) place(r *Request, c class) bool {
+	if r.members() > 1 {
+		return x.placeGang(r, c)
 	}
-	var out []Member
-	for _, n := range chosen {
+	s := search{index: x, request: r, class: c}
+	n := s.find(true)
+	if n == nil {
+		return false
+	}
+	x.take(n, r, c)
+	return true
+}
+
+// class is what requests that differ in nothing but their circumstances share.
+type class struct {
+	pool  *pool
+	shape *shape // nil when there is no such pool
+	group *group
+}
+
+// identity is equal only for requests of one class.
+type identity struct {
+	service, version, pool, arch string
+	cpu, memory, disk            int64
+	accelerator                  *fleetv1.Accelerator
+	rules                        *fleetv1.PlacementRules
+	arches, mounts               *string
+	archCount, mountCount        int
+	port                         int32
+	gang                         bool
+}
+
+func identify(r *Request) identity {
+	id := identity{
+		service: r.Service, version: r.Version, pool: r.Pool, arch: r.Arch, cpu: r.CPUMillis, memory: r.MemoryBytes, disk: r.DiskBytes,
+		accelerator: r.Accelerator, rules: r.Rules, archCount: len(r.ImageArches), mountCount: len(r.MountSources), port: r.HostPort, gang: r.Nodes > 1,
+	}
+	if len(r.ImageArches) > 0 {
+		id.arches = &r.ImageArches[0]
+	}
+	if len(r.MountSources) > 0 {
+		id.mounts = &r.MountSources[0]
+	}
+	return id
+}
+
+// class answers the request's class with its shape up to date.
+func (x *Index) class(r *Request, id identity) class {
+	c, ok := x.classes[id]
+	if ok && x.shapes[c.shape.key] == c.shape {
+		x.catchUp(c.shape, c.pool)
+		return c
+	}
+	c = class{pool: x.pool(r.Pool)}
+	if c.pool == nil {
+		return c
+	}
+	c.shape, c.group = x.shape(r, c.pool), x.group(groupKey{r.Service, r.Version})
+	x.classes[id] = c
+	return c
+}
+
+// trim keeps the journal short: shapes that lag far behind are dropped with it.
+func (x *Index) trim() {
+	const spare = 4096
+	limit := 2*len(x.slots) + spare
+	if len(x.journal.entries) < limit {
+		return
+	}
+	drop := len(x.journal.entries) - len(x.slots)
+	x.journal.entries = append(x.journal.entries[:0], x.journal.entries[drop:]...)
+	x.journal.start += drop
+	for _, s := range x.shapes {
+		if s.read < x.journal.start {
+			x.drop(s)
+		}
+	}
+}
+
+// binder makes placements of takings, and spares the memory allocator.
+type binder struct {
+	members []Member
+	words   []string
+}
+
+func newBinder(requests []Request) *binder {
+	members, devices := 0, 0
+	for i := range requests {
+		members += requests[i].members()
+		devices += requests[i].members() * requests[i].devices()
+	}
+	return &binder{make([]Member, 0, members), make([]string, 0, 2*devices)}
+}
+
+// cut answers the last n of a slice, so that appending to them touches nothing else.
+func cut[T any](all []T, n int) []T { return all[len(all)-n : len(all) : len(all)] }
+
+// bind names what was taken.
+func (b *binder) bind(taken []taking) []Member {
+	for i := range taken {
+		n, devices := taken[i].node, taken[i].devices
 		m := Member{Node: n.name}
-		for _, d := range n.take(r) {
-			m.DeviceIDs = append(m.DeviceIDs, d.GetId())
-			m.DeviceModels = append(m.DeviceModels, d.GetModel())
-		}
-		out = append(out, m)
-	}
-	return out
-}
-
-// Explain says why no node takes the request now, or not enough nodes for a gang. The answer is shared and
-// must not be written to.
-func (x *Index) Explain(r *Request) *fleetv1.Explanation {
-	nodes, ok := x.pool(r.Pool)
-	if !ok {
-		return &fleetv1.Explanation{Summary: fmt.Sprintf("there is no pool %q", r.Pool)}
-	}
-	return &fleetv1.Explanation{Summary: explain(nodes, r), Nodes: int32(len(nodes)), Remedies: []string{x.remedy(nodes, r)}}
-}
-
-// pick answers the best node that fits, or nil.
-func pick(nodes []*node, r *Request, fs []filter) *node {
-	var best *node
-next:
-	for _, n := range nodes {
-		for _, f := range fs {
-			if !f.fits(n, r) {
-				continue next
+		if count := devices.count(); count > 0 {
+			for d := devices; !d.empty(); d = d.without(one(d.first())) {
+				b.words = append(b.words, n.ids[d.first()])
 			}
+			m.DeviceIDs = cut(b.words, count)
+			for d := devices; !d.empty(); d = d.without(one(d.first())) {
+				b.words = append(b.words, n.topology.kinds[d.first()].model)
+			}
+			m.DeviceModels = cut(b.words, count)
 		}
-		if best == nil || better(n, best, r) {
-			best = n
-		}
+		b.members = append(b.members, m)
 	}
-	return best
+	return cut(b.members, len(taken))
 }
 
-// better is the order of preference that the package's doc gives.
-func better(a, b *node, r *Request) bool {
-	return cmp.Or(
-		cmp.Compare(avoided(a, r), avoided(b, r)),
-		cmp.Compare(len(a.free), len(b.free)),
-		cmp.Compare(a.services[r.Service], b.services[r.Service]),
-		cmp.Compare(a.cpu, b.cpu),
-		cmp.Compare(a.name, b.name),
-	) < 0
-}
-
-func avoided(n *node, r *Request) int {
-	if r.Avoid[n.name] {
-		return 1
-	}
-	return 0
-}
-
-// NeverFits says whether no node of the request's pool could hold it even if nothing else ran there, and
-// why. A pool that does not exist or has no nodes yet makes a request wait, not fail.
+// NeverFits says whether the request's pool could not hold it even if nothing else ran there, and why. A
+// pool that does not exist or has no nodes yet makes a request wait, not fail.
 func NeverFits(view state.ReadView, r Request) (reason string, never bool) {
-	pool := view.Pool(r.Pool)
-	if pool == nil {
+	o := view.Pool(r.Pool)
+	if o == nil {
 		return "", false
 	}
+	p, s := newPool(o), &shape{request: r, rules: newRules(&r)}
 	var nodes []*node
-	for _, n := range view.PoolNodes(pool) {
-		nodes = append(nodes, empty(n))
+	left := r.members()
+	for _, m := range view.PoolNodes(o) {
+		n := &node{}
+		n.describe(m, func(t *topology) *topology { return t })
+		n = n.emptied()
+		s.fits = s.fits[:0]
+		if nodes = append(nodes, n); s.suits(n, p) {
+			if left--; left == 0 {
+				return "", false
+			}
+		}
 	}
-	if len(nodes) == 0 || pick(nodes, &r, filters()) != nil {
+	if len(nodes) == 0 {
 		return "", false
 	}
 	return explain(nodes, &r), true

@@ -2,7 +2,6 @@ package place
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"strings"
 
@@ -16,7 +15,7 @@ func (x *Index) remedy(nodes []*node, r *Request) string {
 	on := ""
 	var ending, closed, lost, able []string
 	for _, n := range nodes {
-		if pick([]*node{empty(x.view.Node(n.name))}, r, fs) == nil {
+		if !fits(n.emptied(), r, fs) {
 			continue // never
 		}
 		switch names, ok := x.inTheWay(n, r, fs); {
@@ -44,34 +43,42 @@ func (x *Index) remedy(nodes []*node, r *Request) string {
 	return "add a node that can hold it"
 }
 
+// emptied is the node as if nothing ran on it, every device worked and it took instances.
+func (n *node) emptied() *node {
+	e := *n
+	e.open, e.cordoned, e.unreachable = true, false, false
+	e.cpu, e.memory, e.disk = n.total.CPUMillis, n.total.MemoryBytes, max(n.total.DiskBytes, 0)
+	e.free, e.ports = n.topology.all, nil
+	return &e
+}
+
 // inTheWay names instances of a node, biggest first, without which the request would fit; false when what
 // keeps it out is no instance of the store, such as a device that does not work.
 func (x *Index) inTheWay(n *node, r *Request, fs []filter) (names []string, ok bool) {
 	free := *n
-	free.free, free.ports = slices.Clone(n.free), maps.Clone(n.ports)
+	free.ports = slices.Clone(n.ports)
 	running := x.view.InstancesOnNode(n.name)
 	slices.SortFunc(running, func(a, b *fleetv1.Instance) int {
 		return cmp.Or(cmp.Compare(len(b.GetSpec().GetDeviceIds()), len(a.GetSpec().GetDeviceIds())),
 			cmp.Compare(b.GetSpec().GetCpuMillis(), a.GetSpec().GetCpuMillis()), cmp.Compare(a.GetMeta().GetId(), b.GetMeta().GetId()))
 	})
 	for _, inst := range running {
-		if pick([]*node{&free}, r, fs) != nil {
+		if fits(&free, r, fs) {
 			break
 		}
 		s := inst.GetSpec()
 		free.cpu += s.GetCpuMillis()
 		free.memory += s.GetMemoryBytes()
 		free.disk += s.GetDiskBytes()
-		delete(free.ports, fixedPort(s))
-		delete(free.ports, inst.GetObserved().GetPort())
-		for _, d := range n.devices {
-			if d.GetHealth() == fleetv1.Healthy && slices.Contains(s.GetDeviceIds(), d.GetId()) {
-				free.free = append(free.free, d)
+		free.ports = slices.DeleteFunc(free.ports, func(p int32) bool { return p == fixedPort(s) || p == inst.GetObserved().GetPort() })
+		for i, id := range n.ids {
+			if n.usable.has(i) && slices.Contains(s.GetDeviceIds(), id) {
+				free.free.add(i)
 			}
 		}
 		names = append(names, inst.GetMeta().GetName())
 	}
-	return names, len(names) > 0 && pick([]*node{&free}, r, fs) != nil
+	return names, len(names) > 0 && fits(&free, r, fs)
 }
 
 // several lists names, the first three of many.

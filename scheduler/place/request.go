@@ -111,21 +111,25 @@ func (r *Request) arches() string {
 	return images
 }
 
-// matches says whether the device is of the kind that the request asks for.
-func (r *Request) matches(d *fleetv1.Device) bool {
+// matches says whether a device is of the kind that the request asks for.
+func (r *Request) matches(k kind) bool {
 	a := r.Accelerator
-	if a.GetVendor() != "" && a.GetVendor() != d.GetVendor() || d.GetMemoryBytes() < a.GetMemoryMinBytes() {
+	share := a.GetShare()
+	if share == "whole" {
+		share = ""
+	}
+	if a.GetVendor() != "" && a.GetVendor() != k.vendor || k.memory < a.GetMemoryMinBytes() || share != k.profile {
 		return false
 	}
 	if a.GetModel() == "" {
 		return true
 	}
-	ok, err := path.Match(a.GetModel(), d.GetModel())
+	ok, err := path.Match(a.GetModel(), k.model)
 	return ok && err == nil
 }
 
-// below says whether the clean absolute directory dir is root or inside it.
-func below(dir, root string) bool {
+// inside says whether the clean absolute directory dir is root or below it.
+func inside(dir, root string) bool {
 	dir, root = path.Clean(dir), path.Clean(root)
 	return path.IsAbs(dir) && (dir == root || root == "/" || strings.HasPrefix(dir, root+"/"))
 }

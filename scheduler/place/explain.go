@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // filter removes nodes that cannot take a request. Filters are applied in order, and a node is counted
@@ -24,9 +26,12 @@ func filters() []filter {
 		{"mounts", func(n *node, r *Request) bool { return n.refused(r) == "" }, func(ns []*node, r *Request) string {
 			return fmt.Sprintf("%s not allow the mount of %s", verb(ns, "does", "do"), ns[0].refused(r))
 		}},
-		{"accelerator", func(n *node, r *Request) bool { return count(n.devices, r) >= r.devices() }, func(ns []*node, r *Request) string {
+		{"accelerator", func(n *node, r *Request) bool { return n.count(n.topology.all, r) >= r.devices() }, func(ns []*node, r *Request) string {
 			return fmt.Sprintf("%s not have the devices (need %s, %s)", verb(ns, "does", "do"), r.wanted(),
-				most(ns, func(n *node) int64 { return int64(count(n.devices, r)) }, plain, "most"))
+				most(ns, func(n *node) int64 { return int64(n.count(n.topology.all, r)) }, plain, "most"))
+		}},
+		{"labels", func(n *node, r *Request) bool { return r.allows(n) }, func(ns []*node, _ *Request) string {
+			return verb(ns, "is", "are") + " not among those that the placement rules allow"
 		}},
 		{"cordoned", func(n *node, _ *Request) bool { return !n.cordoned }, func(ns []*node, _ *Request) string {
 			return verb(ns, "is", "are") + " cordoned"
@@ -34,12 +39,12 @@ func filters() []filter {
 		{"unreachable", func(n *node, _ *Request) bool { return !n.unreachable }, func(ns []*node, _ *Request) string {
 			return verb(ns, "is", "are") + " unreachable"
 		}},
-		{"host port", func(n *node, r *Request) bool { return r.HostPort == 0 || !n.ports[r.HostPort] }, func(ns []*node, r *Request) string {
+		{"host port", func(n *node, r *Request) bool { return r.HostPort == 0 || !slices.Contains(n.ports, r.HostPort) }, func(ns []*node, r *Request) string {
 			return fmt.Sprintf("%s port %d taken", verb(ns, "has", "have"), r.HostPort)
 		}},
-		{"devices", func(n *node, r *Request) bool { return count(n.free, r) >= r.devices() }, func(ns []*node, r *Request) string {
+		{"devices", func(n *node, r *Request) bool { return n.count(n.free, r) >= r.devices() }, func(ns []*node, r *Request) string {
 			return fmt.Sprintf("%s free devices (need %s, %s)", verb(ns, "lacks", "lack"), r.wanted(),
-				most(ns, func(n *node) int64 { return int64(count(n.free, r)) }, plain, "most free"))
+				most(ns, func(n *node) int64 { return int64(n.count(n.free, r)) }, plain, "most free"))
 		}},
 		resource("CPU", cores, func(r *Request) int64 { return r.CPUMillis }, func(n *node) int64 { return n.cpu }),
 		resource("memory", bytes, func(r *Request) int64 { return r.MemoryBytes }, func(n *node) int64 { return n.memory }),
@@ -56,14 +61,42 @@ func resource(name string, format func(int64) string, need func(*Request) int64,
 		}}
 }
 
-// refused is the first mount source that the node does not allow, or empty.
-func (n *node) refused(r *Request) string {
-	for _, source := range r.MountSources {
-		if !slices.ContainsFunc(n.mountDirs, func(root string) bool { return below(source, root) }) {
-			return source
+// count is how many of the devices the request could use.
+func (n *node) count(devices mask, r *Request) int {
+	c := 0
+	for i, k := range n.topology.kinds {
+		if devices.has(i) && r.matches(k) {
+			c++
 		}
 	}
-	return ""
+	return c
+}
+
+func (r *Request) allows(n *node) bool {
+	u := newRules(r)
+	return u.allow(n)
+}
+
+// fits says whether every filter leaves the node over.
+func fits(n *node, r *Request, fs []filter) bool {
+	return !slices.ContainsFunc(fs, func(f filter) bool { return !f.fits(n, r) })
+}
+
+// Explain says why no node takes the request now, or not enough nodes for a gang. The answer is shared and
+// must not be written to.
+func (x *Index) Explain(r *Request) *fleetv1.Explanation {
+	x.arrange()
+	p := x.pool(r.Pool)
+	if p == nil {
+		return &fleetv1.Explanation{Summary: fmt.Sprintf("there is no pool %q", r.Pool)}
+	}
+	var nodes []*node
+	for _, n := range x.slots {
+		if p.has(n) {
+			nodes = append(nodes, n)
+		}
+	}
+	return &fleetv1.Explanation{Summary: explain(nodes, r), Nodes: int32(len(nodes)), Remedies: []string{x.remedy(nodes, r)}}
 }
 
 // wanted names the devices, such as "8 × nvidia H100* with 80.0 GiB".

@@ -1,0 +1,152 @@
+package place
+
+import (
+	"slices"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
+)
+
+// node is what is free on a node. All of it is a function of the view that it was loaded from, and of what
+// Plan has taken since.
+type node struct {
+	name string
+	slot int // among the index's nodes
+	open bool
+
+	cpu, memory, disk int64
+	free              mask // devices that nobody holds, of the usable ones
+	topology          *topology
+	ports             []int32 // taken ones
+
+	usable mask // devices on which instances may be placed
+	last   mask // usable ones that had trouble lately
+	ids    []string
+	groups []presence
+
+	// What the object says.
+	cordoned, unreachable bool
+
+	arch      string
+	labels    map[string]string
+	mountDirs []string
+	images    []string // ordered
+	devices   []*fleetv1.Device
+	total     state.Allocation
+}
+
+// presence is how many instances of a group are on a node.
+type presence struct {
+	group *group
+	n     int32
+}
+
+// describe reads what the node is, without what runs there: everything is free.
+func (n *node) describe(o *fleetv1.Node, intern func(*topology) *topology) {
+	f := o.GetFacts()
+	n.name = o.GetMeta().GetName()
+	n.cordoned, n.unreachable = o.GetSpec().GetCordoned(), o.GetStatus().GetState() != fleetv1.NodeReady
+	n.open = !n.cordoned && !n.unreachable
+	n.arch, n.labels, n.mountDirs, n.images = f.GetArch(), f.GetLabels(), f.GetMountDirs(), f.GetImageDigests()
+	if n.topology == nil || !slices.EqualFunc(n.devices, f.GetDevices(), sameMake) {
+		given := holdable(f.GetDevices())
+		n.topology, n.ids = intern(newTopology(f.GetDevices(), given)), make([]string, len(given))
+		for i, d := range given {
+			n.ids[i] = d.GetId()
+		}
+	}
+	n.devices, n.total = f.GetDevices(), state.Allocatable(o)
+	n.usable, n.last = n.condition(o.GetSpec().GetDeviceCordons())
+	n.cpu, n.memory, n.disk = n.total.CPUMillis, n.total.MemoryBytes, n.total.DiskBytes
+	n.free, n.ports = n.usable, n.ports[:0]
+}
+
+// sameMake says whether a device is still what it was, whatever its condition.
+func sameMake(a, b *fleetv1.Device) bool {
+	return a == b || a.GetId() == b.GetId() && a.GetVendor() == b.GetVendor() && a.GetModel() == b.GetModel() && a.GetIndex() == b.GetIndex() &&
+		a.GetMemoryBytes() == b.GetMemoryBytes() && a.GetParentId() == b.GetParentId() && a.GetProfile() == b.GetProfile() &&
+		(a.NumaNode == nil) == (b.NumaNode == nil) && a.GetNumaNode() == b.GetNumaNode() &&
+		slices.EqualFunc(a.GetLinks(), b.GetLinks(), func(a, b *fleetv1.DeviceLink) bool {
+			return a == b || a.GetPeer() == b.GetPeer() && a.GetKind() == b.GetKind()
+		})
+}
+
+// condition answers which devices may be given out, and which of them had trouble lately. A slice shares
+// the fate of the device that it is cut from.
+func (n *node) condition(cordons []*fleetv1.DeviceCordon) (usable, last mask) {
+	bad, troubled := map[string]bool{}, map[string]bool{}
+	for _, c := range cordons {
+		bad[c.GetDeviceId()] = true
+	}
+	for _, d := range n.devices {
+		switch {
+		case d.GetHealth() != fleetv1.Healthy || d.GetQuarantined():
+			bad[d.GetId()] = true
+		case d.GetAction() == "":
+		case d.GetAction() == "observe":
+			troubled[d.GetId()] = true
+		default: // it is to be left
+			bad[d.GetId()] = true
+		}
+	}
+	for _, d := range n.devices {
+		i := slices.Index(n.ids, d.GetId())
+		if i < 0 || bad[d.GetId()] || d.GetParentId() != "" && bad[d.GetParentId()] {
+			continue
+		}
+		usable.add(i)
+		if troubled[d.GetId()] || troubled[d.GetParentId()] {
+			last.add(i)
+		}
+	}
+	return usable, last
+}
+
+// occupy takes what an instance holds from its placement until it is reaped.
+func (n *node) occupy(i *fleetv1.Instance) {
+	s := i.GetSpec()
+	n.cpu -= s.GetCpuMillis()
+	n.memory -= s.GetMemoryBytes()
+	n.disk -= s.GetDiskBytes()
+	for _, id := range s.GetDeviceIds() {
+		if at := slices.Index(n.ids, id); at >= 0 {
+			n.free = n.free.without(one(at))
+		}
+	}
+	for _, p := range []int32{fixedPort(s), i.GetObserved().GetPort()} {
+		if p != 0 {
+			n.ports = append(n.ports, p)
+		}
+	}
+}
+
+func one(i int) (m mask) {
+	m.add(i)
+	return m
+}
+
+// holds says that the instance still has its share of the node.
+func holds(i *fleetv1.Instance) bool { return i.GetObserved().GetState() != fleetv1.InstanceReaped }
+
+// counts says that the instance is one of those that rules of its version count.
+func counts(i *fleetv1.Instance) bool {
+	return i.GetDesired().GetState() == fleetv1.DesiredRunning && i.GetDesired().GetLeave() == nil && holds(i)
+}
+
+// fixedPort is the host port that an instance holds by its spec, or 0.
+func fixedPort(s *fleetv1.InstanceSpec) int32 {
+	if s.GetNetwork() == fleetv1.NetworkHost && s.GetApi().GetFixedPort() {
+		return s.GetApi().GetPort()
+	}
+	return 0
+}
+
+// refused is the first mount source that the node does not allow, or empty.
+func (n *node) refused(r *Request) string {
+	for _, source := range r.MountSources {
+		if !slices.ContainsFunc(n.mountDirs, func(root string) bool { return inside(source, root) }) {
+			return source
+		}
+	}
+	return ""
+}

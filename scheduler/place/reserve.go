@@ -1,0 +1,143 @@
+package place
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+)
+
+// maxReservations is how many reservations a pool bears. Beyond the first they may also hold no more than a
+// quarter of the nodes that suit.
+const maxReservations = 8
+
+// kept is a node whose free share is kept for a request that waits.
+type kept struct {
+	node     *node
+	pool     *pool
+	group    *group
+	priority int32
+}
+
+// lack is what a node is short of for a request, least first.
+type lack struct {
+	node    *node
+	strange bool // not reserved for the request before
+	devices int
+	share   float64 // of the node's CPU, memory and disk together, from 0
+}
+
+// reserve keeps the nodes that are the closest to taking the request from later requests that have no more
+// priority. It answers nil when nothing is to be kept: the request has not waited, the pool has enough
+// reservations, or no end of other instances would make it fit.
+func (x *Index) reserve(r *Request, c class) *fleetv1.Reservation {
+	if !r.Waited || !x.mayKeep(r, c) {
+		return nil
+	}
+	lacks := x.lacks(r, c)
+	if len(lacks) < r.members() {
+		return nil
+	}
+	slices.SortFunc(lacks, func(a, b lack) int {
+		return cmp.Or(cmp.Compare(a.devices, b.devices), compareBool(a.strange, b.strange), cmp.Compare(a.share, b.share), cmp.Compare(a.node.slot, b.node.slot))
+	})
+	lacks = lacks[:r.members()]
+	out := &fleetv1.Reservation{}
+	missing, ready := 0, 0
+	for _, l := range lacks {
+		x.kept = append(x.kept, kept{l.node, c.pool, c.group, r.Priority})
+		out.Nodes = append(out.Nodes, l.node.name)
+		missing += l.devices
+		if l.devices == 0 && l.share == 0 {
+			ready++
+		}
+	}
+	slices.Sort(out.Nodes)
+	switch total := r.members() * r.devices(); {
+	case missing > 0:
+		out.Detail = fmt.Sprintf("%d of %d devices are free", total-missing, total)
+	case r.members() > 1:
+		out.Detail = fmt.Sprintf("%d of %d nodes have room", ready, r.members())
+	default:
+		out.Detail = "CPU, memory, disk or a port is awaited"
+	}
+	return out
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// mayKeep says whether there may be one more reservation, and of the request's version.
+func (x *Index) mayKeep(r *Request, c class) bool {
+	groups, nodes := map[*group]bool{}, 0
+	for _, k := range x.kept {
+		if k.group == c.group {
+			return false
+		}
+		if k.pool == c.pool {
+			groups[k.group] = true
+			nodes++
+		}
+	}
+	return nodes == 0 || len(groups) < maxReservations && (nodes+r.members())*4 <= len(c.shape.places)
+}
+
+// lacks lists the nodes that could take a member of the request if others ended there.
+func (x *Index) lacks(r *Request, c class) []lack {
+	x.catchUp(c.shape, c.pool)
+	s := search{index: x, request: r, class: c}
+	s.prepare()
+	var out []lack
+	all := common(c.shape.able, nil, nil, s.taken)
+	all.around(0, len(c.shape.places), 0, func(at int) bool {
+		n := c.shape.places[at]
+		if s.may(n) && (s.tally == nil || !s.tally.exceeds(s.tally.ladder.at[c.shape.cells.of(at)])) {
+			out = append(out, lack{n, !slices.Contains(r.Reserved, n.name), c.shape.fit(n.topology).short(n.free, n.usable), n.short(r)})
+		}
+		return true
+	})
+	return out
+}
+
+// short is how many devices have to become free until the request fits, where it would fit if all usable ones
+// were.
+func (f *fit) short(free, usable mask) int {
+	least := maxDevices
+	look := func(in mask) {
+		if usable.and(f.class).and(in).count() >= f.need {
+			least = min(least, max(f.need-free.and(f.class).and(in).count(), 0))
+		}
+	}
+	if f.by == 0 {
+		look(f.topology.all)
+	}
+	for _, d := range f.topology.domains {
+		if d.by&f.by != 0 {
+			look(d.mask)
+		}
+	}
+	return least
+}
+
+// short sums what the node lacks of its CPU, memory and disk, each from 0 to 1; a port that is taken counts 1.
+func (n *node) short(r *Request) float64 {
+	part := func(need, free, total int64) float64 {
+		if need <= free {
+			return 0
+		}
+		return float64(need-free) / float64(max(total, 1))
+	}
+	sum := part(r.CPUMillis, n.cpu, n.total.CPUMillis) + part(r.MemoryBytes, n.memory, n.total.MemoryBytes) + part(r.DiskBytes, n.disk, n.total.DiskBytes)
+	if r.HostPort != 0 && slices.Contains(n.ports, r.HostPort) {
+		sum++
+	}
+	return sum
+}

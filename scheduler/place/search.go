@@ -1,0 +1,201 @@
+package place
+
+// search finds the best node for one member of a request, as the package's doc says.
+type search struct {
+	index   *Index
+	request *Request
+	class   class
+
+	cells   *bitset // only these; nil for all
+	chosen  []taking
+	avoided bool // nodes to avoid may be used
+	tally   *tally
+	taken   *bitset // places that may not be used
+	image   *bitset // places to prefer
+	best    candidate
+}
+
+// candidate is a node with what decides between nodes that leave the same hole.
+type candidate struct {
+	node     *node
+	count    int32 // instances of the group
+	image    bool
+	troubled bool // has devices that had trouble lately
+}
+
+const (
+	maxCandidates = 4 // that are compared, each of those with the image and of any
+	maxTries      = 16
+)
+
+// find answers the best node, or nil when none fits. A node to avoid is used only when any may be, and
+// no other fits.
+func (s *search) find(any bool) *node {
+	s.prepare()
+	if n := s.preferred(); n != nil {
+		return n
+	}
+	if n := s.scan(); n != nil || !any || len(s.request.Avoid) == 0 {
+		return n
+	}
+	s.avoided = true
+	return s.scan()
+}
+
+func (s *search) prepare() {
+	shape := s.class.shape
+	if shape.cells.cellOf != nil || shape.rules.apart {
+		s.tally = shape.tally(s.class.group)
+		s.taken = s.tally.taken
+	}
+	s.image = shape.image(s.index, s.request.Image)
+	s.best = candidate{}
+}
+
+// may says whether the node is not kept from the request.
+func (s *search) may(n *node) bool {
+	if !s.avoided && len(s.request.Avoid) > 0 && s.request.Avoid[n.name] {
+		return false
+	}
+	for i := range s.chosen {
+		if s.chosen[i].node == n {
+			return false
+		}
+	}
+	for i := range s.index.kept {
+		if k := &s.index.kept[i]; k.node == n && k.priority >= s.request.Priority {
+			return false
+		}
+	}
+	return true
+}
+
+// preferred answers the node that the request prefers, if it fits.
+func (s *search) preferred() *node {
+	n := s.index.nodes[s.request.Prefer]
+	if n == nil {
+		return nil
+	}
+	shape := s.class.shape
+	at := int(shape.place[n.slot])
+	if at < 0 || shape.keys[at] == noKey || s.taken != nil && s.taken.has(at) {
+		return nil
+	}
+	if c := shape.cells.of(at); s.cells != nil && !s.cells.has(c) || s.tally != nil && s.tally.exceeds(s.tally.ladder.at[c]) {
+		return nil
+	}
+	s.avoided = true
+	defer func() { s.avoided = false }()
+	if !s.may(n) {
+		return nil
+	}
+	return n
+}
+
+// scan goes through the cells from the best rank on, and in those through the holes from the smallest on.
+func (s *search) scan() *node {
+	shape := s.class.shape
+	if shape.cells.cellOf == nil {
+		for k := shape.next(0); k != noKey; k = shape.next(k + 1) {
+			if s.hole(shape.buckets[k], nil) {
+				return s.best.node
+			}
+		}
+		return nil
+	}
+	for i := range s.tally.ladder.rungs {
+		rung := &s.tally.ladder.rungs[i]
+		if s.tally.exceeds(rung.key) {
+			continue
+		}
+		for k := shape.next(0); k != noKey; k = shape.next(k + 1) {
+			if s.hole(shape.buckets[k], rung.cells) {
+				return s.best.node
+			}
+		}
+	}
+	return nil
+}
+
+// hole looks for the best of a bucket's places in the cells, nil for all; false when there is none.
+func (s *search) hole(b *bucket, cells *bitset) bool {
+	if s.image != nil && s.withImage(b, cells) {
+		return true
+	}
+	if cells == nil {
+		s.among(b, 0, len(s.class.shape.places))
+		return s.best.node != nil
+	}
+	m := common(cells, b.cells, s.cells, nil)
+	n := len(s.class.shape.cells.list)
+	m.around(0, n, s.start(n), func(c int) bool {
+		cell := &s.class.shape.cells.list[c]
+		s.among(b, cell.lo, cell.hi)
+		return s.best.node == nil
+	})
+	return s.best.node != nil
+}
+
+// withImage compares places that have the image; true when one is the best of all.
+func (s *search) withImage(b *bucket, cells *bitset) bool {
+	shape, n := s.class.shape, len(s.class.shape.places)
+	m := common(b.nodes, s.image, nil, s.taken)
+	tries, found := maxTries, 0
+	m.around(0, n, s.start(n), func(at int) bool {
+		c := shape.cells.of(at)
+		if (cells == nil || cells.has(c)) && (s.cells == nil || s.cells.has(c)) && s.compare(at) {
+			found++
+		}
+		tries--
+		return tries > 0 && found < maxCandidates
+	})
+	return found > 0 && s.best.count == 0 && !s.best.troubled
+}
+
+// among compares a bucket's places of [lo, hi).
+func (s *search) among(b *bucket, lo, hi int) {
+	m := common(b.nodes, nil, nil, s.taken)
+	found := 0
+	m.around(lo, hi, lo+s.start(hi-lo), func(at int) bool {
+		if s.compare(at) {
+			found++
+		}
+		return found < maxCandidates
+	})
+}
+
+// start is where the search in n places begins: elsewhere for each group and each of its instances, so that
+// services spread without looking at all nodes.
+func (s *search) start(n int) int {
+	return (s.class.group.offset + s.class.group.total) % max(n, 1)
+}
+
+// compare keeps a place when it is the best so far; false when it may not be used.
+func (s *search) compare(at int) bool {
+	n := s.class.shape.places[at]
+	if !s.may(n) {
+		return false
+	}
+	c := candidate{node: n, image: s.image != nil && s.image.has(at), troubled: !n.last.empty()}
+	if s.class.group.total > 0 {
+		c.count = s.class.group.on[n]
+	}
+	if s.best.node == nil || c.better(&s.best) {
+		s.best = c
+	}
+	return true
+}
+
+func (c *candidate) better(o *candidate) bool {
+	switch {
+	case c.count != o.count:
+		return c.count < o.count
+	case c.image != o.image:
+		return c.image
+	case c.troubled != o.troubled:
+		return o.troubled
+	case c.node.cpu != o.node.cpu:
+		return c.node.cpu < o.node.cpu
+	}
+	return c.node.slot < o.node.slot
+}

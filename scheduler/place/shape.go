@@ -1,0 +1,266 @@
+package place
+
+import (
+	"cmp"
+	"maps"
+	"math/bits"
+	"slices"
+	"strconv"
+)
+
+// shape is what requests of one kind see of the index: which nodes they may use, which of these have room,
+// and how large a hole they would leave. It is made when a request first needs it, reads the index's journal
+// when it is used, and is dropped when it was not used for long.
+type shape struct {
+	key     string
+	request Request // the first of its kind; what the kind does not depend on is not looked at
+	rules   rules
+	used    uint64
+	read    int // of the journal
+	fits    []*fit
+
+	// places are the nodes that could take the request if they were empty and in order: by cell, then by
+	// name. The sets of the shape hold numbers of places.
+	places  []*node
+	place   []int32 // by slot; -1 for a node that is none
+	keys    []key   // by place
+	able    *bitset // places in order: open, and with enough usable devices
+	buckets [numKeys]*bucket
+	present [numKeys / 64]uint64 // buckets that are not empty
+	cells   cells
+	tallies map[*group]*tally
+	images  map[string]*bitset // places that have an image
+}
+
+// bucket are the places where the request would leave a hole of one size.
+type bucket struct {
+	nodes *bitset
+	n     int
+	in    []int32 // how many of them, by cell; nil when there is one cell
+	cells *bitset // that have any
+}
+
+const (
+	maxShapes  = 256
+	maxTallies = 4096 // of a shape
+	maxImages  = 64   // of a shape
+)
+
+// shape answers the request's shape, up to date.
+func (x *Index) shape(r *Request, p *pool) *shape {
+	key := string(shapeKey(r))
+	s := x.shapes[key]
+	if s == nil {
+		if len(x.shapes) >= maxShapes {
+			x.drop(slices.MinFunc(slices.Collect(maps.Values(x.shapes)), func(a, b *shape) int { return cmp.Compare(a.used, b.used) }))
+		}
+		s = &shape{key: key, request: *r, rules: newRules(r)}
+		x.shapes[key] = s
+		s.build(x, p)
+	}
+	x.clock++
+	s.used = x.clock
+	x.catchUp(s, p)
+	return s
+}
+
+func (x *Index) drop(s *shape) {
+	delete(x.shapes, s.key)
+	s.forgetTallies()
+}
+
+func (s *shape) forgetTallies() {
+	for g := range s.tallies {
+		if g != nil {
+			g.tallies = slices.DeleteFunc(g.tallies, func(t *tally) bool { return t.shape == s })
+		}
+	}
+	s.tallies = map[*group]*tally{}
+}
+
+// shapeKey is equal for requests that may use the same nodes and leave the same holes.
+func shapeKey(r *Request) []byte {
+	b := appendKey(make([]byte, 0, 128), r.Pool, r.Arch)
+	a := r.Accelerator
+	b = appendKey(b, a.GetVendor(), a.GetModel(), a.GetShare(), a.GetDomain())
+	for _, v := range []int64{r.CPUMillis, r.MemoryBytes, r.DiskBytes, int64(r.HostPort), int64(a.GetCount()), a.GetMemoryMinBytes(),
+		int64(min(r.members(), 2)), int64(len(r.ImageArches)), int64(len(r.MountSources))} {
+		b = append(strconv.AppendInt(b, v, 36), ',')
+	}
+	b = appendKey(appendKey(b, r.ImageArches...), r.MountSources...)
+	return appendRules(b, r.Rules)
+}
+
+// build makes the shape from nothing.
+func (s *shape) build(x *Index, p *pool) {
+	s.forgetTallies()
+	s.read = x.journal.end()
+	s.images = map[string]*bitset{}
+	s.buckets, s.present = [numKeys]*bucket{}, [numKeys / 64]uint64{}
+	s.places = nil
+	for _, n := range x.slots {
+		if s.suits(n, p) {
+			s.places = append(s.places, n)
+		}
+	}
+	s.cells = newCells(s.places, &s.rules)
+	s.place = make([]int32, len(x.slots))
+	for i := range s.place {
+		s.place[i] = -1
+	}
+	for i, n := range s.places {
+		s.place[n.slot] = int32(i)
+	}
+	s.able = newBitset(len(s.places))
+	s.keys = make([]key, len(s.places))
+	for i := range s.places {
+		s.keys[i] = noKey
+		s.update(i)
+	}
+}
+
+// suits says whether the node could take the request if it were empty and in order.
+func (s *shape) suits(n *node, p *pool) bool {
+	r := &s.request
+	return p.has(n) && r.runsOn(n.arch) && s.rules.allow(n) && n.refused(r) == "" &&
+		r.CPUMillis <= n.total.CPUMillis && r.MemoryBytes <= n.total.MemoryBytes && (r.DiskBytes == 0 || r.DiskBytes <= n.total.DiskBytes) &&
+		s.fit(n.topology).hole(n.topology.all) != noKey
+}
+
+// fit is what the request finds in a topology.
+func (s *shape) fit(t *topology) *fit {
+	for len(s.fits) <= t.id {
+		s.fits = append(s.fits, nil)
+	}
+	if s.fits[t.id] == nil {
+		s.fits[t.id] = newFit(t, &s.request)
+	}
+	return s.fits[t.id]
+}
+
+// catchUp reads what has changed since the shape was used last.
+func (x *Index) catchUp(s *shape, p *pool) {
+	if x.journal.end()-s.read > len(x.slots) {
+		s.build(x, p)
+		return
+	}
+	for _, e := range x.journal.entries[s.read-x.journal.start:] {
+		at, n := s.place[e.slot], x.slots[e.slot]
+		if e.made && (s.suits(n, p) != (at >= 0) || at >= 0 && !s.cells.same(int(at), n, &s.rules)) {
+			s.build(x, p)
+			return
+		}
+		if at < 0 {
+			continue
+		}
+		if e.made {
+			for image, set := range s.images {
+				set.put(int(at), x.images[image][n])
+			}
+		}
+		s.update(int(at))
+	}
+	s.read = x.journal.end()
+}
+
+// update puts a place into the bucket where it belongs now.
+func (s *shape) update(at int) {
+	n := s.places[at]
+	if able := n.open && s.fit(n.topology).hole(n.usable) != noKey; able != s.able.has(at) {
+		s.able.put(at, able)
+		s.cells.play(at, able)
+	}
+	was, now := s.keys[at], s.measure(n)
+	if was == now {
+		return
+	}
+	s.keys[at] = now
+	cell := s.cells.of(at)
+	if was != noKey {
+		s.cells.room[cell]--
+		s.buckets[was].remove(at, cell)
+		if s.buckets[was].n == 0 {
+			s.present[was>>6] &^= 1 << (was & 63)
+		}
+	}
+	if now != noKey {
+		s.cells.room[cell]++
+		if s.buckets[now] == nil {
+			s.buckets[now] = newBucket(len(s.places), len(s.cells.list))
+		}
+		s.buckets[now].add(at, cell)
+		s.present[now>>6] |= 1 << (now & 63)
+	}
+}
+
+// measure ranks the hole that the request would leave on the node now.
+func (s *shape) measure(n *node) key {
+	r := &s.request
+	if !n.open || r.CPUMillis > n.cpu || r.MemoryBytes > n.memory || r.DiskBytes > n.disk || r.HostPort != 0 && slices.Contains(n.ports, r.HostPort) {
+		return noKey
+	}
+	return s.fit(n.topology).hole(n.free)
+}
+
+// image answers the places that have the image; nil when there is none.
+func (s *shape) image(x *Index, digest string) *bitset {
+	have := x.images[digest]
+	if digest == "" || len(have) == 0 && s.images[digest] == nil {
+		return nil
+	}
+	if s.images[digest] == nil {
+		if len(s.images) >= maxImages {
+			clear(s.images)
+		}
+		set := newBitset(len(s.places))
+		for n := range have {
+			if at := s.place[n.slot]; at >= 0 {
+				set.add(int(at))
+			}
+		}
+		s.images[digest] = set
+	}
+	return s.images[digest]
+}
+
+// next is the smallest key from k on whose bucket is not empty; noKey when there is none.
+func (s *shape) next(k key) key {
+	for w := int(k) >> 6; w < len(s.present); w++ {
+		v := s.present[w]
+		if w == int(k)>>6 {
+			v = v >> (k & 63) << (k & 63)
+		}
+		if v != 0 {
+			return key(w<<6 | bits.TrailingZeros64(v))
+		}
+	}
+	return noKey
+}
+
+func newBucket(places, cells int) *bucket {
+	b := &bucket{nodes: newBitset(places)}
+	if cells > 1 {
+		b.in, b.cells = make([]int32, cells), newBitset(cells)
+	}
+	return b
+}
+
+func (b *bucket) add(at, cell int) {
+	b.nodes.add(at)
+	b.n++
+	if b.in != nil {
+		if b.in[cell]++; b.in[cell] == 1 {
+			b.cells.add(cell)
+		}
+	}
+}
+
+func (b *bucket) remove(at, cell int) {
+	b.nodes.remove(at)
+	b.n--
+	if b.in != nil {
+		if b.in[cell]--; b.in[cell] == 0 {
+			b.cells.remove(cell)
+		}
+	}
+}

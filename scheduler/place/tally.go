@@ -1,0 +1,212 @@
+package place
+
+import "slices"
+
+// tally counts the instances of a group the way the rules of a shape look at them, and keeps the shape's
+// cells in the order in which the next instance should try them.
+type tally struct {
+	shape  *shape
+	rules  []count // by spread rule
+	ladder ladder
+	taken  *bitset // places that have an instance; nil unless one a node is allowed
+}
+
+// count is how many instances each value of a label has.
+type count struct {
+	by []int // by value
+	// least is the smallest of those in play, of which there are so many at it; none when it has to be found anew.
+	least, at, turn int
+}
+
+// tally answers the group's tally; the one of nobody when the rules do not look at instances.
+func (s *shape) tally(g *group) *tally {
+	if len(s.rules.spread) == 0 && !s.rules.apart {
+		g = nil
+	}
+	if t := s.tallies[g]; t != nil {
+		return t
+	}
+	if len(s.tallies) >= maxTallies {
+		s.forgetTallies()
+	}
+	t := &tally{shape: s, rules: make([]count, len(s.rules.spread))}
+	for r := range t.rules {
+		t.rules[r] = count{by: make([]int, len(s.cells.values[r]))}
+	}
+	if s.rules.apart {
+		t.taken = newBitset(len(s.places))
+	}
+	if g != nil {
+		for n, have := range g.on {
+			t.count(n, int(have), func(int, int32) {})
+			t.occupy(n, have)
+		}
+		g.tallies = append(g.tallies, t)
+	}
+	t.ladder.at = make([]uint64, len(s.cells.list))
+	for c := range s.cells.list {
+		t.ladder.add(c, t.key(&s.cells.list[c]))
+	}
+	s.tallies[g] = t
+	return t
+}
+
+// add notes that the group has d more instances on the node, now there are so many.
+func (t *tally) add(n *node, now, d int32) {
+	t.occupy(n, now)
+	t.count(n, int(d), func(r int, value int32) {
+		for _, c := range t.shape.cells.having[r][value] {
+			t.ladder.remove(int(c))
+			t.ladder.add(int(c), t.key(&t.shape.cells.list[c]))
+		}
+	})
+}
+
+func (t *tally) occupy(n *node, now int32) {
+	if t.taken == nil {
+		return
+	}
+	if at := t.shape.place[n.slot]; at >= 0 {
+		t.taken.put(int(at), now > 0)
+	}
+}
+
+// count adds d to the counts of the node's values and calls f for each.
+func (t *tally) count(n *node, d int, f func(rule int, value int32)) {
+	c := &t.shape.cells
+	for r := range t.rules {
+		value := int32(unknown)
+		if at := t.shape.place[n.slot]; at >= 0 {
+			value = c.list[c.cellOf[at]].values[r]
+		} else {
+			value = numberOf(c.values[r], n, t.shape.rules.spread[r].GetLabel())
+		}
+		if value < 0 {
+			continue
+		}
+		t.rules[r].add(value, d, c.inPlay[r][value] > 0)
+		f(r, value)
+	}
+}
+
+func (c *count) add(value int32, d int, inPlay bool) {
+	was := c.by[value]
+	now := was + d
+	c.by[value] = now
+	if !inPlay {
+		return
+	}
+	if was == c.least {
+		c.at--
+	}
+	switch {
+	case now < c.least:
+		c.least, c.at = now, 1
+	case now == c.least:
+		c.at++
+	}
+}
+
+// lowest is the smallest count among the values of a rule that are in play.
+func (t *tally) lowest(r int) int {
+	c, cells := &t.rules[r], &t.shape.cells
+	if c.at > 0 && c.turn == cells.turns {
+		return c.least
+	}
+	c.at, c.turn = 0, cells.turns
+	for v, n := range c.by {
+		switch {
+		case cells.inPlay[r][v] == 0:
+		case c.at == 0 || n < c.least:
+			c.least, c.at = n, 1
+		case n == c.least:
+			c.at++
+		}
+	}
+	return c.least
+}
+
+// The key of a cell: rank, then the counts of its values, the largest without a value.
+const (
+	countBits = 24
+	noValue   = 1<<countBits - 1
+)
+
+func (t *tally) key(c *cell) uint64 {
+	k := uint64(c.rank)
+	for r := range maxSpread {
+		n := uint64(0)
+		if r < len(t.rules) {
+			n = noValue
+			if v := c.values[r]; v >= 0 {
+				n = uint64(t.rules[r].by[v])
+			}
+		}
+		k = k<<countBits | n
+	}
+	return k
+}
+
+// exceeds says whether one more instance in cells of this key would break a required rule.
+func (t *tally) exceeds(key uint64) bool {
+	for r := range t.rules {
+		s := t.shape.rules.spread[r]
+		n := int(key >> (countBits * (maxSpread - 1 - r)) & noValue)
+		if s.GetRequired() && (n == noValue || n+1-t.lowest(r) > skew(s)) {
+			return true
+		}
+	}
+	return false
+}
+
+// ladder orders cells by key.
+type ladder struct {
+	rungs []rung
+	at    []uint64 // by cell
+	spare []*bitset
+}
+
+// rung are the cells of one key.
+type rung struct {
+	key   uint64
+	n     int
+	cells *bitset
+}
+
+func (l *ladder) find(key uint64) (int, bool) {
+	return slices.BinarySearchFunc(l.rungs, key, func(r rung, key uint64) int {
+		switch {
+		case r.key < key:
+			return -1
+		case r.key > key:
+			return 1
+		}
+		return 0
+	})
+}
+
+func (l *ladder) add(cell int, key uint64) {
+	i, ok := l.find(key)
+	if !ok {
+		var set *bitset
+		if n := len(l.spare); n > 0 {
+			set, l.spare = l.spare[n-1], l.spare[:n-1]
+		} else {
+			set = newBitset(len(l.at))
+		}
+		l.rungs = slices.Insert(l.rungs, i, rung{key: key, cells: set})
+	}
+	l.rungs[i].n++
+	l.rungs[i].cells.add(cell)
+	l.at[cell] = key
+}
+
+func (l *ladder) remove(cell int) {
+	i, _ := l.find(l.at[cell])
+	r := &l.rungs[i]
+	r.cells.remove(cell)
+	if r.n--; r.n == 0 {
+		l.spare = append(l.spare, r.cells)
+		l.rungs = slices.Delete(l.rungs, i, i+1)
+	}
+}

@@ -1,0 +1,309 @@
+package place
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+)
+
+// topology is how the devices of a node are made and linked. Nodes that are built alike share one. Devices
+// are numbered by memory, model, index and ID, so that those with the least memory come first.
+type topology struct {
+	id    int // among the index's topologies
+	kinds []kind
+	all   mask
+	// domains hold two devices or more, small ones first; no two are the same.
+	domains []domain
+}
+
+// kind is what a request can ask of a device.
+type kind struct {
+	vendor, model, profile string
+	memory                 int64
+}
+
+// domain is a set of devices that are linked.
+type domain struct {
+	mask mask
+	size int
+	by   link
+}
+
+// link is a set of ways in which devices are linked.
+type link uint8
+
+const (
+	byNUMA link = 1 << iota
+	byPCIe
+	byNVLink
+	byHCCS
+	byParent // slices of one device
+)
+
+// demanded is the way that Accelerator.domain names; 0 for any.
+func demanded(domain string) link {
+	switch domain {
+	case "numa":
+		return byNUMA
+	case "pcie":
+		return byPCIe
+	case "nvlink":
+		return byNVLink
+	case "hccs":
+		return byHCCS
+	}
+	return 0
+}
+
+// linkOf is the domain that a link between two devices makes; 0 for none.
+func linkOf(kind string) link {
+	switch kind {
+	case "pix":
+		return byPCIe
+	case "nvlink":
+		return byNVLink
+	case "hccs", "hccs-sw", "sio", "ub":
+		return byHCCS
+	}
+	return 0
+}
+
+// holdable answers the devices that an instance can hold, in their order in the topology: a device cut into
+// slices is given out by them.
+func holdable(all []*fleetv1.Device) []*fleetv1.Device {
+	cut := map[string]bool{}
+	for _, d := range all {
+		if p := d.GetParentId(); p != "" {
+			cut[p] = true
+		}
+	}
+	out := make([]*fleetv1.Device, 0, len(all))
+	for _, d := range all {
+		if !cut[d.GetId()] {
+			out = append(out, d)
+		}
+	}
+	slices.SortFunc(out, func(a, b *fleetv1.Device) int {
+		return cmp.Or(cmp.Compare(a.GetMemoryBytes(), b.GetMemoryBytes()), cmp.Compare(a.GetModel(), b.GetModel()),
+			cmp.Compare(a.GetIndex(), b.GetIndex()), cmp.Compare(a.GetId(), b.GetId()))
+	})
+	return out[:min(len(out), maxDevices)]
+}
+
+// newTopology describes the devices of a node; given are those that holdable answers.
+func newTopology(all, given []*fleetv1.Device) *topology {
+	t := &topology{}
+	whole := make(map[string]*fleetv1.Device, len(all))
+	for _, d := range all {
+		whole[d.GetId()] = d
+	}
+	sets := map[member]mask{}
+	join := func(by link, name string, i int) {
+		m := sets[member{by, name}]
+		m.add(i)
+		sets[member{by, name}] = m
+	}
+	fabrics := map[link]map[string]string{}
+	for _, by := range []link{byPCIe, byNVLink, byHCCS} {
+		fabrics[by] = components(all, whole, by)
+	}
+	for i, d := range given {
+		t.all.add(i)
+		t.kinds = append(t.kinds, kind{d.GetVendor(), d.GetModel(), d.GetProfile(), d.GetMemoryBytes()})
+		at := d
+		if p := whole[d.GetParentId()]; p != nil {
+			at = p // a slice is where its device is
+			join(byParent, p.GetId(), i)
+		}
+		if at.NumaNode != nil {
+			join(byNUMA, strconv.Itoa(int(at.GetNumaNode())), i)
+		}
+		for by, of := range fabrics {
+			join(by, of[at.GetId()], i)
+		}
+	}
+	kinds := map[mask]link{}
+	for m, devices := range sets {
+		if devices.count() > 1 {
+			kinds[devices] |= m.by
+		}
+	}
+	for devices, by := range kinds {
+		t.domains = append(t.domains, domain{devices, devices.count(), by})
+	}
+	slices.SortFunc(t.domains, func(a, b domain) int {
+		return cmp.Or(cmp.Compare(a.size, b.size), slices.Compare(a.mask[:], b.mask[:]))
+	})
+	return t
+}
+
+// member names one set of linked devices.
+type member struct {
+	by   link
+	name string
+}
+
+// components names for each device the set of those that it is joined with, directly or through others: by
+// the first of them.
+func components(all []*fleetv1.Device, whole map[string]*fleetv1.Device, by link) map[string]string {
+	of := make(map[string]string, len(all))
+	for _, first := range all {
+		if of[first.GetId()] != "" {
+			continue
+		}
+		of[first.GetId()] = first.GetId()
+		for next := []*fleetv1.Device{first}; len(next) > 0; next = next[1:] {
+			for _, l := range next[0].GetLinks() {
+				if p := whole[l.GetPeer()]; p != nil && of[l.GetPeer()] == "" && linkOf(l.GetKind()) == by {
+					of[l.GetPeer()] = first.GetId()
+					next = append(next, p)
+				}
+			}
+		}
+	}
+	return of
+}
+
+// key is equal for nodes that are built alike.
+func (t *topology) key() string {
+	var b []byte
+	for _, k := range t.kinds {
+		b = appendKey(b, k.vendor, k.model, k.profile)
+		b = strconv.AppendInt(b, k.memory, 16)
+	}
+	for _, d := range t.domains {
+		b = append(b, '/', byte('a'+d.by))
+		b = strconv.AppendUint(b, d.mask[1], 16)
+		b = append(b, '.')
+		b = strconv.AppendUint(b, d.mask[0], 16)
+	}
+	return string(b)
+}
+
+// appendKey appends strings so that no two lists give the same key.
+func appendKey(b []byte, parts ...string) []byte {
+	for _, p := range parts {
+		b = strconv.AppendInt(b, int64(len(p)), 10)
+		b = append(append(b, ':'), p...)
+	}
+	return b
+}
+
+// fit is what one kind of request finds in a topology.
+type fit struct {
+	topology *topology
+	class    mask // the devices that suit
+	need     int
+	by       link // the link that all must have; 0 for any
+	table    []key
+}
+
+// key ranks the hole that a request would leave, small ones first: free devices of the node, then of the
+// link domain. noKey means that it does not fit.
+type key int16
+
+const (
+	noKey    key = -1
+	maxLeft      = 15 // larger holes are alike
+	numKeys      = (maxLeft + 1) * (maxLeft + 1)
+	tableMax     = 8 // devices up to which keys are kept for every set of free ones
+)
+
+func newFit(t *topology, r *Request) *fit {
+	f := &fit{topology: t, need: r.devices()}
+	for i, k := range t.kinds {
+		if r.matches(k) {
+			f.class.add(i)
+		}
+	}
+	if f.need > 1 { // one device is a domain by itself
+		f.by = demanded(r.Accelerator.GetDomain())
+	}
+	return f
+}
+
+// hole ranks the hole that a request leaves where so many devices are free.
+func (f *fit) hole(free mask) key {
+	if len(f.topology.kinds) > tableMax {
+		return f.rank(free)
+	}
+	if f.table == nil {
+		f.table = make([]key, 1<<len(f.topology.kinds))
+		for i := range f.table {
+			f.table[i] = f.rank(mask{uint64(i)})
+		}
+	}
+	return f.table[free[0]]
+}
+
+func (f *fit) rank(free mask) key {
+	d, ok := f.domain(free)
+	if !ok {
+		return noKey
+	}
+	left, inside := free.count()-f.need, free.and(d).count()-f.need
+	return key(min(left, maxLeft)*(maxLeft+1) + min(inside, maxLeft))
+}
+
+// domain is the one with the fewest free devices that holds the request, the whole node included unless a
+// link is demanded; false when none does.
+func (f *fit) domain(free mask) (mask, bool) {
+	avail := free.and(f.class)
+	if avail.count() < f.need {
+		return mask{}, false
+	}
+	best, least := f.topology.all, free.count()
+	if f.by != 0 {
+		least = maxDevices + 1
+	}
+	for _, d := range f.topology.domains {
+		if f.by != 0 && d.by&f.by == 0 || avail.and(d.mask).count() < f.need {
+			continue
+		}
+		if n := free.and(d.mask).count(); n < least {
+			best, least = d.mask, n
+		}
+	}
+	return best, least <= maxDevices
+}
+
+// choose picks the devices for the request, which must fit: from the smallest hole, and inside it from the
+// smallest again. Devices that are better left alone are taken last.
+func (f *fit) choose(free, last mask) mask {
+	if f.need == 0 {
+		return mask{}
+	}
+	if sound := free.without(last); sound != free {
+		if _, ok := f.domain(sound); ok {
+			free = sound
+		}
+	}
+	within, _ := f.domain(free)
+	avail, need := free.and(f.class).and(within), f.need
+	var got mask
+	for need > 0 {
+		least, most := mask{}, mask{} // the smallest that holds the rest, the fullest that does not
+		for _, d := range f.topology.domains {
+			in := avail.and(d.mask)
+			n := in.count()
+			switch {
+			case in == avail || n == 0:
+			case n >= need && (least.empty() || n < least.count()):
+				least = in
+			case n < need && n > most.count():
+				most = in
+			}
+		}
+		if !least.empty() {
+			avail = least
+			continue
+		}
+		if most.empty() || avail.count() == need {
+			most = avail.lowest(need)
+		}
+		got, avail, need = got.or(most), avail.without(most), need-most.count()
+	}
+	return got
+}
