@@ -86,11 +86,12 @@ func (x *Quota) GetUsage() *QuotaUsage {
 
 // An unset limit is none.
 type QuotaSpec struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	CpuMillis     *int64                 `protobuf:"varint,1,opt,name=cpu_millis,json=cpuMillis,proto3,oneof" json:"cpu_millis,omitempty"`
-	MemoryBytes   *int64                 `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3,oneof" json:"memory_bytes,omitempty"`
-	Instances     *int64                 `protobuf:"varint,3,opt,name=instances,proto3,oneof" json:"instances,omitempty"`
-	Devices       []*DeviceQuota         `protobuf:"bytes,4,rep,name=devices,proto3" json:"devices,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	CpuMillis   *int64                 `protobuf:"varint,1,opt,name=cpu_millis,json=cpuMillis,proto3,oneof" json:"cpu_millis,omitempty"`
+	MemoryBytes *int64                 `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3,oneof" json:"memory_bytes,omitempty"`
+	// A gang counts once for each of its nodes.
+	Instances     *int64         `protobuf:"varint,3,opt,name=instances,proto3,oneof" json:"instances,omitempty"`
+	Devices       []*DeviceQuota `protobuf:"bytes,4,rep,name=devices,proto3" json:"devices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -209,7 +209,7 @@ type ServiceVersion struct {
 	// 0–100; a single version defaults to 100.
 	Weight int32  `protobuf:"varint,3,opt,name=weight,proto3" json:"weight,omitempty"`
 	Flavor string `protobuf:"bytes,4,opt,name=flavor,proto3" json:"flavor,omitempty"`
-	// 1–1,000; default 1.
+	// 1–100,000; default 1.
 	Instances int32             `protobuf:"varint,5,opt,name=instances,proto3" json:"instances,omitempty"`
 	Env       map[string]string `protobuf:"bytes,6,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Time to be pulled, started and healthy: 3–120, default 20. A pull that makes progress stops this clock.
