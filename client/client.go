@@ -43,6 +43,7 @@ type Client struct {
 	Devices   fleetv1.DeviceServiceClient
 	Flavors   fleetv1.FlavorServiceClient
 	Pools     fleetv1.PoolServiceClient
+	Quotas    fleetv1.QuotaServiceClient
 	Models    fleetv1.ModelServiceClient
 	Services  fleetv1.ServiceServiceClient
 	Instances fleetv1.InstanceServiceClient
@@ -82,6 +83,7 @@ func Dial(cfg Config) (*Client, error) {
 		Devices:   fleetv1.NewDeviceServiceClient(conn),
 		Flavors:   fleetv1.NewFlavorServiceClient(conn),
 		Pools:     fleetv1.NewPoolServiceClient(conn),
+		Quotas:    fleetv1.NewQuotaServiceClient(conn),
 		Models:    fleetv1.NewModelServiceClient(conn),
 		Services:  fleetv1.NewServiceServiceClient(conn),
 		Instances: fleetv1.NewInstanceServiceClient(conn),

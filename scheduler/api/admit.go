@@ -1,17 +1,13 @@
 package api
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"path"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/place"
@@ -65,6 +61,9 @@ func admitVersion(view state.ReadView, s *fleetv1.Service, pool *fleetv1.Pool, a
 		return err
 	}
 	if err := allowedMounts(view, pool, at, version); err != nil {
+		return err
+	}
+	if err := admitPinned(pool, at, version); err != nil {
 		return err
 	}
 	request := place.NewRequest(s.GetMeta().GetId(), s.GetSpec(), version, flavor, model)
@@ -139,52 +138,4 @@ func allowedMounts(view state.ReadView, pool *fleetv1.Pool, at string, version *
 func below(file, dir string) bool {
 	file = path.Clean(file)
 	return file == dir || dir == "/" || strings.HasPrefix(file, dir+"/")
-}
-
-// quota keeps two deployments at the same time from both taking a user's last place.
-type quota struct {
-	mu      sync.Mutex
-	pending map[string]int // by user: deployments admitted but not in the store yet
-}
-
-// reserve takes a place until release is called; ok is false when the user has none left.
-func (q *quota) reserve(view state.ReadView, user string, limit int) (release func(), ok bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if owned(view, user)+q.pending[user] >= limit {
-		return nil, false
-	}
-	q.pending[user]++
-	return func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		if q.pending[user]--; q.pending[user] == 0 {
-			delete(q.pending, user)
-		}
-	}, true
-}
-
-func owned(view state.ReadView, user string) (n int) {
-	for _, s := range view.Services("") {
-		if s.GetMeta().GetCreatedBy() == user {
-			n++
-		}
-	}
-	return n
-}
-
-// overQuota is the refusal; it is told in an event, too.
-func (a *API) overQuota(ctx context.Context, s *fleetv1.Service, now time.Time) error {
-	refusal := refuse(codes.ResourceExhausted, "%s has %d real-time services already, which is the quota: delete one first",
-		caller(ctx).Name, a.cfg.MaxServicesPerUser)
-	event := serviceEvent(s, "QuotaExceeded", refusal.Msg)
-	event.Type = fleetv1.EventWarning
-	event.Objects[0].Id = "" // it was never made
-	cmd := &fleetv1.Command{Time: timestamppb.New(now), Caller: caller(ctx).Name,
-		Op: &fleetv1.Command_Write{Write: &fleetv1.Write{Events: []*fleetv1.Event{event}}}}
-	cmd.Introduced = state.Introduced(cmd)
-	if _, err := a.cfg.Log.Propose(ctx, cmd); err != nil {
-		a.cfg.Logger.Warn("event of an exceeded quota is lost", "service", s.GetMeta().GetName(), "error", err)
-	}
-	return refusal
 }

@@ -83,12 +83,14 @@ type Config struct {
 
 // API is the operator's API. Its methods are called through gRPC alone.
 type API struct {
-	cfg   Config
-	quota quota
+	cfg       Config
+	admission admission
 }
 
 // New makes the API.
-func New(cfg Config) *API { return &API{cfg: cfg, quota: quota{pending: map[string]int{}}} }
+func New(cfg Config) *API {
+	return &API{cfg: cfg, admission: admission{pending: map[string]*fleetv1.Service{}}}
+}
 
 // Register adds every service of the operator's API to a gRPC server, which must use UnaryErrors and
 // StreamErrors and put an auth.Caller into the context.
@@ -97,6 +99,7 @@ func (a *API) Register(s grpc.ServiceRegistrar) {
 	fleetv1.RegisterDeviceServiceServer(s, &deviceServer{API: a})
 	fleetv1.RegisterFlavorServiceServer(s, &flavorServer{API: a})
 	fleetv1.RegisterPoolServiceServer(s, &poolServer{API: a})
+	fleetv1.RegisterQuotaServiceServer(s, &quotaServer{API: a})
 	fleetv1.RegisterModelServiceServer(s, &modelServer{API: a})
 	fleetv1.RegisterServiceServiceServer(s, &serviceServer{API: a})
 	fleetv1.RegisterInstanceServiceServer(s, &instanceServer{API: a})

@@ -2,7 +2,7 @@ package api
 
 import (
 	"context"
-	"path"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -18,17 +18,21 @@ type flavorServer struct {
 }
 
 func (s *flavorServer) CreateFlavor(ctx context.Context, req *fleetv1.CreateFlavorRequest) (*fleetv1.CreateFlavorResponse, error) {
+	asked := proto.CloneOf(req.GetFlavor())
+	completeFlavorSpec(asked.GetSpec())
 	var v violations
-	v.flavor("flavor", req.GetFlavor())
+	v.flavor("flavor", asked)
 	if err := v.err(); err != nil {
 		return nil, err
 	}
-	name := req.GetFlavor().GetMeta().GetName()
+	name := asked.GetMeta().GetName()
 	err := s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
 		if old := view.Flavor(name); old != nil {
-			return nil, unchanged("flavor", name, old.GetMeta(), req.GetFlavor().GetMeta(), old.GetSpec(), req.GetFlavor().GetSpec())
+			stands := proto.CloneOf(old.GetSpec())
+			completeFlavorSpec(stands) // it may be older than some field
+			return nil, unchanged("flavor", name, old.GetMeta(), asked.GetMeta(), stands, asked.GetSpec())
 		}
-		f := &fleetv1.Flavor{Meta: newMeta(ctx, req.GetFlavor().GetMeta(), now), Spec: req.GetFlavor().GetSpec()}
+		f := &fleetv1.Flavor{Meta: newMeta(ctx, asked.GetMeta(), now), Spec: asked.GetSpec()}
 		return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, f)}}, nil
 	})
 	if err != nil {
@@ -92,16 +96,45 @@ func (v *violations) flavor(field string, f *fleetv1.Flavor) {
 		v.oneOf(at+".arch", spec.GetArch(), "amd64", "arm64")
 	}
 	v.limits(at+".limits", spec.GetLimits())
-	if a := spec.GetAccelerator(); a != nil {
-		if a.GetVendor() != "" {
-			v.oneOf(at+".accelerator.vendor", a.GetVendor(), "nvidia", "ascend", "fake")
-		}
-		if _, err := path.Match(a.GetModel(), ""); err != nil || len(a.GetModel()) > maxName {
-			v.add(at+".accelerator.model", "%q is neither a model nor a pattern of at most %d characters such as \"H100*\"", a.GetModel(), maxName)
-		}
-		v.between(at+".accelerator.count", int64(a.GetCount()), 1, maxDevices)
-		v.between(at+".accelerator.memory_min_bytes", a.GetMemoryMinBytes(), 0, maxMemory)
+	v.accelerator(at+".accelerator", spec.GetAccelerator())
+}
+
+// Ways to share and to join devices.
+const (
+	shareWhole   = "whole"
+	domainAny    = "any"
+	domainNVLink = "nvlink"
+	domainHCCS   = "hccs"
+	sameNode     = "node"
+)
+
+// completeFlavorSpec fills the defaults in.
+func completeFlavorSpec(s *fleetv1.FlavorSpec) {
+	if a := s.GetAccelerator(); a != nil {
+		fill(&a.Share, shareWhole)
+		fill(&a.Domain, domainAny)
+		fill(&a.Same, sameNode)
 	}
+}
+
+func (v *violations) accelerator(at string, a *fleetv1.Accelerator) {
+	if a == nil {
+		return
+	}
+	if a.GetVendor() != "" {
+		v.oneOf(at+".vendor", a.GetVendor(), "nvidia", "ascend", "fake")
+	}
+	v.deviceModel(at+".model", a.GetModel())
+	v.between(at+".count", int64(a.GetCount()), 1, maxDevices)
+	v.between(at+".memory_min_bytes", a.GetMemoryMinBytes(), 0, maxMemory)
+	if s := a.GetShare(); len(s) > maxName || strings.ContainsFunc(s, func(r rune) bool { return !isWord(r) && !strings.ContainsRune(".+-", r) }) {
+		v.add(at+".share", "%q is neither \"whole\" nor the profile of a slice such as \"1g.10gb\"", s)
+	}
+	v.oneOf(at+".domain", a.GetDomain(), domainAny, "numa", "pcie", domainNVLink, domainHCCS)
+	if d, vendor := a.GetDomain(), a.GetVendor(); d == domainNVLink && vendor == "ascend" || d == domainHCCS && vendor == "nvidia" {
+		v.add(at+".domain", "no device of %s is joined by %s", vendor, d)
+	}
+	v.oneOf(at+".same", a.GetSame(), sameNode)
 }
 
 // unchanged is nil when what stands is what is asked for, and else says what differs. The tags count.

@@ -29,14 +29,11 @@ func (s *serviceServer) DeployService(ctx context.Context, req *fleetv1.DeploySe
 		return nil, err
 	}
 	in, name := project(ctx, asked.GetMeta().GetProject()), asked.GetMeta().GetName()
-	changed := true
-	release := func() {}
-	defer func() { release() }()
+	changed, place := true, seat{API: s.API}
+	defer place.leave()
 	err := s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
-		release() // of the attempt before
-		release = func() {}
 		if old := view.Service(in, name); old != nil && old.GetMeta().GetName() == name {
-			write, err := redeploy(ctx, old, asked)
+			write, err := redeploy(ctx, &place, old, asked, now)
 			changed = write != nil
 			return write, err
 		}
@@ -47,10 +44,8 @@ func (s *serviceServer) DeployService(ctx context.Context, req *fleetv1.DeploySe
 		if err := admit(view, after); err != nil {
 			return nil, err
 		}
-		var ok bool
-		if release, ok = s.quota.reserve(view, after.GetMeta().GetCreatedBy(), s.cfg.MaxServicesPerUser); !ok {
-			release = func() {}
-			return nil, s.overQuota(ctx, after, now)
+		if err := place.take(ctx, nil, after, now); err != nil {
+			return nil, err
 		}
 		return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, after)}}, nil
 	})
@@ -65,30 +60,31 @@ func (s *serviceServer) DeployService(ctx context.Context, req *fleetv1.DeploySe
 }
 
 // redeploy is DeployService for a service that exists.
-func redeploy(ctx context.Context, old, asked *fleetv1.Service) (*fleetv1.Write, error) {
+func redeploy(ctx context.Context, place *seat, old, asked *fleetv1.Service, now time.Time) (*fleetv1.Write, error) {
 	name := old.GetMeta().GetName()
 	if effectiveState(old) == fleetv1.ServiceDeleting {
 		return nil, refuse(codes.FailedPrecondition, "service %q is being deleted: wait until it is gone, or choose another name", name)
 	}
-	spec := proto.CloneOf(asked.GetSpec())
-	keepVersions(spec, old.GetSpec())
+	spec, stands := proto.CloneOf(asked.GetSpec()), proto.CloneOf(old.GetSpec())
+	completeServiceSpec(stands) // it may be older than some field
+	keepVersions(spec, stands)
 	same := proto.CloneOf(spec)
-	if len(same.GetVersions()) == len(old.GetSpec().GetVersions()) {
+	if len(same.GetVersions()) == len(stands.GetVersions()) {
 		for i, v := range same.GetVersions() {
-			v.Instances = old.GetSpec().GetVersions()[i].GetInstances()
+			v.Instances = stands.GetVersions()[i].GetInstances()
 		}
 	}
-	diff := differences("spec", old.GetSpec(), same)
+	diff := differences("spec", stands, same)
 	diff = append(diff, differences("meta", &fleetv1.Meta{Tags: old.GetMeta().GetTags()}, &fleetv1.Meta{Tags: asked.GetMeta().GetTags()})...)
 	if len(diff) > 0 {
 		return nil, refuse(codes.FailedPrecondition,
 			"service %q exists and differs in %s: updating a running service isn't available yet; only the number of instances can be changed",
 			name, summary(diff))
 	}
-	if proto.Equal(spec, old.GetSpec()) {
+	if proto.Equal(spec, stands) {
 		return nil, nil
 	}
-	return scale(ctx, old, spec)
+	return scale(ctx, place, old, spec, now)
 }
 
 // keepVersions fills versions that were left out in with those that are deployed: "latest" means the

@@ -67,6 +67,8 @@ func (s *serviceServer) change(ctx context.Context, req request, in, name string
 	edit func(service *fleetv1.Service, now time.Time) error,
 ) (*fleetv1.Service, error) {
 	in = project(ctx, in)
+	place := seat{API: s.API}
+	defer place.leave()
 	err := s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
 		old, err := findService(view, in, name)
 		if err != nil {
@@ -80,6 +82,9 @@ func (s *serviceServer) change(ctx context.Context, req request, in, name string
 			return nil, err
 		}
 		after.Desired.Caller = caller(ctx).Name
+		if err := place.take(ctx, old, after, now); err != nil {
+			return nil, err
+		}
 		return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(old.GetMeta().GetRevision(), after)}}, nil
 	})
 	if err != nil {
@@ -152,8 +157,9 @@ func (s *serviceServer) ScaleService(ctx context.Context, req *fleetv1.ScaleServ
 	if err := v.err(); err != nil {
 		return nil, err
 	}
-	in := project(ctx, req.GetProject())
-	err := s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, _ time.Time) (*fleetv1.Write, error) {
+	in, place := project(ctx, req.GetProject()), seat{API: s.API}
+	defer place.leave()
+	err := s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
 		old, err := findService(view, in, req.GetName())
 		if err != nil {
 			return nil, err
@@ -170,7 +176,7 @@ func (s *serviceServer) ScaleService(ctx context.Context, req *fleetv1.ScaleServ
 		if proto.Equal(spec, old.GetSpec()) {
 			return nil, nil
 		}
-		return scale(ctx, old, spec)
+		return scale(ctx, &place, old, spec, now)
 	})
 	if err != nil {
 		return nil, err
@@ -210,13 +216,16 @@ func versionNames(s *fleetv1.Service) []string {
 }
 
 // scale is the write that gives a service a spec which differs in numbers of instances alone.
-func scale(ctx context.Context, old *fleetv1.Service, spec *fleetv1.ServiceSpec) (*fleetv1.Write, error) {
+func scale(ctx context.Context, place *seat, old *fleetv1.Service, spec *fleetv1.ServiceSpec, now time.Time) (*fleetv1.Write, error) {
 	if err := permitted(old, opUpdate, "scaled"); err != nil {
 		return nil, err
 	}
 	after := proto.CloneOf(old)
 	after.Spec = spec
 	after.Meta.Generation++
+	if err := place.take(ctx, old, after, now); err != nil {
+		return nil, err
+	}
 	var parts []string
 	for i, v := range spec.GetVersions() {
 		if was := old.GetSpec().GetVersions()[i].GetInstances(); was != v.GetInstances() {

@@ -13,7 +13,7 @@ import (
 
 // Limits and defaults of services (SPEC §3).
 const (
-	maxInstances      = 1000
+	maxInstances      = 100_000
 	maxVersions       = 100
 	maxMounts         = 64
 	standardTimeout   = 20
@@ -50,6 +50,7 @@ func completeServiceSpec(s *fleetv1.ServiceSpec) {
 	for _, version := range s.GetVersions() {
 		fillInt(&version.Instances, standardInstances)
 		fillInt(&version.TimeoutMinutes, standardTimeout)
+		completePlacement(version)
 	}
 	if len(s.GetVersions()) == 1 {
 		fillInt(&s.Versions[0].Weight, allWeight)
@@ -107,4 +108,5 @@ func (v *violations) serviceVersion(field string, version *fleetv1.ServiceVersio
 	}
 	v.mounts(field+".mounts", version.GetMounts())
 	v.limits(field+".limits", version.GetLimits())
+	v.placement(field, version)
 }

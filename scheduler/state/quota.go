@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"strconv"
+	"strings"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
@@ -56,11 +57,19 @@ func (u Usage) Matching(pattern string) (n int64) {
 	return n
 }
 
-// MatchesModel says whether a model matches the pattern, which is an exact model or a glob.
+// MatchesModel says whether every device of a model matches the pattern, which is an exact model or a glob. The
+// model may be a glob too, and empty for any.
 func MatchesModel(pattern, model string) bool {
-	ok, err := path.Match(pattern, model)
-	return ok && err == nil
+	if !strings.ContainsAny(model, globs) {
+		ok, err := path.Match(pattern, model)
+		return ok && err == nil
+	}
+	literal, all := strings.CutSuffix(pattern, "*")
+	return pattern == model || all && !strings.ContainsAny(literal, globs) && strings.HasPrefix(model, literal)
 }
+
+// globs are the characters that are special in patterns.
+const globs = `*?[\`
 
 // Excess is a limit of a quota that would be exceeded, in words for people.
 type Excess struct {
@@ -69,7 +78,7 @@ type Excess struct {
 }
 
 func (e *Excess) String() string {
-	return fmt.Sprintf("%s: %s of %s are used, %s more are asked for", e.Resource, e.Used, e.Limit, e.More)
+	return fmt.Sprintf("%s: %s of %s are held, %s more are asked for", e.Resource, e.Used, e.Limit, e.More)
 }
 
 // Exceeded is the first limit that more on top of used would exceed, or nil. What asks for nothing of a
@@ -126,7 +135,7 @@ func (a *applying) overQuota(project string, instances []*fleetv1.Instance) stri
 		more.AddInstance(i.GetSpec(), 1)
 	}
 	if e := Exceeded(quota.GetSpec(), a.ProjectUsage(project), more); e != nil {
-		return fmt.Sprintf("quota of project %s: %s", project, e)
+		return fmt.Sprintf("quota of project %s would be exceeded: %s", project, e)
 	}
 	return ""
 }

@@ -107,13 +107,13 @@ func badFields(_ *testing.T, _ *lab) []badInput {
 		{"unknown field", with("wieght: 1"), nil, []string{"1.yaml:6", "spec.versions[0]", "wieght"}},
 		{"weight over", deploy("bad", "model: web, flavor: small, instances: 1, weight: 101"), nil, []string{"spec.versions[0].weight", "101", "0–100"}},
 		{"weights add up", "kind: Service\nmeta: {name: bad}\nspec:\n  pool: lab\n  versions:\n    - {model: web, flavor: small, instances: 1, weight: 50}\n    - {model: web, model_version: 1.0.0, flavor: small, instances: 1, weight: 40}\n", nil, []string{"spec.versions", "90", "100"}},
-		{"no instances", deploy("bad", "model: web, flavor: small, instances: -1, weight: 100"), nil, []string{"spec.versions[0].instances", "-1", "1–1000"}},
+		{"no instances", deploy("bad", "model: web, flavor: small, instances: -1, weight: 100"), nil, []string{"spec.versions[0].instances", "-1", "1–100000"}},
 		{"timeout under", with("timeout_minutes: 2"), nil, []string{"spec.versions[0].timeout_minutes", "2", "3–120"}},
 		{"timeout over", with("timeout_minutes: 121"), nil, []string{"spec.versions[0].timeout_minutes", "121", "3–120"}},
 		{"long name", deploy(long, sound), nil, []string{"meta.name", "64"}},
 		{"bad character", deploy("a/b", sound), nil, []string{"meta.name", "letters, digits"}},
 		{"no number", deploy("bad", "model: web, flavor: small, instances: many, weight: 100"), nil, []string{":6", "spec.versions[0].instances", "many"}},
-		{"instances of a scale", "", []string{"service", "scale", "nobody", "--instances", "0"}, []string{"instances", "1–1000"}},
+		{"instances of a scale", "", []string{"service", "scale", "nobody", "--instances", "0"}, []string{"instances", "1–100000"}},
 	}
 }
 

@@ -1,0 +1,143 @@
+package api
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
+)
+
+// admission keeps calls at the same time from taking what is left of a quota twice.
+type admission struct {
+	mu      sync.Mutex
+	pending map[string]*fleetv1.Service // by ID: as they will stand when their write is applied
+}
+
+// services are all that stand or will stand.
+func (q *admission) services(view state.ReadView) []*fleetv1.Service {
+	all := view.Services("")
+	coming := make([]*fleetv1.Service, 0, len(q.pending))
+	for _, s := range q.pending {
+		coming = append(coming, s)
+	}
+	for _, s := range all {
+		if q.pending[s.GetMeta().GetId()] == nil {
+			coming = append(coming, s)
+		}
+	}
+	return coming
+}
+
+// seat is a place within the quotas that one call keeps until it ends.
+type seat struct {
+	*API
+	service *fleetv1.Service
+}
+
+// take admits the service as it is to stand, and leaves the place that the call had before. old is how it
+// stands, nil when it is new.
+func (p *seat) take(ctx context.Context, old, after *fleetv1.Service, now time.Time) error {
+	p.leave()
+	refusal := p.admitted(old, after)
+	if refusal == nil {
+		p.service = after
+		return nil
+	}
+	event := serviceEvent(after, "QuotaExceeded", refusal.Msg)
+	event.Type = fleetv1.EventWarning
+	if old == nil {
+		event.Objects[0].Id = "" // it was never made
+	}
+	cmd := &fleetv1.Command{Time: timestamppb.New(now), Caller: caller(ctx).Name,
+		Op: &fleetv1.Command_Write{Write: &fleetv1.Write{Events: []*fleetv1.Event{event}}}}
+	cmd.Introduced = state.Introduced(cmd)
+	if _, err := p.cfg.Log.Propose(ctx, cmd); err != nil {
+		p.cfg.Logger.Warn("event of an exceeded quota is lost", "service", after.GetMeta().GetName(), "error", err)
+	}
+	return refusal
+}
+
+// admitted takes the place, or says which quota refuses it. It looks at the store as it is now: what was
+// applied since the call's own view has left its place already.
+func (p *seat) admitted(old, after *fleetv1.Service) *Error {
+	q := &p.admission
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	view := p.view()
+	quota := view.Quota(after.GetMeta().GetProject()).GetSpec()
+	if old == nil || quota != nil {
+		all := q.services(view)
+		if user := after.GetMeta().GetCreatedBy(); old == nil && owned(all, user) >= p.cfg.MaxServicesPerUser {
+			return refuse(codes.ResourceExhausted, "%s has %d real-time services already, which is the quota: delete one first",
+				user, p.cfg.MaxServicesPerUser)
+		}
+		if e := exceeded(view, quota, all, old, after); e != nil {
+			return refuse(codes.ResourceExhausted,
+				"quota of project %q would be exceeded: %s: %s of %s are taken by services that are to run, %s more are asked for",
+				after.GetMeta().GetProject(), e.Resource, e.Used, e.Limit, e.More)
+		}
+	}
+	q.pending[after.GetMeta().GetId()] = after
+	return nil
+}
+
+// leave gives the place back: the write is applied, or never will be.
+func (p *seat) leave() {
+	if p.service == nil {
+		return
+	}
+	q, id := &p.admission, p.service.GetMeta().GetId()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.pending[id] == p.service {
+		delete(q.pending, id)
+	}
+	p.service = nil
+}
+
+func owned(services []*fleetv1.Service, user string) (n int) {
+	for _, s := range services {
+		if s.GetMeta().GetCreatedBy() == user {
+			n++
+		}
+	}
+	return n
+}
+
+// exceeded is the limit of the quota that the project's services would exceed together, by what they ask for at
+// most. A service that asks for no more than it did is never refused.
+func exceeded(view state.ReadView, quota *fleetv1.QuotaSpec, all []*fleetv1.Service, old, after *fleetv1.Service) *state.Excess {
+	if quota == nil {
+		return nil
+	}
+	used, more := asks(view, old), asks(view, after)
+	more.Add(used, -1)
+	for _, s := range all {
+		if m := s.GetMeta(); m.GetProject() == after.GetMeta().GetProject() && m.GetId() != after.GetMeta().GetId() {
+			used.Add(asks(view, s), 1)
+		}
+	}
+	return state.Exceeded(quota, used, more)
+}
+
+// asks sums what a service's instances may hold. Its devices are counted by what its flavors ask for: those of a
+// glob count against a limit that surely holds for them; the store counts what they turn out to be.
+func asks(view state.ReadView, s *fleetv1.Service) (sum state.Usage) {
+	if s.GetDesired().GetState() != fleetv1.DesiredRunning {
+		return sum
+	}
+	for _, v := range s.GetSpec().GetVersions() {
+		f := view.Flavor(v.GetFlavor()).GetSpec()
+		one := state.Usage{CPUMillis: f.GetCpuMillis(), MemoryBytes: f.GetMemoryBytes(), Instances: 1}
+		if a := f.GetAccelerator(); a.GetCount() > 0 {
+			one.Devices = map[string]int64{a.GetModel(): int64(a.GetCount())}
+		}
+		sum.Add(one, int64(v.GetInstances())*int64(max(v.GetNodes(), 1)))
+	}
+	return sum
+}
