@@ -61,11 +61,17 @@ func newCluster(t *testing.T, nodes int) *cluster {
 }
 
 // lead starts loops and agents; the answer ends them and waits.
-func (c *cluster) lead() (stop func()) {
+func (c *cluster) lead() (stop func()) { return c.leadWith(func(*serviceLoop) {}) }
+
+// leadWith is lead with a service loop that change has changed.
+func (c *cluster) leadWith(change func(*serviceLoop)) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	work.Go(func() {
-		if err := New(Config{State: c.store, Proposer: c, Sessions: c.sessions}).Run(ctx); !errors.Is(err, context.Canceled) {
+		loops := New(Config{State: c.store, Proposer: c, Sessions: c.sessions})
+		term := loops.Begin()
+		change(term.service)
+		if err := loops.run(ctx, term); !errors.Is(err, context.Canceled) {
 			c.t.Errorf("loops ended with %v", err)
 		}
 	})

@@ -80,7 +80,10 @@ func New(cfg Config) *Loops {
 // Run runs every loop until ctx ends, which is how leadership is given up. It may be called again after it
 // has returned, but not twice at once: one planner. The error is ctx's.
 func (l *Loops) Run(ctx context.Context) error {
-	term := l.Begin()
+	return l.run(ctx, l.Begin())
+}
+
+func (l *Loops) run(ctx context.Context, term *Term) error {
 	defer term.End()
 	term.service.ahead = true
 	var loops sync.WaitGroup

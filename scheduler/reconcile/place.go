@@ -28,22 +28,59 @@ func (l *serviceLoop) place(ctx context.Context, now time.Time) (concerned []str
 	l.freed = false
 	if len(line) > 0 {
 		view := l.refresh()
-		requests := l.requests(view, line, now)
-		commits := &commits{loop: l, ctx: ctx, now: now}
-		placements := l.index.Plan(requests)
+		c := &commits{loop: l, ctx: ctx, now: now}
+		quota := &allowance{view: view, used: map[string]*state.Usage{}}
+		room := maxPlanned
 		for _, w := range line {
-			mine := placements[:w.asked]
-			placements = placements[w.asked:]
-			l.take(commits, view, w, mine, now)
+			wanted := min(w.missing, room)
+			if w.waits() {
+				wanted = min(wanted, maxPlannedWaiting)
+			}
+			w.asked, w.excess = quota.admit(w, wanted)
+			w.denied, room = wanted-w.asked, room-w.asked
+			w.fresh = w.fresh || wanted == 0 // it is its turn in the next plan
 		}
-		l.preempt(commits, view, line, now)
-		commits.finish()
+		l.plan(c, view, line, quota)
+		// What found no node leaves its share of the quota to others.
+		again := false
+		for _, w := range line {
+			if w.asked = 0; w.denied > 0 && !w.unfit {
+				w.asked, w.excess = quota.admit(w, w.denied)
+				w.denied -= w.asked
+				again = again || w.asked > 0
+			}
+		}
+		if again {
+			l.plan(c, view, line, quota)
+		}
+		l.preempt(c, view, line, now)
+		c.finish()
 	}
 	for _, w := range line {
+		if w.missing == 0 && !w.refused {
+			w.satisfied()
+		}
+		if w.denied > 0 && !w.unfit {
+			w.fresh = false
+			w.reserve(nil, now)
+			w.wait(w.excess, "", now)
+		}
 		l.stale(w.service())
 		concerned = append(concerned, w.service())
 	}
 	return concerned
+}
+
+// plan asks the planner for what the wishes ask for, and commits what it finds.
+func (l *serviceLoop) plan(c *commits, view state.ReadView, line []*wish, quota *allowance) {
+	placements := l.index.Plan(requests(line, c.now))
+	for _, w := range line {
+		if w.asked > 0 {
+			placed := l.take(c, view, w, placements[:w.asked])
+			quota.giveBack(w, w.asked-placed)
+			placements = placements[w.asked:]
+		}
+	}
 }
 
 // refresh brings the index up to date.
@@ -60,13 +97,9 @@ func (l *serviceLoop) refresh() state.ReadView {
 }
 
 // requests are those of the wishes, one after the other.
-func (l *serviceLoop) requests(view state.ReadView, line []*wish, now time.Time) []place.Request {
+func requests(line []*wish, now time.Time) []place.Request {
 	var out []place.Request
 	for _, w := range line {
-		w.asked = min(w.missing, maxPlanned-len(out))
-		if w.waits() {
-			w.asked = min(w.asked, maxPlannedWaiting)
-		}
 		r := w.request
 		r.Waited = w.making != nil || !w.since.IsZero() && now.Sub(w.since) >= reserveAfter
 		if r.Reserved = w.making; r.Reserved == nil {
@@ -82,30 +115,27 @@ func (l *serviceLoop) requests(view state.ReadView, line []*wish, now time.Time)
 	return out
 }
 
-// take commits what the planner found for a wish, and notes why the rest waits.
-func (l *serviceLoop) take(c *commits, view state.ReadView, w *wish, placements []place.Placement, now time.Time) {
-	if w.asked == 0 {
-		return // it is its turn in the next plan
-	}
+// take commits what the planner found for a wish, answers how many that are, and notes why the rest waits.
+func (l *serviceLoop) take(c *commits, view state.ReadView, w *wish, placements []place.Placement) (placed int) {
 	var kept *fleetv1.Reservation
 	for _, p := range placements {
 		if len(p.Members) == 0 {
 			kept = p.Reservation
 			break
 		}
-		c.add(l.part(view, w, p.Members, now), w)
-		w.placed++
+		c.add(l.part(view, w, p.Members, c.now), w)
+		placed++
 	}
 	changed := w.fresh
-	w.missing -= w.placed
-	w.fresh = w.placed == w.asked && w.missing > 0
-	switch {
-	case w.missing == 0:
-		w.satisfied()
-	case w.placed < w.asked:
-		w.reserve(kept, now)
-		l.explain(w, changed || w.placed > 0, now)
+	w.missing -= placed
+	w.targets = w.targets[min(placed, len(w.targets)):]
+	w.unfit = placed < len(placements)
+	w.fresh = !w.unfit && w.missing > w.denied
+	if w.unfit {
+		w.reserve(kept, c.now)
+		l.explain(w, changed || placed > 0, c.now)
 	}
+	return placed
 }
 
 // commits commits the parts of a plan in entries of bounded size. One goroutine uses it.
@@ -175,23 +205,26 @@ func (c *commits) finish() {
 // committed takes in how an entry fared: what failed or was refused is planned again after a while.
 func (l *serviceLoop) committed(o outcome, c *commits) {
 	again := func(w *wish, after time.Duration) {
-		w.fresh, w.hold = true, c.now.Add(after)
+		w.fresh, w.refused, w.hold = true, true, c.now.Add(after)
 		l.wakeAt(w.service(), w.hold)
 	}
 	if o.err != nil {
 		if c.ctx.Err() == nil {
 			l.cfg.Logger.Warn("plan not committed", "parts", len(o.parts), "error", o.err)
 		}
-		for _, w := range o.wishes {
+		for i, w := range o.wishes {
+			w.missing += instancesOf(o.parts[i])
 			again(w, retryDelay)
 		}
 		return
 	}
 	for _, r := range o.result.Rejections {
 		w := o.wishes[r.Part]
+		w.missing += instancesOf(o.parts[r.Part])
 		l.cfg.Logger.Debug("placement refused", "service", w.service(), "reason", r.Reason, "detail", r.Detail)
 		if r.Reason == state.RejectQuota {
 			w.wait(r.Detail, "", c.now)
+			w.overQuota = true
 			again(w, quotaHold)
 			continue
 		}
@@ -201,3 +234,6 @@ func (l *serviceLoop) committed(o outcome, c *commits) {
 		l.cfg.Logger.Info("placements refused", "parts", n, "of", len(o.parts), "for example", o.result.Rejections[0].Detail)
 	}
 }
+
+// instancesOf is how many logical instances a part places.
+func instancesOf(p *fleetv1.PlanPart) int { return min(1, len(p.GetInstances())) }

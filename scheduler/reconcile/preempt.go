@@ -30,7 +30,7 @@ func (l *serviceLoop) preempt(c *commits, view state.ReadView, line []*wish, now
 	chosen := map[string]bool{}
 	looked := 0
 	for _, w := range line {
-		if w.placed >= w.asked || w.version.GetPriority() <= 0 || looked >= maxPreempting {
+		if !w.unfit || w.version.GetPriority() <= 0 || looked >= maxPreempting {
 			continue
 		}
 		looked++
@@ -68,6 +68,6 @@ func preemption(view state.ReadView, w *wish, nodes, victims []string, now time.
 		names = append(names, inst.GetMeta().GetName())
 	}
 	part.Events = append(part.Events, serviceEvent(w.svc, now, fleetv1.EventNormal, "Preempting",
-		fmt.Sprintf("%s of less priority stopped to make room on %s: %s", count(len(victims), "instance is", "instances are"), strings.Join(nodes, ", "), strings.Join(names, ", "))))
+		fmt.Sprintf("%s stopped to make room on %s: %s", count(len(victims), "instance of less priority is", "instances of less priority are"), strings.Join(nodes, ", "), strings.Join(names, ", "))))
 	return part
 }

@@ -166,7 +166,7 @@ func (l *serviceLoop) markChange(c state.Change) {
 		}
 		l.freed = true
 	case fleetv1.KindQuota:
-		l.freed = true
+		l.quotaChanged()
 	}
 }
 

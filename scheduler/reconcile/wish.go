@@ -11,6 +11,7 @@ import (
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/place"
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 const (
@@ -21,7 +22,7 @@ const (
 	// tellAgain is how long nothing more is told of a version that waits, however its reason changes.
 	tellAgain = 10 * time.Minute
 	// quotaHold is how long the instances of a project are not placed after the store found its quota exhausted.
-	quotaHold = 10 * time.Second
+	quotaHold = 30 * time.Second
 )
 
 // wish is what a version of a service lacks. It lives as long as something is missing; of what it remembers, since
@@ -34,12 +35,14 @@ type wish struct {
 	generation uint64
 	request    place.Request // without what differs between the instances
 	base       *fleetv1.InstanceSpec
+	share      state.Usage // of one
 	missing    int
 	targets    []string // nodes that the first of them prefer
 
-	fresh bool      // not planned since it changed
-	due   time.Time // when it is planned again even if nothing becomes free; zero for never
-	hold  time.Time // it is not planned before
+	fresh     bool      // not planned since it changed
+	due       time.Time // when it is planned again even if nothing becomes free; zero for never
+	hold      time.Time // it is not planned before
+	overQuota bool      // that is because the store refused it
 
 	since          time.Time // it waits since then; zero when it does not
 	reason, remedy string
@@ -48,7 +51,12 @@ type wish struct {
 	reservation    *fleetv1.Reservation
 	making         []string // nodes on which room is being made
 
-	asked, placed int // in the present plan
+	// In the present plan: how many are asked for and how many the quota keeps out, by which limit; whether some of
+	// those asked for fit nowhere; and whether the store refused some.
+	asked, denied int
+	excess        string
+	unfit         bool
+	refused       bool
 }
 
 // waits may be called on nil: nothing is missing.
@@ -111,6 +119,7 @@ func (l *serviceLoop) update(w *wish, seen *look, v *versionCensus, now time.Tim
 		w.version, w.flavor, w.model, w.generation = v.spec, flavor, model, seen.svc.GetMeta().GetGeneration()
 		if flavor != nil && model != nil {
 			w.request = place.NewRequest(seen.id, seen.svc.GetSpec(), v.spec, flavor, model)
+			w.share = shareOf(&w.request)
 			w.base = l.specOf(seen.svc, v.spec, flavor, model)
 		}
 	}
@@ -139,13 +148,23 @@ func (l *serviceLoop) update(w *wish, seen *look, v *versionCensus, now time.Tim
 	}
 }
 
+// quotaChanged has wishes that the store refused for a quota planned again.
+func (l *serviceLoop) quotaChanged() {
+	for w := range l.wishes {
+		if w.overQuota {
+			w.overQuota, w.hold = false, time.Time{}
+		}
+	}
+	l.freed = true
+}
+
 // held says whether the wish isn't planned now.
 func (w *wish) held(now time.Time) bool { return now.Before(w.hold) }
 
 // unplanned says whether there is something to plan.
 func (l *serviceLoop) unplanned(now time.Time) bool {
 	for w := range l.wishes {
-		if !w.held(now) && (w.fresh || l.freed && w.missing > 0) {
+		if w.missing > 0 && !w.held(now) && (w.fresh || l.freed) {
 			return true
 		}
 	}
@@ -166,7 +185,7 @@ func (l *serviceLoop) waiting() map[string]bool {
 func (l *serviceLoop) line(now time.Time) []*wish {
 	var line []*wish
 	for w := range l.wishes {
-		w.asked, w.placed = 0, 0
+		w.asked, w.denied, w.excess, w.unfit, w.refused = 0, 0, "", false, false
 		switch {
 		case w.missing <= 0 || w.held(now):
 		case w.flavor == nil || w.model == nil:

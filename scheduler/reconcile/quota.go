@@ -1,0 +1,57 @@
+package reconcile
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/drover-fleet/drover/scheduler/place"
+	"github.com/drover-fleet/drover/scheduler/state"
+)
+
+// allowance is what quotas leave to projects during one plan. The store decides: it alone knows the models of the
+// devices that a glob finds.
+type allowance struct {
+	view state.ReadView
+	used map[string]*state.Usage // by project, what is admitted included
+}
+
+// admit takes up to n logical instances of a wish from the allowance of its project, and says which limit keeps the
+// rest out.
+func (a *allowance) admit(w *wish, n int) (admitted int, excess string) {
+	project := w.svc.GetMeta().GetProject()
+	quota := a.view.Quota(project)
+	if quota == nil {
+		return n, ""
+	}
+	used := a.used[project]
+	if used == nil {
+		used = &state.Usage{}
+		used.Add(a.view.ProjectUsage(project), 1)
+		a.used[project] = used
+	}
+	for admitted < n {
+		if e := state.Exceeded(quota.GetSpec(), *used, w.share); e != nil {
+			return admitted, fmt.Sprintf("quota of project %s: %s", project, e)
+		}
+		used.Add(w.share, 1)
+		admitted++
+	}
+	return admitted, ""
+}
+
+// giveBack returns what was admitted and not placed.
+func (a *allowance) giveBack(w *wish, n int) {
+	if used := a.used[w.svc.GetMeta().GetProject()]; used != nil {
+		used.Add(w.share, -int64(n))
+	}
+}
+
+// shareOf is what one logical instance counts as, without devices that only the planner chooses the model of.
+func shareOf(r *place.Request) state.Usage {
+	n := int64(max(1, r.Nodes))
+	u := state.Usage{CPUMillis: n * r.CPUMillis, MemoryBytes: n * r.MemoryBytes, Instances: n}
+	if model := r.Accelerator.GetModel(); model != "" && !strings.ContainsAny(model, `*?[\`) {
+		u.Devices = map[string]int64{model: n * int64(r.Accelerator.GetCount())}
+	}
+	return u
+}

@@ -1,0 +1,261 @@
+package reconcile
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/place"
+)
+
+// gpu has the version ask for a device, with a priority.
+func gpu(priority int32) func(*fleetv1.Service) {
+	return func(s *fleetv1.Service) {
+		s.Spec.Versions[0].Flavor, s.Spec.Versions[0].Priority = "gpu", priority
+	}
+}
+
+// ready is how many instances of a service are.
+func (c *cluster) ready(name string) int32 {
+	return c.store.View().ServiceByID(name + "id").GetStatus().GetVersions()[0].GetReady()
+}
+
+func (c *cluster) statusOf(name string) *fleetv1.ServiceVersionStatus {
+	return c.store.View().ServiceByID(name + "id").GetStatus().GetVersions()[0]
+}
+
+// stopService asks a service to stop.
+func (c *cluster) stopService(name string) {
+	c.t.Helper()
+	svc := proto.CloneOf(c.store.View().ServiceByID(name + "id"))
+	svc.Desired.State = fleetv1.DesiredStopped
+	if r := c.put(svc, svc.GetMeta().GetRevision()); len(r.Rejections) > 0 {
+		c.t.Fatalf("stop: %v", r.Rejections)
+	}
+	c.settled()
+}
+
+func TestLineIsByPriorityThenByTime(t *testing.T) {
+	run(t, 1, func(c *cluster) {
+		for _, name := range []string{"full", "more"} {
+			c.add(name, 1, gpu(0))
+			c.settled()
+		}
+		for _, s := range []struct {
+			name     string
+			priority int32
+		}{{"early", 10}, {"late", 10}, {"urgent", 20}, {"low", 0}} {
+			c.add(s.name, 1, gpu(s.priority))
+			c.after(time.Second)
+		}
+		if st := c.statusOf("early"); st.GetWaitingReason() == "" || st.GetWaitingSince() == nil {
+			t.Errorf("status %v", st)
+		}
+		ready := func() (names []string) {
+			for _, name := range []string{"early", "late", "urgent", "low"} {
+				if c.ready(name) == 1 {
+					names = append(names, name)
+				}
+			}
+			return names
+		}
+		c.stopService("full")
+		if got := ready(); !slices.Equal(got, []string{"urgent"}) {
+			t.Errorf("first %v", got)
+		}
+		c.stopService("more")
+		if got := ready(); !slices.Equal(got, []string{"early", "urgent"}) {
+			t.Errorf("then %v", got)
+		}
+		if st := c.statusOf("early"); st.GetWaitingReason() != "" || st.GetWaitingSince() != nil {
+			t.Errorf("status %v", st)
+		}
+		c.after(2 * explainAgain)
+		c.quiet()
+	})
+}
+
+func TestPlaceInLineOutlivesALeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		stop := c.lead()
+		c.add("full", 2, gpu(0))
+		c.settled()
+		c.add("z", 1, gpu(0))
+		c.after(time.Minute)
+		since := c.statusOf("z").GetWaitingSince()
+		c.add("a", 1, gpu(0))
+		c.settled()
+		stop()
+		defer c.lead()()
+		c.settled()
+		if got := c.statusOf("z").GetWaitingSince(); !proto.Equal(got, since) || since == nil {
+			t.Errorf("waits since %v, then since %v", since, got)
+		}
+		full := proto.CloneOf(c.store.View().ServiceByID("fullid"))
+		full.Spec.Versions[0].Instances = 1
+		full.Meta.Generation++
+		c.put(full, full.GetMeta().GetRevision())
+		c.settled()
+		if c.ready("z") != 1 || c.ready("a") != 0 {
+			t.Errorf("ready: z %d, a %d", c.ready("z"), c.ready("a"))
+		}
+	})
+}
+
+func TestQuotaMakesInstancesWait(t *testing.T) {
+	limits := map[string]*fleetv1.QuotaSpec{
+		"instances": {Instances: proto.Int64(2)},
+		"devices":   {Devices: []*fleetv1.DeviceQuota{{Model: "X*", Count: 2}}},
+	}
+	for name, limit := range limits {
+		t.Run(name, func(t *testing.T) {
+			run(t, 3, func(c *cluster) {
+				quota := &fleetv1.Quota{Meta: &fleetv1.Meta{Name: "default", Id: "q"}, Spec: limit}
+				c.must(quota)
+				c.deploy(3, gpu(0))
+				c.expect(fleetv1.ServiceDeploying, 2)
+				if r := c.statusOf("s").GetWaitingReason(); !strings.Contains(r, "quota of project default") || !strings.Contains(r, "2 of 2 ") {
+					t.Errorf("reason %q", r)
+				}
+				before := c.proposed()
+				c.after(time.Hour)
+				if n := c.proposed() - before; n > 130 { // the store decides about globs: it is asked every 30 s
+					t.Errorf("%d proposals in an hour", n)
+				}
+				stored := c.store.View().Quota("default")
+				quota.Spec = &fleetv1.QuotaSpec{Instances: proto.Int64(3)}
+				if r := c.put(quota, stored.GetMeta().GetRevision()); len(r.Rejections) > 0 {
+					t.Fatal(r)
+				}
+				c.settled()
+				c.expect(fleetv1.ServiceRunning, 3)
+				c.after(2 * explainAgain)
+				c.quiet()
+			})
+		})
+	}
+}
+
+// Who finds no node leaves its share of the quota to those behind it.
+func TestQuotaIsNotHeldByThoseWhoWait(t *testing.T) {
+	run(t, 1, func(c *cluster) {
+		c.must(&fleetv1.Quota{Meta: &fleetv1.Meta{Name: "default", Id: "q"}, Spec: &fleetv1.QuotaSpec{Instances: proto.Int64(3)}})
+		c.add("wide", 1, gangOf(3), gpu(50)) // there is one node
+		c.add("s", 2, gpu(0))
+		c.settled()
+		c.expect(fleetv1.ServiceRunning, 2)
+		c.after(2 * explainAgain)
+		c.quiet()
+	})
+}
+
+// stopOne preempts the preemptible instance of the least priority below the request's.
+type stopOne struct{ c *cluster }
+
+func (p stopOne) Preempt(r *place.Request) (nodes, victims []string, ok bool) {
+	var victim *fleetv1.Instance
+	for _, i := range p.c.store.View().Instances() {
+		if s := i.GetSpec(); s.GetPreemptible() && s.GetPriority() < r.Priority {
+			if i.GetDesired().GetState() == fleetv1.DesiredStopped {
+				return []string{s.GetNode()}, nil, true
+			}
+			if victim == nil || s.GetPriority() < victim.GetSpec().GetPriority() {
+				victim = i
+			}
+		}
+	}
+	if victim == nil {
+		return nil, nil, false
+	}
+	return []string{victim.GetSpec().GetNode()}, []string{victim.GetMeta().GetId()}, true
+}
+
+func TestPreemptionStopsThenPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		defer c.leadWith(func(l *serviceLoop) { l.preempter = func(*place.Index) preempter { return stopOne{c} } })()
+		preemptible := func(s *fleetv1.Service) { s.Spec.Versions[0].Preemptible = true }
+		c.add("low", 1, gpu(0), preemptible)
+		c.add("mid", 1, gpu(5), preemptible)
+		c.settled()
+		c.agentsDo(func(_ *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
+			if next.GetState() == fleetv1.InstanceReaped {
+				return nil // still stopping
+			}
+			return next
+		})
+		c.add("high", 1, gpu(50))
+		c.after(time.Minute)
+		if n := c.count("InstancePreempted"); n != 1 || c.ready("high") != 0 {
+			t.Fatalf("%d preempted; events %v", n, c.reasons())
+		}
+		if m := c.messages("InstancePreempted"); m != "preempted by service high, which has priority 50" {
+			t.Errorf("told the victim %q", m)
+		}
+		if m := c.messages("Preempting"); !strings.HasPrefix(m, "1 instance of less priority is stopped to make room on n1: low-") {
+			t.Errorf("told the other %q", m)
+		}
+		c.agentsDo(nil)
+		c.act()
+		c.settled()
+		if c.ready("high") != 1 || c.ready("mid") != 1 || c.ready("low") != 0 {
+			t.Errorf("ready: high %d, mid %d, low %d", c.ready("high"), c.ready("mid"), c.ready("low"))
+		}
+		if r := c.statusOf("low").GetWaitingReason(); r == "" {
+			t.Error("the victim's service does not say why it waits")
+		}
+		c.after(2 * explainAgain)
+		c.quiet()
+	})
+}
+
+func TestNobodyIsPreemptedWithoutPriority(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		defer c.leadWith(func(l *serviceLoop) { l.preempter = func(*place.Index) preempter { return stopOne{c} } })()
+		c.add("full", 2, gpu(0), func(s *fleetv1.Service) { s.Spec.Versions[0].Preemptible = true })
+		c.settled()
+		c.add("same", 1, gpu(0))
+		c.add("fixed", 1, gpu(0), func(s *fleetv1.Service) { s.Spec.Versions[0].Preemptible = true })
+		c.settled()
+		if n := c.count("InstancePreempted"); n != 0 || c.ready("full") != 2 {
+			t.Errorf("%d preempted", n)
+		}
+		c.after(2 * explainAgain)
+		c.quiet()
+	})
+}
+
+func TestWaitingIsExplainedAgainNotTooOften(t *testing.T) {
+	run(t, 1, func(c *cluster) {
+		c.add("full", 2, gpu(0))
+		c.settled()
+		c.deploy(1, gpu(0))
+		first := c.statusOf("s").GetWaitingReason()
+		for range 20 { // nodes of no use come by
+			c.must(&fleetv1.Node{Meta: &fleetv1.Meta{Name: "x" + time.Now().Format("150405"), Id: "x" + time.Now().Format("150405")}, Spec: &fleetv1.NodeSpec{},
+				Facts:  &fleetv1.NodeFacts{Arch: "amd64", CpuMillis: 4000, MemoryBytes: 8 * gib, Labels: map[string]string{"pool": "p"}},
+				Status: &fleetv1.NodeStatus{State: fleetv1.NodeReady, StateTime: timestamppb.Now()}})
+			c.after(time.Second)
+		}
+		if got := c.statusOf("s").GetWaitingReason(); got != first {
+			t.Errorf("reason %q after %q", got, first)
+		}
+		c.after(time.Minute)
+		if got := c.statusOf("s").GetWaitingReason(); !strings.Contains(got, "21 nodes") {
+			t.Errorf("reason %q", got)
+		}
+		if n := c.count("WaitingForResources"); n != 1 {
+			t.Errorf("told %d times", n)
+		}
+		c.after(2 * explainAgain)
+		c.quiet()
+	})
+}
