@@ -15,8 +15,16 @@ type group struct {
 	key     groupKey
 	offset  int // where the search for its nodes begins
 	total   int
-	on      map[*node]int32
+	nodes   []*node  // that have any, in no order
 	tallies []*tally // of the shapes that it was placed with
+	dropped bool     // the index has forgotten it
+}
+
+// presence is how many instances of a group are on a node.
+type presence struct {
+	group *group
+	n     int32
+	at    int32 // the node's place in group.nodes
 }
 
 func groupOf(s *fleetv1.InstanceSpec) groupKey {
@@ -28,36 +36,71 @@ func (x *Index) group(k groupKey) *group {
 	if g == nil {
 		h := fnv.New32a()
 		h.Write(appendKey(nil, k.service, k.version))
-		g = &group{key: k, offset: int(h.Sum32() >> 1), on: map[*node]int32{}}
+		g = &group{key: k, offset: int(h.Sum32() >> 1)}
 		x.groups[k] = g
-		x.idle = append(x.idle, k)
+		x.idle = append(x.idle, g)
 	}
 	return g
+}
+
+// forgetIdle drops groups that have no instances left.
+func (x *Index) forgetIdle() {
+	for _, g := range x.idle {
+		if g.total > 0 || g.dropped {
+			continue
+		}
+		for _, t := range g.tallies {
+			delete(t.shape.tallies, g)
+		}
+		delete(x.groups, g.key)
+		g.dropped = true
+	}
+	x.idle = x.idle[:0]
 }
 
 // join adds d instances of the group on the node.
 func (x *Index) join(g *group, n *node, d int32) {
 	if g.total += int(d); g.total == 0 {
-		x.idle = append(x.idle, g.key)
+		x.idle = append(x.idle, g)
 	}
-	now := g.on[n] + d
-	if now == 0 {
-		delete(g.on, n)
-	} else {
-		g.on[n] = now
+	at := n.find(g)
+	if at < 0 {
+		at = len(n.groups)
+		n.groups = append(n.groups, presence{group: g, at: int32(len(g.nodes))})
+		g.nodes = append(g.nodes, n)
 	}
-	at := slices.IndexFunc(n.groups, func(p presence) bool { return p.group == g })
-	switch {
-	case at < 0:
-		n.groups = append(n.groups, presence{g, now})
-	case now == 0:
-		n.groups = slices.Delete(n.groups, at, at+1)
-	default:
-		n.groups[at].n = now
-	}
+	p := &n.groups[at]
+	p.n += d
 	if !x.moved { // or else no tally lives on
 		for _, t := range g.tallies {
-			t.add(n, now, d)
+			t.add(n, p.n, d)
 		}
 	}
+	if p.n > 0 {
+		return
+	}
+	last := len(g.nodes) - 1
+	other := g.nodes[last]
+	other.groups[other.find(g)].at = p.at
+	g.nodes[p.at], g.nodes[last] = other, nil
+	g.nodes = g.nodes[:last]
+	n.groups = slices.Delete(n.groups, at, at+1)
+}
+
+// find is the place of the group in n.groups, or -1.
+func (n *node) find(g *group) int {
+	for i := range n.groups {
+		if n.groups[i].group == g {
+			return i
+		}
+	}
+	return -1
+}
+
+// having is how many instances of the group the node has.
+func (n *node) having(g *group) int32 {
+	if i := n.find(g); i >= 0 {
+		return n.groups[i].n
+	}
+	return 0
 }

@@ -18,13 +18,13 @@ type Index struct {
 	moved      bool    // nodes came or went: slots must be made again
 	topologies map[string]*topology
 	groups     map[groupKey]*group
-	idle       []groupKey                // of groups that were without instances at some time
+	idle       []*group                  // that were without instances at some time
 	images     map[string]map[*node]bool // nodes by the images that they have
 	pools      map[string]*pool
 	shapes     map[string]*shape
 	clock      uint64 // counts uses of shapes
 	journal    journal
-	classes    map[identity]class // of the requests of one Plan
+	classes    map[identity]class // of requests that were planned
 	taken      []taking
 	kept       []kept // nodes that this Plan has reserved
 }
@@ -117,15 +117,7 @@ func (x *Index) Refresh(view state.ReadView, sets []state.ChangeSet) {
 			x.load(name)
 		}
 	}
-	for _, k := range x.idle {
-		if g := x.groups[k]; g != nil && g.total == 0 {
-			for _, t := range g.tallies {
-				delete(t.shape.tallies, g)
-			}
-			delete(x.groups, k)
-		}
-	}
-	x.idle = x.idle[:0]
+	x.forgetIdle()
 }
 
 // sameUse says that the change of an instance changes nothing for its node.

@@ -35,12 +35,6 @@ type node struct {
 	total     state.Allocation
 }
 
-// presence is how many instances of a group are on a node.
-type presence struct {
-	group *group
-	n     int32
-}
-
 // describe reads what the node is, without what runs there: everything is free.
 func (n *node) describe(o *fleetv1.Node, intern func(*topology) *topology) {
 	f := o.GetFacts()

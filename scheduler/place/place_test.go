@@ -261,25 +261,3 @@ func TestNewRequest(t *testing.T) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
-
-func BenchmarkPlan(b *testing.B) {
-	var nodes []proto.Message
-	for i := range 1000 {
-		nodes = append(nodes, host(fmt.Sprintf("n%04d", i), 8))
-	}
-	view := store(b, nodes...).View()
-	requests := make([]Request, 100)
-	for i := range requests {
-		requests[i] = Request{Pool: "p", Service: "s", CPUMillis: 100, MemoryBytes: gib, Accelerator: gpus(2)}
-	}
-	b.Run("index", func(b *testing.B) {
-		for b.Loop() {
-			NewIndex(view).Plan(requests[:1])
-		}
-	})
-	b.Run("100 instances", func(b *testing.B) {
-		for b.Loop() {
-			NewIndex(view).Plan(requests)
-		}
-	})
-}

@@ -54,9 +54,14 @@ func (x *Index) Plan(requests []Request) []Placement {
 func (x *Index) begin() {
 	x.arrange()
 	x.trim()
-	clear(x.classes)
+	if len(x.classes) > maxClasses {
+		clear(x.classes)
+	}
 	x.kept = x.kept[:0]
 }
+
+// maxClasses bounds how many classes of requests are remembered.
+const maxClasses = 4096
 
 // place takes nodes for the request; false when it does not fit.
 func (x *Index) place(r *Request, c class) bool {
@@ -108,8 +113,8 @@ func identify(r *Request) identity {
 // class answers the request's class with its shape up to date.
 func (x *Index) class(r *Request, id identity) class {
 	c, ok := x.classes[id]
-	if ok && x.shapes[c.shape.key] == c.shape {
-		x.catchUp(c.shape, c.pool)
+	if ok && !c.shape.dropped && !c.group.dropped {
+		x.use(c.shape, c.pool)
 		return c
 	}
 	c = class{pool: x.pool(r.Pool)}

@@ -178,7 +178,7 @@ func (s *search) compare(at int) bool {
 	}
 	c := candidate{node: n, image: s.image != nil && s.image.has(at), troubled: !n.last.empty()}
 	if s.class.group.total > 0 {
-		c.count = s.class.group.on[n]
+		c.count = n.having(s.class.group)
 	}
 	if s.best.node == nil || c.better(&s.best) {
 		s.best = c

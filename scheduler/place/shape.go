@@ -16,6 +16,7 @@ type shape struct {
 	request Request // the first of its kind; what the kind does not depend on is not looked at
 	rules   rules
 	used    uint64
+	dropped bool
 	read    int // of the journal
 	fits    []*fit
 
@@ -48,24 +49,30 @@ const (
 
 // shape answers the request's shape, up to date.
 func (x *Index) shape(r *Request, p *pool) *shape {
-	key := string(shapeKey(r))
-	s := x.shapes[key]
+	key := shapeKey(r)
+	s := x.shapes[string(key)]
 	if s == nil {
 		if len(x.shapes) >= maxShapes {
 			x.drop(slices.MinFunc(slices.Collect(maps.Values(x.shapes)), func(a, b *shape) int { return cmp.Compare(a.used, b.used) }))
 		}
-		s = &shape{key: key, request: *r, rules: newRules(r)}
-		x.shapes[key] = s
+		s = &shape{key: string(key), request: *r, rules: newRules(r)}
+		x.shapes[s.key] = s
 		s.build(x, p)
 	}
+	x.use(s, p)
+	return s
+}
+
+// use brings the shape up to date and keeps it from being dropped soon.
+func (x *Index) use(s *shape, p *pool) {
 	x.clock++
 	s.used = x.clock
 	x.catchUp(s, p)
-	return s
 }
 
 func (x *Index) drop(s *shape) {
 	delete(x.shapes, s.key)
+	s.dropped = true
 	s.forgetTallies()
 }
 

@@ -37,7 +37,8 @@ func (s *shape) tally(g *group) *tally {
 		t.taken = newBitset(len(s.places))
 	}
 	if g != nil {
-		for n, have := range g.on {
+		for _, n := range g.nodes {
+			have := n.having(g)
 			t.count(n, int(have), func(int, int32) {})
 			t.occupy(n, have)
 		}

@@ -1,0 +1,153 @@
+package place
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
+)
+
+// fleet is a view of many nodes that are built alike, with nothing on them.
+type fleet struct {
+	state.ReadView
+	nodes []*fleetv1.Node
+	byID  map[string]*fleetv1.Node
+}
+
+func (f *fleet) Nodes() []*fleetv1.Node                     { return f.nodes }
+func (f *fleet) Node(name string) *fleetv1.Node             { return f.byID[name] }
+func (f *fleet) InstancesOnNode(string) []*fleetv1.Instance { return nil }
+func (f *fleet) Pool(string) *fleetv1.Pool {
+	return &fleetv1.Pool{Spec: &fleetv1.PoolSpec{Selector: map[string]string{"pool": "p"}}}
+}
+
+const perRack = 16
+
+// newFleet makes n nodes with 8 devices each, in racks of 16; a tenth of them have one of 10 images.
+func newFleet(n int) *fleet {
+	f := &fleet{byID: map[string]*fleetv1.Node{}}
+	var devices []*fleetv1.Device
+	for i := range 8 {
+		numa := int32(i / 4)
+		d := &fleetv1.Device{Id: fmt.Sprint("d", i), Index: int32(i), Vendor: "nvidia", Model: "H100-80GB", MemoryBytes: 80 * gib, Health: fleetv1.Healthy, NumaNode: &numa}
+		for j := range 8 {
+			if i != j {
+				d.Links = append(d.Links, &fleetv1.DeviceLink{Peer: fmt.Sprint("d", j), Kind: "nvlink"})
+			}
+		}
+		devices = append(devices, d)
+	}
+	for i := range n {
+		node := &fleetv1.Node{Meta: &fleetv1.Meta{Name: fmt.Sprintf("node-%05d", i)}, Status: &fleetv1.NodeStatus{State: fleetv1.NodeReady},
+			Facts: &fleetv1.NodeFacts{Arch: "amd64", CpuMillis: 128_000, MemoryBytes: 1024 * gib, DiskBytes: 4096 * gib, Devices: devices,
+				Labels: map[string]string{"pool": "p", "rack": fmt.Sprintf("rack-%04d", i/perRack)}, ImageDigests: []string{fmt.Sprint("sha256:", i*7%10)}}}
+		f.nodes = append(f.nodes, node)
+		f.byID[node.Meta.Name] = node
+	}
+	return f
+}
+
+// BenchmarkPlan places mixed requests of 1, 2, 4 and 8 devices and frees as many devices elsewhere, so that
+// the fleet stays as full as it was.
+func BenchmarkPlan(b *testing.B) {
+	for _, nodes := range []int{100, 1000, 10_000, 50_000} {
+		var view *fleet
+		for _, full := range []bool{false, true} {
+			for _, rich := range []bool{false, true} {
+				name := fmt.Sprintf("%d/%s/%s", nodes, map[bool]string{false: "empty", true: "full"}[full], map[bool]string{false: "plain", true: "all"}[rich])
+				b.Run(name, func(b *testing.B) {
+					if view == nil {
+						view = newFleet(nodes)
+					}
+					benchmarkPlan(b, view, full, rich)
+				})
+			}
+		}
+	}
+}
+
+// load takes and frees.
+type load struct {
+	index    *Index
+	rng      *rand.Rand
+	requests []Request
+	running  []taking
+	held     int // devices
+	waits    int
+}
+
+func benchmarkPlan(b *testing.B, view *fleet, full, rich bool) {
+	batch := min(len(view.nodes)/6, 128) // a few percent of the devices
+	l := &load{index: NewIndex(view), rng: rand.New(rand.NewPCG(1, 2))}
+	flavors := map[int]*fleetv1.Accelerator{}
+	for _, n := range []int{1, 2, 4, 8} {
+		flavors[n] = &fleetv1.Accelerator{Vendor: "nvidia", Model: "H100*", Count: int32(n)}
+		if rich {
+			flavors[n].Domain = map[int]string{1: "any", 2: "numa", 4: "numa", 8: "nvlink"}[n]
+		}
+	}
+	rules := &fleetv1.PlacementRules{Spread: []*fleetv1.SpreadRule{{Label: "rack"}}}
+	for i := range 1024 {
+		n := []int{1, 1, 1, 1, 1, 2, 2, 4, 4, 8}[l.rng.IntN(10)]
+		r := Request{Service: fmt.Sprint("service-", i%256), Version: "m@1", Pool: "p", CPUMillis: int64(n) * 8000, MemoryBytes: int64(n) * 64 * gib, Accelerator: flavors[n]}
+		if rich {
+			r.Service = fmt.Sprint("service-", i%64*10+n) // its versions have one flavor
+			r.Rules, r.Image = rules, fmt.Sprint("sha256:", i%10)
+		}
+		l.requests = append(l.requests, r)
+	}
+	target := batch * 4
+	if full {
+		target = len(view.nodes) * 8 * 9 / 10
+	}
+	for l.held < target-4*batch {
+		l.place(batch)
+	}
+	l.waits = 0
+	b.ReportAllocs()
+	placed, busy := 0, cpuTime(b)
+	for b.Loop() {
+		placed += l.place(batch)
+		l.free(target)
+	}
+	b.ReportMetric(float64(placed)/b.Elapsed().Seconds(), "placements/s")
+	b.ReportMetric(float64(placed)/(cpuTime(b)-busy), "placements/cpu-s")
+	b.ReportMetric(float64(l.waits)/float64(l.waits+placed), "waiting")
+}
+
+// place plans a batch of the requests.
+func (l *load) place(n int) int {
+	at := l.rng.IntN(len(l.requests) - n)
+	l.index.Plan(l.requests[at : at+n])
+	placed := len(l.index.taken)
+	for _, t := range l.index.taken {
+		l.held += t.devices.count()
+	}
+	l.waits += n - placed
+	l.running = append(l.running, l.index.taken...)
+	l.index.taken = l.index.taken[:0]
+	return placed
+}
+
+// free ends random instances until so many devices are held.
+func (l *load) free(target int) {
+	for l.held > target && len(l.running) > 0 {
+		i := l.rng.IntN(len(l.running))
+		l.held -= l.running[i].devices.count()
+		l.index.give(&l.running[i])
+		l.running[i] = l.running[len(l.running)-1]
+		l.running = l.running[:len(l.running)-1]
+	}
+}
+
+// cpuTime is what this process has used so far, in seconds: other work on the machine does not count.
+func cpuTime(b *testing.B) float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return float64(u.Utime.Sec+u.Stime.Sec) + float64(u.Utime.Usec+u.Stime.Usec)/1e6
+}
