@@ -87,6 +87,7 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 		PortMin: cfg.PortMin, PortMax: cfg.PortMax, Hooks: []instance.Hook{instance.MountHook(cfg.MountDirs), instance.DeviceHook(deps.Devices.Devices)},
 		PullAllowed: a.pullAllowed, FaultPoint: deps.FaultPoint,
 	})
+	deps.Devices.Held = a.instances.Holders
 	a.session = session.New(session.Config{
 		Node: cfg.NodeName, Schedulers: cfg.Schedulers, TokenFile: cfg.TokenFile, Logger: deps.Logger, Instances: a.instances,
 		Header: a.journal.Header, Facts: a.Facts, Samples: a.samples, FactsChanged: a.factsChanged, Relay: a.relay,

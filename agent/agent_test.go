@@ -466,6 +466,9 @@ func TestBadConfig(t *testing.T) {
 		"reserved_cpu_millis": func(c *agent.Config) { c.ReservedCPUMillis = -1 },
 		"port_min, port_max":  func(c *agent.Config) { c.PortMin = 1 },
 		"image_low":           func(c *agent.Config) { c.ImageLow = 0.9 },
+		"\"nvdia\" is none":    func(c *agent.Config) { c.DeclaredDevices = map[string]int{"nvdia": 8} },
+		"declared_devices":    func(c *agent.Config) { c.DeclaredDevices = map[string]int{"nvidia": -1} },
+		"reclaim_timeout":     func(c *agent.Config) { c.ReclaimTimeout = 0 },
 	} {
 		c := agent.DefaultConfig()
 		c.NodeName = "n"

@@ -54,6 +54,9 @@ type Registry struct {
 	// These are set before Run.
 	Judge      Judge  // decides how healthy devices are; nil: the backends do
 	PCIDevices string // the folder in which the host lists its PCI devices
+	// Held answers who holds which devices, ID by ID: the ledger. It answers from memory and calls nothing of the
+	// registry; nil: nobody holds any.
+	Held func() map[string]string
 	// Listen tells Heard of what other sources than the backends say, until ctx ends; nil: there are none.
 	Listen func(ctx context.Context, heard func(pciAddress string, s Signal)) error
 

@@ -38,6 +38,22 @@ func DeviceHook(known func() []devices.Device) Hook {
 	}}
 }
 
+// Holders answers which instance holds each device, by the device's ID: from when it is assigned until it is
+// reaped.
+func (g *Manager) Holders() map[string]string {
+	holders := map[string]string{}
+	for _, m := range g.all() {
+		m.mu.Lock()
+		if m.rec.Instance.Observed.State != fleetv1.InstanceReaped {
+			for _, id := range m.rec.Instance.GetSpec().GetDeviceIds() {
+				holders[id] = m.id
+			}
+		}
+		m.mu.Unlock()
+	}
+	return holders
+}
+
 // DeviceFailed makes the instances that hold a device leave it: each loses its endpoint at once, and then fails, so
 // that it is placed elsewhere. To say it again changes nothing.
 func (g *Manager) DeviceFailed(id, reason string) {
