@@ -233,11 +233,17 @@ func (m *Machine) WaitEvent(limit time.Duration, service, reason, words string) 
 // NodeEvents counts the node's events with the reason.
 func (m *Machine) NodeEvents(reason string) int {
 	m.t.Helper()
+	return Count(m.EventsOfNode(), reason, "")
+}
+
+// EventsOfNode are the node's.
+func (m *Machine) EventsOfNode() []*fleetv1.Event {
+	m.t.Helper()
 	ctx, cancel := m.context()
 	defer cancel()
 	answer, err := m.Client.Events.ListEvents(ctx, &fleetv1.ListEventsRequest{Filter: &fleetv1.EventFilter{Kind: fleetv1.KindNode, Name: m.Node}})
 	m.must(err)
-	return Count(answer.GetEvents(), reason, "")
+	return answer.GetEvents()
 }
 
 // Metric reads a series of the agent's metrics page: the first of that name whose labels have the value. It

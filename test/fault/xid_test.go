@@ -1,0 +1,137 @@
+package fault
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/test/machine"
+)
+
+// The XIDs that the tests make up ask for a reset; the made-up driver then says that none is needed, so a device
+// is used again after a clean check, a minute later at the least.
+const uncorrectable = 48
+
+// withdrawn bounds how long the look-up may answer an instance after its device failed. The goal of a second is
+// measured in test/bench; what runs beside this test may take the processors.
+const withdrawn = 5 * time.Second
+
+// held answers the one device that the service's one running instance holds.
+func held(t *testing.T, m *machine.Machine, service string) (instance, device string) {
+	t.Helper()
+	for _, i := range m.Instances(service) {
+		if ids := i.GetSpec().GetDeviceIds(); i.GetObserved().GetReady() && len(ids) == 1 && instance == "" {
+			instance, device = i.GetMeta().GetId(), ids[0]
+		}
+	}
+	if instance == "" {
+		t.Fatalf("%s has no ready instance with one device: %v", service, m.Instances(service))
+	}
+	return instance, device
+}
+
+// leaves waits until the service's endpoint is another instance's than this one, on the other of two devices, and
+// checks what was told of it.
+func leaves(t *testing.T, m *machine.Machine, service, instance, device string, code int) {
+	t.Helper()
+	m.Within(withdrawn, "the endpoint is withdrawn", func() error {
+		for _, e := range m.Endpoints(service) {
+			if e.InstanceID == instance {
+				return fmt.Errorf("%v is answered", e)
+			}
+		}
+		return nil
+	})
+	m.WaitEvent(limit, service, "DeviceFailed", device)
+	m.Within(limit, "the failure is an event of the node", func() error {
+		if events := m.EventsOfNode(); machine.Count(events, "DeviceFailed", fmt.Sprintf("XID %d", code)) == 0 {
+			return fmt.Errorf("there are only %v", events)
+		}
+		return nil
+	})
+	endpoint := m.WaitEndpoints(limit, service, 1)[0]
+	if _, now := held(t, m, service); endpoint.InstanceID == instance || now == device {
+		t.Fatalf("%s is answered, on %s", endpoint.InstanceID, now)
+	}
+	names, err := machine.Call(endpoint, "/list", url.Values{"path": {"/dev"}})
+	if n := strings.Count(names, "nvidia"); err != nil || n != 1 {
+		t.Errorf("the replacement's /dev has %q, %v; want one GPU", names, err)
+	}
+}
+
+// An XID that NVIDIA's library tells of, heard through the probe.
+func TestXIDOfTheLibrary(t *testing.T) {
+	t.Parallel()
+	gpus := machine.NewGPUs(t, 2)
+	m := machine.Start(t, gpus.Options())
+	m.DeployRunning(machine.Deployment{Name: "svc", Accel: 1})
+	m.WaitEndpoints(limit, "svc", 1)
+	instance, device := held(t, m, "svc")
+	gpus.XID(gpus.Index(device), uncorrectable)
+	leaves(t, m, "svc", instance, device, uncorrectable)
+
+	// Nobody is given the device now, and somebody is when it is well.
+	m.Deploy(machine.Deployment{Name: "next", Accel: 1})
+	m.WaitEvent(limit, "next", "WaitingForResources", "")
+	m.WaitService(2*limit+limit, "next", fleetv1.ServiceRunning)
+	if _, given := held(t, m, "next"); given != device {
+		t.Errorf("next holds %s, want %s", given, device)
+	}
+	if n := machine.Count(m.EventsOfNode(), "DeviceRecovered", device); n != 1 {
+		t.Errorf("DeviceRecovered %d times, want once", n)
+	}
+	var failed, placed time.Time
+	for _, e := range m.EventsOfNode() {
+		if e.GetReason() == "DeviceFailed" && strings.Contains(e.GetMessage(), device) {
+			failed = e.GetTime().AsTime()
+		}
+	}
+	for _, e := range m.Events("next") {
+		if e.GetReason() == "InstancePlaced" {
+			placed = e.GetTime().AsTime()
+		}
+	}
+	if rest := placed.Sub(failed); rest < time.Minute-5*time.Second {
+		t.Errorf("the device was given out %v after it failed", rest)
+	}
+}
+
+// An XID that stands in the kernel's log alone.
+func TestXIDInTheKernelLog(t *testing.T) {
+	t.Parallel()
+	gpus := machine.NewGPUs(t, 2)
+	m := machine.Start(t, gpus.Options())
+	m.DeployRunning(machine.Deployment{Name: "svc", Accel: 1})
+	m.WaitEndpoints(limit, "svc", 1)
+	instance, device := held(t, m, "svc")
+	gpus.KernelXID(gpus.Index(device), uncorrectable)
+	leaves(t, m, "svc", instance, device, uncorrectable)
+}
+
+// A vendor's library that hangs for good says nothing against what runs: instances and endpoints stay.
+func TestLibraryHangs(t *testing.T) {
+	t.Parallel()
+	gpus := machine.NewGPUs(t, 2)
+	m := machine.Start(t, gpus.Options())
+	before := identities(t, m.DeployRunning(machine.Deployment{Name: "svc", Accel: 1}))
+	endpoints := m.WaitEndpoints(limit, "svc", 1)
+	gpus.Tell("hang * 0")
+	m.Within(limit, "the silence is an event of the node", func() error {
+		if machine.Count(m.EventsOfNode(), "DeviceFailed", "Unresponsive") == 0 {
+			return fmt.Errorf("there are only %v", m.EventsOfNode())
+		}
+		return nil
+	})
+	untouched(t, m, "svc", before, endpoints)
+	gpus.Tell()
+	m.Within(2*limit, "both devices answer again", func() error {
+		if n := machine.Count(m.EventsOfNode(), "DeviceRecovered", ""); n != 2 {
+			return fmt.Errorf("%d do", n)
+		}
+		return nil
+	})
+	untouched(t, m, "svc", before, endpoints)
+}
