@@ -302,9 +302,9 @@ func TestDeployServeMeasureStop(t *testing.T) {
 	}
 	page := get(t, "http://"+n.a.HTTPAddr()+"/metrics")
 	for _, line := range []string{
-		`drover_instance_ready{instance="0a1b",model="iris",model_version="0.0.1",project="default",service="iris"} 1`,
-		`drover_instance_memory_bytes{instance="0a1b",model="iris",model_version="0.0.1",project="default",service="iris"} 1.6777216e+07`,
-		"drover_agent_connected 1", "drover_agent_assignment_generation 1", "drover_host_memory_bytes ", `drover_device_healthy{`, "drover_build_info{",
+		`drover_instance_ready{instance="0a1b",model="iris",node="n1",project="default",service="iris",version="0.0.1"} 1`,
+		`drover_instance_memory_bytes{instance="0a1b",model="iris",node="n1",project="default",service="iris",version="0.0.1"} 1.6777216e+07`,
+		"drover_agent_connected 1", "drover_agent_assignment_generation 1", "drover_host_memory_bytes ", `drover_device_health{`, "drover_build_info{",
 	} {
 		if !strings.Contains(page, line) {
 			t.Errorf("the metrics lack %s", line)
@@ -466,7 +466,7 @@ func TestBadConfig(t *testing.T) {
 		"reserved_cpu_millis": func(c *agent.Config) { c.ReservedCPUMillis = -1 },
 		"port_min, port_max":  func(c *agent.Config) { c.PortMin = 1 },
 		"image_low":           func(c *agent.Config) { c.ImageLow = 0.9 },
-		"\"nvdia\" is none":    func(c *agent.Config) { c.DeclaredDevices = map[string]int{"nvdia": 8} },
+		"\"nvdia\" is none":   func(c *agent.Config) { c.DeclaredDevices = map[string]int{"nvdia": 8} },
 		"declared_devices":    func(c *agent.Config) { c.DeclaredDevices = map[string]int{"nvidia": -1} },
 		"reclaim_timeout":     func(c *agent.Config) { c.ReclaimTimeout = 0 },
 	} {
