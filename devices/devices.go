@@ -16,6 +16,7 @@ type Device struct {
 	Reason      string // why it isn't healthy
 	Action      string // what its state asks for, see Verdict; empty from a backend
 	Evict       bool   // who holds it must leave it; false from a backend
+	Quarantined bool   // see Registry.Quarantine; false from a backend
 	PCIAddress  string // "0000:3b:00.0"; empty when there is none
 	NUMANode    *int   // nil when the host doesn't say
 

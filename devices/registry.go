@@ -73,6 +73,11 @@ type Registry struct {
 	verdicts map[string]Verdict
 	onBus    map[string]bool // whose PCI device was seen
 	dropped  uint64
+
+	discovered  map[string]bool   // vendors that have answered
+	quarantined map[string]string // why, by device
+	reclaiming  map[string]string // by device: the holder that works on it no more
+	baseline    map[string]int64  // least memory used while nobody held the device
 }
 
 // NewRegistry makes a registry that Run keeps current. It closes the backends when Run ends.
@@ -81,6 +86,7 @@ func NewRegistry(logger *slog.Logger, backends ...Backend) *Registry {
 		logger: logger, changed: make(chan struct{}, 1), signals: make(chan Signal, signalRoom),
 		devices: map[string]Device{}, readings: map[string]Reading{}, counts: map[SignalCount]uint64{},
 		PCIDevices: pciDevices, told: map[SignalCount]telling{}, verdicts: map[string]Verdict{}, onBus: map[string]bool{},
+		discovered: map[string]bool{}, quarantined: map[string]string{}, reclaiming: map[string]string{}, baseline: map[string]int64{},
 	}
 	for _, b := range backends {
 		r.vendors = append(r.vendors, newVendor(r, b))
@@ -126,8 +132,10 @@ func (r *Registry) Settle(ctx context.Context, limit time.Duration) {
 // merge takes in what a vendor's discovery found.
 func (r *Registry) merge(name string, found []Device) {
 	found = r.checked(name, found)
+	held := r.held()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.discovered[name] = true
 	changed, now := false, time.Now()
 	present := map[string]bool{}
 	for _, d := range found {
@@ -142,6 +150,7 @@ func (r *Registry) merge(name string, found []Device) {
 			delete(r.readings, d.ID)
 		}
 	}
+	changed = r.dropSlicesLocked(name, present, held) || changed
 	changed = r.markLocked(name, present, fleetv1.Lost, "the driver no longer lists it") || changed
 	if r.consultLocked() || changed {
 		tell(r.changed)
@@ -204,6 +213,7 @@ func (r *Registry) take(name string, what Figures, samples []Sample) {
 	for _, s := range samples {
 		got[s.DeviceID] = s
 	}
+	held, released := r.held(), false
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, d := range r.devices {
@@ -221,8 +231,11 @@ func (r *Registry) take(name string, what Figures, samples []Sample) {
 			continue
 		}
 		r.readings[id] = reading
+		if held[id] == "" {
+			released = r.learnLocked(d, what) || released
+		}
 	}
-	if r.consultLocked() {
+	if r.consultLocked() || released {
 		tell(r.changed)
 	}
 }
