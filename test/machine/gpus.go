@@ -92,6 +92,12 @@ func (g *GPUs) XID(gpu, code int) {
 	g.Tell(fmt.Sprintf("event %d xid %d %d -1 -1", g.told, gpu, code))
 }
 
+// Forget is for a new probe, which hasn't heard of what the library told the one before.
+func (g *GPUs) Forget() {
+	g.told = 0
+	g.Tell()
+}
+
 // KernelXID has the driver write of an XID of a GPU into the kernel's log.
 func (g *GPUs) KernelXID(gpu, code int) {
 	g.t.Helper()
