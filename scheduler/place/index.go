@@ -21,9 +21,11 @@ type node struct {
 	cordoned, unreachable bool
 	mountDirs             []string
 	cpu, memory, disk     int64
-	// devices are all that the node lists, free those that are healthy and held by nobody; both sorted.
+	// devices are all that the node lists, free those that can be given out now; both sorted.
 	devices, free []*fleetv1.Device
-	ports         map[int32]bool
+	// barred says of the devices that nobody new gets why, as state.Barred does.
+	barred map[string]string
+	ports  map[int32]bool
 	// services counts the instances that are to run here by service ID.
 	services map[string]int
 }
@@ -68,7 +70,9 @@ func load(view state.ReadView, n *fleetv1.Node) *node {
 	c.disk -= a.DiskBytes
 	c.free = nil
 	for _, d := range c.devices {
-		if d.GetHealth() == fleetv1.Healthy && view.DeviceHolder(c.name, d.GetId()) == nil {
+		if word, _ := state.Barred(n, d); word != "" {
+			c.barred[d.GetId()] = word
+		} else if view.DeviceHolder(c.name, d.GetId()) == nil {
 			c.free = append(c.free, d)
 		}
 	}
@@ -86,7 +90,7 @@ func load(view state.ReadView, n *fleetv1.Node) *node {
 	return c
 }
 
-// empty is the node as if nothing ran on it, every device worked and it took instances.
+// empty is the node as if nothing ran on it, every device could be given out and it took instances.
 func empty(n *fleetv1.Node) *node {
 	f := n.GetFacts()
 	c := &node{
@@ -94,7 +98,7 @@ func empty(n *fleetv1.Node) *node {
 		cpu:     f.GetCpuMillis() - f.GetReservedCpuMillis(),
 		memory:  f.GetMemoryBytes() - f.GetReservedMemoryBytes(),
 		disk:    f.GetDiskBytes() - f.GetReservedDiskBytes(),
-		devices: holdable(f.GetDevices()), ports: map[int32]bool{}, services: map[string]int{},
+		devices: holdable(f.GetDevices()), barred: map[string]string{}, ports: map[int32]bool{}, services: map[string]int{},
 	}
 	slices.SortFunc(c.devices, func(a, b *fleetv1.Device) int {
 		return cmp.Or(cmp.Compare(a.GetMemoryBytes(), b.GetMemoryBytes()), cmp.Compare(a.GetModel(), b.GetModel()),

@@ -41,7 +41,7 @@ const (
 	RejectNotFound    RejectReason = "not-found"    // it must exist, and doesn't
 	RejectInUse       RejectReason = "in-use"       // a device is held, or an object is referred to
 	RejectCapacity    RejectReason = "capacity"     // CPU, memory or disk of the node would be exceeded
-	RejectUnfit       RejectReason = "unfit"        // the node is cordoned or unreachable, a device unhealthy
+	RejectUnfit       RejectReason = "unfit"        // the node is cordoned or unreachable, a device cordoned, quarantined or unhealthy
 	RejectRequestBody RejectReason = "request-body" // the request ID was used for another request
 	RejectInvalid     RejectReason = "invalid"      // the object can't be stored as it is: the proposer's mistake
 

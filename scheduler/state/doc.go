@@ -17,7 +17,7 @@
 // A Write puts and deletes objects, all or none, each guarded by the revision that the proposer saw. It
 // can't leave a dangling reference: a service needs its pool, flavors and models, and what is in use
 // can't be deleted. A Plan places instances part by part; a part is checked against the store as it is
-// now (service, nodes, free capacity, free and healthy devices) and refused whole when it no longer fits.
+// now (service, nodes, free capacity, devices that are free and not barred) and refused whole when it no longer fits.
 // A Report touches nothing but the observed part of instances that its node holds. A device never gets a
 // second holder, whoever asks.
 //
@@ -31,8 +31,13 @@
 // a Write can't change it. Because that raises the node's revision as well, writers of nodes must be ready
 // to try again. Fields that are filled in on reads are cleared before an object is stored.
 //
+// A device is barred, given to nobody new, while it or the device that it is cut from is cordoned, while it is
+// quarantined, or while its node reports it as not healthy or to be drained or worse. One function says so for
+// the planner, which explains with it, and for the check of the plan, so that the two can't differ. Who holds the device
+// keeps it.
+//
 // An instance holds its CPU, memory, disk and devices from its placement until it is observed as Reaped or
-// deleted. Sums and holders are kept in tables of their own, so that Allocated and DeviceHolder cost one
+// deleted; also while it is Reclaiming, when its container is gone and its devices may still be in use. Sums and holders are kept in tables of their own, so that Allocated and DeviceHolder cost one
 // look-up.
 //
 // An instance's events are kept once, by the sequence of the report that first carried them. Events of

@@ -96,8 +96,12 @@ func deviceFit(n *fleetv1.Node, id string) (RejectReason, string) {
 		if d.GetId() != id {
 			continue
 		}
-		if d.GetHealth() != fleetv1.Healthy {
-			return RejectUnfit, fmt.Sprintf("device %s of node %s is %s", id, n.GetMeta().GetName(), d.GetHealth())
+		if word, detail := Barred(n, d); word != "" {
+			what := fmt.Sprintf("device %s of node %s is %s", id, n.GetMeta().GetName(), word)
+			if detail != "" {
+				what += ": " + detail
+			}
+			return RejectUnfit, what
 		}
 		return "", ""
 	}
