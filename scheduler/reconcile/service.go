@@ -143,6 +143,11 @@ func (l *serviceLoop) markChange(c state.Change) {
 			}
 			l.markWaiting()
 		} else if !proto.Equal(before.GetSpec(), after.GetSpec()) || !proto.Equal(before.GetFacts(), after.GetFacts()) {
+			for _, inst := range l.cfg.State.View().InstancesOnNode(c.Key.Key) {
+				if state.FailedDevice(after, inst) != state.FailedDevice(before, inst) {
+					l.dirty[inst.GetSpec().GetServiceId()] = true
+				}
+			}
 			l.markWaiting()
 		}
 	case fleetv1.KindPool, fleetv1.KindFlavor, fleetv1.KindModel:
