@@ -84,6 +84,34 @@ func TestReopen(t *testing.T) {
 	}
 }
 
+func TestQuarantineIsKept(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir)
+	if err := j.SetQuarantined(map[string]string{"a": "process 7", "b": "memory"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(j.Save(&journal.Header{ClusterID: "c"}, record("id-1")), j.Close()); err != nil { // keeps what it doesn't name
+		t.Fatal(err)
+	}
+	j = open(t, dir)
+	if got := j.Quarantined(); len(got) != 2 || got["a"] != "process 7" || j.Header().ClusterID != "c" {
+		t.Errorf("%v, %+v", got, j.Header())
+	}
+	if err := errors.Join(j.SetQuarantined(nil), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	j = open(t, dir)
+	if got := j.Quarantined(); len(got) != 0 || len(j.Records()) != 1 {
+		t.Errorf("%v, %d records", got, len(j.Records()))
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.SetQuarantined(nil); !errors.Is(err, journal.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
 func TestWritersShareTransactions(t *testing.T) {
 	j := open(t, t.TempDir())
 	var wg sync.WaitGroup

@@ -61,7 +61,8 @@ type stored struct {
 
 type storedHeader struct {
 	Header
-	Records int
+	Records     int
+	Quarantined map[string]string `json:",omitempty"`
 }
 
 func encodeRecord(r Record) ([]byte, error) {
