@@ -45,6 +45,7 @@ type Agent struct {
 	local     net.Listener
 
 	factsChanged chan struct{}
+	quarantining sync.Mutex // while the quarantine is journalled
 
 	mu        sync.Mutex
 	facts     *fleetv1.NodeFacts
@@ -86,8 +87,12 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 		Runtime: deps.Runtime, Journal: a.journal, Logger: deps.Logger, LogRoot: a.logRoot(), Address: a.facts.GetAdvertiseAddress(),
 		PortMin: cfg.PortMin, PortMax: cfg.PortMax, Hooks: []instance.Hook{instance.MountHook(cfg.MountDirs), instance.DeviceHook(deps.Devices.Devices)},
 		PullAllowed: a.pullAllowed, FaultPoint: deps.FaultPoint,
+		Reclaim: deps.Devices.Reclaim, Quarantine: a.quarantine, ReclaimTimeout: cfg.ReclaimTimeout,
 	})
 	deps.Devices.Held = a.instances.Holders
+	for id, reason := range a.journal.Quarantined() {
+		deps.Devices.Quarantine(id, reason)
+	}
 	a.session = session.New(session.Config{
 		Node: cfg.NodeName, Schedulers: cfg.Schedulers, TokenFile: cfg.TokenFile, Logger: deps.Logger, Instances: a.instances,
 		Header: a.journal.Header, Facts: a.Facts, Samples: a.samples, FactsChanged: a.factsChanged, Relay: a.relay,
@@ -113,7 +118,8 @@ func (a *Agent) Facts() *fleetv1.NodeFacts {
 	a.mu.Lock()
 	f := proto.CloneOf(a.facts)
 	a.mu.Unlock()
-	f.Devices = deviceFacts(a.deps.Devices.Devices())
+	all := a.deps.Devices.Devices()
+	f.Devices, f.DeviceShortfall = deviceFacts(all), devices.Shortfall(a.cfg.DeclaredDevices, all)
 	return f
 }
 

@@ -103,7 +103,7 @@ func deviceFacts(all []devices.Device) []*fleetv1.Device {
 	for _, d := range all {
 		f := &fleetv1.Device{
 			Id: d.ID, Vendor: d.Vendor, Model: d.Model, Index: int32(d.Index), MemoryBytes: d.MemoryBytes,
-			Health: d.Health, HealthReason: d.Reason, Action: d.Action, PciAddress: d.PCIAddress, NumaNode: narrow(d.NUMANode),
+			Health: d.Health, HealthReason: d.Reason, Action: d.Action, Quarantined: d.Quarantined, PciAddress: d.PCIAddress, NumaNode: narrow(d.NUMANode),
 			ParentId: d.ParentID, Profile: d.Profile, Minor: narrow(d.Minor), CpuAffinity: d.CPUAffinity,
 			DriverVersion: d.DriverVersion, RuntimeVersion: d.RuntimeVersion, ComputeCapability: d.ComputeCapability,
 		}

@@ -116,6 +116,7 @@ func (m *machine) create(ctx context.Context) outcome {
 	}
 	callCtx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	m.made = true
 	if _, err := m.g.cfg.Runtime.Create(callCtx, spec); err != nil {
 		if errors.Is(err, runtime.ErrDevice) {
 			m.complain(deviceFailed, err)
