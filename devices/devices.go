@@ -22,6 +22,8 @@ type Device struct {
 
 	ParentID string // of a slice: the device that it is cut from; that one is listed too, and can't be given out whole
 	Profile  string // of a slice: "1g.10gb"
+	// Of a slice: the GPU instance that it is in and its number in that, which name what its holder may open.
+	GPUInstance, ComputeInstance *int
 
 	Minor       *int   // number in the name of its device file
 	LogicID     *int   // Ascend: number that programs use

@@ -184,9 +184,9 @@ func (g *gpu) describeSlice(a *asker, parent *gpu) {
 	}
 	g.Profile = profileOf(name, parent.MemoryBytes, g.MemoryBytes, attributes.GpuInstanceSliceCount, attributes.ComputeInstanceSliceCount)
 	if v := ask(a, callGPUInstanceID, g.handle.GetGpuInstanceId); v != nil {
-		g.gpuInstance = *v
+		g.gpuInstance, g.GPUInstance = *v, v
 	}
 	if v := ask(a, callComputeInstanceID, g.handle.GetComputeInstanceId); v != nil {
-		g.computeInstance = *v
+		g.computeInstance, g.ComputeInstance = *v, v
 	}
 }
