@@ -79,5 +79,5 @@ func (a *app) drawCluster(r *fleetv1.GetClusterStatusResponse) error {
 		t.add(text("%s", shortID(m.GetId())), text("%s", m.GetAddress()), text("%s", m.GetRole()), text("%s", yesNo(m.GetLeader())))
 	}
 	fmt.Fprintln(a.out)
-	return t.draw(a.out, "", a.colour())
+	return a.draw(t, "")
 }

@@ -64,7 +64,11 @@ func (s setting) String() string {
 	if !s.value.IsValid() {
 		return ""
 	}
-	if m, ok := s.value.Interface().(map[string]string); ok {
+	if s.value.Kind() == reflect.Map {
+		m := make(map[string]string)
+		for k, v := range s.value.Seq2() {
+			m[k.String()] = fmt.Sprint(v.Interface())
+		}
 		return words(m)
 	}
 	return strings.Trim(fmt.Sprint(s.value.Interface()), "[]")
@@ -82,15 +86,7 @@ func (s setting) Set(text string) error {
 	case reflect.Slice:
 		node = strings.FieldsFunc(text, func(r rune) bool { return r == ',' })
 	case reflect.Map:
-		m := map[string]string{}
-		for pair := range strings.SplitSeq(text, ",") {
-			k, v, ok := strings.Cut(pair, "=")
-			if !ok {
-				return fmt.Errorf("%q: want k=v pairs, separated by commas", text)
-			}
-			m[k] = v
-		}
-		node = m
+		return s.setMap(text)
 	}
 	data := []byte(text)
 	if node != any(text) {
@@ -104,6 +100,26 @@ func (s setting) Set(text string) error {
 		return fmt.Errorf("%q is no %s", text, s.value.Type())
 	}
 	s.value.Set(fresh.Elem())
+	return nil
+}
+
+// setMap reads k=v pairs.
+func (s setting) setMap(text string) error {
+	fresh := reflect.MakeMap(s.value.Type())
+	for pair := range strings.SplitSeq(text, ",") {
+		k, v, ok := strings.Cut(pair, "=")
+		if !ok {
+			return fmt.Errorf("%q: want k=v pairs, separated by commas", text)
+		}
+		value := reflect.New(s.value.Type().Elem()).Elem()
+		if value.Kind() == reflect.String {
+			value.SetString(v)
+		} else if err := yaml.Unmarshal([]byte(v), value.Addr().Interface()); err != nil || v == "" {
+			return fmt.Errorf("%q: %q is no %s", text, v, value.Type())
+		}
+		fresh.SetMapIndex(reflect.ValueOf(k), value)
+	}
+	s.value.Set(fresh)
 	return nil
 }
 

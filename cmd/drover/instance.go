@@ -45,7 +45,10 @@ func (a *app) instanceList() *cobra.Command {
 }
 
 func (a *app) instanceTable(instances []*fleetv1.Instance) *table {
-	t := &table{head: []string{"NAME", "STATE", "HEALTH", "NODE", "ENDPOINT", "MODEL", "ATTEMPT", "RESTARTS", "AGE", "REASON"}}
+	t := &table{
+		head:  []string{"NAME", "STATE", "HEALTH", "NODE", "ENDPOINT", "MODEL", "ATTEMPT", "RESTARTS", "AGE", "REASON"},
+		spare: []string{"ATTEMPT", "RESTARTS", "MODEL", "AGE", "HEALTH"},
+	}
 	for _, i := range instances {
 		o, s := i.GetObserved(), i.GetSpec()
 		state := stateCell(first(o.GetState(), "Placed"))

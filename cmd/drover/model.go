@@ -42,7 +42,7 @@ func (a *app) modelList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t := &table{head: []string{"NAME", "VERSION", "STATE", "IMAGE", "DIGEST", "ARCH", "AGE"}}
+			t := &table{head: []string{"NAME", "VERSION", "STATE", "IMAGE", "DIGEST", "ARCH", "AGE"}, spare: []string{"DIGEST", "AGE", "ARCH"}}
 			for _, m := range resp.GetModels() {
 				t.add(text("%s", m.GetMeta().GetName()), text("%s", m.GetSpec().GetVersion()), stateCell(m.GetStatus().GetState()),
 					text("%s", m.GetSpec().GetImage()), text("%s", shortDigest(m.GetStatus().GetImageDigest())),

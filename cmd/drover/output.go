@@ -79,71 +79,11 @@ func blockStyle(n *yaml.Node) {
 	}
 }
 
-// table is rows of cells under a head, drawn with aligned columns.
-type table struct {
-	head []string
-	rows [][]cell
-}
-
-// cell is text in one of the colours of paint.
-type cell struct {
-	text   string
-	colour string
-}
-
-func text(format string, args ...any) cell { return cell{text: fmt.Sprintf(format, args...)} }
-
-func (t *table) add(cells ...cell) { t.rows = append(t.rows, cells) }
-
-// draw writes the table, every line indented.
-func (t *table) draw(w io.Writer, indent string, colour bool) error {
-	widths := make([]int, len(t.head))
-	for i, h := range t.head {
-		widths[i] = len([]rune(h))
-	}
-	for _, row := range t.rows {
-		for i, c := range row {
-			widths[i] = max(widths[i], len([]rune(orDash(c.text))))
-		}
-	}
-	var b bytes.Buffer
-	line := func(row []cell) {
-		b.WriteString(indent)
-		for i, c := range row {
-			c.text = orDash(c.text)
-			b.WriteString(paint(c, colour))
-			if i < len(row)-1 {
-				fmt.Fprintf(&b, "%*s", widths[i]-len([]rune(c.text))+2, "")
-			}
-		}
-		b.WriteByte('\n')
-	}
-	head := make([]cell, len(t.head))
-	for i, h := range t.head {
-		head[i] = text("%s", h)
-	}
-	line(head)
-	for _, row := range t.rows {
-		line(row)
-	}
-	_, err := w.Write(b.Bytes())
-	return err
-}
-
 func orDash(s string) string {
 	if s == "" {
 		return "-"
 	}
 	return s
-}
-
-// drawTable draws for the app's output, or says that there is nothing.
-func (a *app) drawTable(t *table, nothing string) error {
-	if len(t.rows) == 0 {
-		_, err := fmt.Fprintln(a.err, nothing)
-		return err
-	}
-	return t.draw(a.out, "", a.colour())
 }
 
 // colour says whether output is coloured: only on a terminal, and not when NO_COLOR is set.
@@ -185,7 +125,10 @@ func (p *pairs) draw(w io.Writer, colour bool) error {
 	for i, n := range p.names {
 		c := p.values[i]
 		c.text = orDash(c.text)
-		fmt.Fprintf(&b, "%s:%*s%s\n", n, width-len([]rune(n))+2, "", paint(c, colour))
+		if n != "" { // a further value of the name before has none
+			n += ":"
+		}
+		fmt.Fprintf(&b, "%s%*s%s\n", n, width-len([]rune(n))+3, "", paint(c, colour))
 	}
 	_, err := w.Write(b.Bytes())
 	return err
