@@ -49,8 +49,9 @@ type Link struct {
 // LinkKind names a connection, the words are the vendors'.
 type LinkKind string
 
-// Kinds of links, fast ones first. The PCIe kinds say what is between: one switch, several, a host
-// bridge, the CPUs' interconnect.
+// Kinds of links, fast ones first. HCCS is Huawei's bus between NPUs, directly or through a switch; SIO joins the two
+// dies of a card; UB, the unified bus, is what later Ascend chips have instead. The PCIe kinds say what is between: one
+// switch, several, a host bridge, the CPUs' interconnect.
 const (
 	LinkNVLink LinkKind = "nvlink"
 	LinkHCCS   LinkKind = "hccs"
