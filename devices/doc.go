@@ -13,7 +13,7 @@
 // have can't be held against its devices: without processes the memory decides, and the other way round. Any
 // process counts, be it a container's or the host's: one that the host wants on its devices at all times keeps them
 // out of use. What isn't free in time is put into quarantine, which shows as a device that is drained, and
-// ends with the next look (every 30 s) that finds nothing left. The ledger of who holds what is the agent's.
+// ends with the next look (every 30 s, or when a driver signals) that finds nothing left. The ledger of who holds what is the agent's.
 //
 // Each backend has goroutines of its own, so that a vendor's driver that hangs delays neither another
 // vendor nor the agent. A signal of a driver is passed on at once, and makes the registry look at the

@@ -77,6 +77,9 @@ func (v *vendor) poll(ctx context.Context) {
 		case <-look:
 			now = time.Now()
 			v.discover, v.calls[Condition], v.looked = now, now, now
+			if len(v.registry.Quarantined()) > 0 {
+				v.calls[Usage], v.calls[Processes] = now, now
+			}
 		case reply := <-v.asks:
 			asked = append(v.waiting(), reply)
 			now = time.Now()
