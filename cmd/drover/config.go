@@ -6,6 +6,7 @@ import (
 	"os"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -97,10 +98,23 @@ func (s setting) Set(text string) error {
 	}
 	fresh := reflect.New(s.value.Type())
 	if err := yaml.Unmarshal(data, fresh.Interface()); err != nil {
-		return fmt.Errorf("%q is no %s", text, s.value.Type())
+		return fmt.Errorf("%q: want %s", text, wanted(s.value.Type()))
 	}
 	s.value.Set(fresh.Elem())
 	return nil
+}
+
+// wanted says what a value of a type is written like.
+func wanted(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[time.Duration]():
+		return "a time with a unit, such as 30s or 1m30s"
+	case t.Kind() == reflect.Bool:
+		return "true or false"
+	case t.Kind() == reflect.Float64:
+		return "a number"
+	}
+	return "a whole number"
 }
 
 // setMap reads k=v pairs.
@@ -115,7 +129,7 @@ func (s setting) setMap(text string) error {
 		if value.Kind() == reflect.String {
 			value.SetString(v)
 		} else if err := yaml.Unmarshal([]byte(v), value.Addr().Interface()); err != nil || v == "" {
-			return fmt.Errorf("%q: %q is no %s", text, v, value.Type())
+			return fmt.Errorf("%q: %s is %q: want %s", text, k, v, wanted(value.Type()))
 		}
 		fresh.SetMapIndex(reflect.ValueOf(k), value)
 	}
