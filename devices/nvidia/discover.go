@@ -42,12 +42,12 @@ func (b *Backend) scan(ctx context.Context, lib *library) (found []*gpu, refused
 			id, ret = handle.GetUUID()
 		}
 		if ret != nvml.SUCCESS {
-			b.cfg.Logger.Warn("a GPU does not answer", "index", i, "reason", answer(ret))
+			b.warn("a GPU does not answer", "index", i, "reason", answer(ret).Error())
 			refused = ret
 			continue
 		}
 		if id == "" || seen[id] {
-			b.cfg.Logger.Warn("a GPU's UUID is empty or another's: left out", "index", i, "uuid", id)
+			b.warn("a GPU's UUID is empty or another's: left out", "index", i, "uuid", id)
 			continue
 		}
 		seen[id] = true
@@ -55,7 +55,7 @@ func (b *Backend) scan(ctx context.Context, lib *library) (found []*gpu, refused
 		found = append(found, g)
 		for _, slice := range b.cut(lib, g) {
 			if slice.ID == "" || seen[slice.ID] {
-				b.cfg.Logger.Warn("a slice's UUID is empty or another's: left out", "gpu", id, "uuid", slice.ID)
+				b.warn("a slice's UUID is empty or another's: left out", "gpu", id, "uuid", slice.ID)
 				continue
 			}
 			seen[slice.ID] = true
@@ -63,6 +63,14 @@ func (b *Backend) scan(ctx context.Context, lib *library) (found []*gpu, refused
 		}
 	}
 	return found, refused, nil
+}
+
+// warn logs what a discovery finds, unless one before has found it.
+func (b *Backend) warn(what string, args ...any) {
+	if key := what + fmt.Sprint(args...); !b.told[key] {
+		b.told[key] = true
+		b.cfg.Logger.Warn(what, args...)
+	}
 }
 
 // host is what all GPUs have in common.
@@ -150,7 +158,7 @@ func (b *Backend) cut(lib *library, parent *gpu) []*gpu {
 		}
 		id, ret := handle.GetUUID()
 		if a.note(ret); ret != nvml.SUCCESS {
-			b.cfg.Logger.Warn("a slice tells no UUID: left out", "gpu", parent.ID, "slice", i, "reason", answer(ret))
+			b.warn("a slice tells no UUID: left out", "gpu", parent.ID, "slice", i, "reason", answer(ret).Error())
 			continue
 		}
 		s := &gpu{handle: handle, Device: parent.Device, gpuInstance: -1, computeInstance: -1}

@@ -9,6 +9,7 @@
  *   count N                  there are N GPUs (at most 8; the last ones are missing)
  *   lost I                   GPU I fell off the bus
  *   reset I                  GPU I requires a reset
+ *   twin I                   GPU I has the UUID of GPU 0
  *   mig I                    GPU I is in MIG mode and has two slices
  *   refuse                   no versioned struct is accepted, as by a driver that knows another version
  *   processes N              GPU 0 has N processes (2 if not said)
@@ -45,7 +46,7 @@ struct nvmlEventSet_st { unsigned long long types[GPUS]; };
 struct event { int n, gpu, gi, ci; long long code; char kind[16]; };
 
 struct control {
-	int init, count, lost[GPUS], reset[GPUS], mig[GPUS], refuse, processes, idle, endless, direct, unlinked, partition;
+	int init, count, twin, lost[GPUS], reset[GPUS], mig[GPUS], refuse, processes, idle, endless, direct, unlinked, partition;
 	int down_gpu, down_link, events;
 	struct event event[16];
 	char fault[8], fault_call[64];
@@ -82,6 +83,8 @@ static struct control control(void)
 			c.lost[i % GPUS] = 1;
 		} else if (!strcmp(word, "reset")) {
 			c.reset[i % GPUS] = 1;
+		} else if (!strcmp(word, "twin")) {
+			c.twin = i;
 		} else if (!strcmp(word, "mig")) {
 			c.mig[i % GPUS] = 1;
 		} else if (!strcmp(word, "refuse")) {
@@ -210,7 +213,8 @@ nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t handle, char *uuid, unsigned int len
 	char id[64];
 	ENTER_GPU;
 	if (device->slice < 0)
-		snprintf(id, sizeof id, "GPU-00000000-0000-4000-8000-00000000000%d", device->gpu);
+		snprintf(id, sizeof id, "GPU-00000000-0000-4000-8000-00000000000%d",
+			 device->gpu == c.twin ? 0 : device->gpu);
 	else
 		snprintf(id, sizeof id, "MIG-00000000-0000-4000-8000-0000000000%d%d", device->gpu, device->slice);
 	return text(uuid, length, id);
