@@ -182,6 +182,7 @@ type node struct {
 	a   *agent.Agent
 	end func()
 
+	fleet        string                                                             // its devices
 	exec         func(ctx context.Context, req runtime.ExecRequest) (uint32, error) // nil: rt's
 	accelerators *fakedevices.Backend
 	devices      *devices.Registry
@@ -195,7 +196,7 @@ func newNode(t *testing.T, schedulers ...string) *node {
 func newNodeWith(t *testing.T, exec func(context.Context, runtime.ExecRequest) (uint32, error), schedulers ...string) *node {
 	t.Helper()
 	dir := t.TempDir()
-	n := &node{t: t, exec: exec, cfg: agent.DefaultConfig(), rt: fake.New(fake.Options{Listen: true})}
+	n := &node{t: t, fleet: "2xH100-80GB", exec: exec, cfg: agent.DefaultConfig(), rt: fake.New(fake.Options{Listen: true})}
 	n.cfg.NodeName, n.cfg.DataDir, n.cfg.TokenFile = "n1", filepath.Join(dir, "data"), filepath.Join(dir, "token")
 	n.cfg.Schedulers, n.cfg.HTTPAddr, n.cfg.AdvertiseAddress = schedulers, "127.0.0.1:0", "127.0.0.1"
 	if err := os.WriteFile(n.cfg.TokenFile, []byte("secret\n"), 0o600); err != nil {
@@ -214,7 +215,7 @@ func newNodeWith(t *testing.T, exec func(context.Context, runtime.ExecRequest) (
 func (n *node) boot(fault func(string)) {
 	n.t.Helper()
 	var err error
-	n.accelerators, err = fakedevices.Parse("2xH100-80GB")
+	n.accelerators, err = fakedevices.Parse(n.fleet)
 	if err != nil {
 		n.t.Fatal(err)
 	}
