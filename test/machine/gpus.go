@@ -24,6 +24,8 @@ type GPUs struct {
 	log  *os.File
 	told int // events
 	base []string
+
+	nodes []string // lines of the specification
 }
 
 // NewGPUs makes a host with so many GPUs, at most eight, that nobody uses.
@@ -31,16 +33,15 @@ func NewGPUs(t testing.TB, count int) *GPUs {
 	t.Helper()
 	g := &GPUs{t: t, dir: t.TempDir(), lib: vendorlib.NVML(t, ""), base: []string{fmt.Sprintf("count %d", count), "idle"}}
 	g.Tell()
-	spec := []string{"cdiVersion: 0.6.0", "kind: nvidia.com/gpu", "devices:"}
 	for i := range count {
 		minor := 7 - i // as the library has it
 		node := filepath.Join(g.dir, fmt.Sprintf("nvidia%d", minor))
 		if err := unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(gpuMajor, uint32(minor)))); err != nil {
 			t.Fatalf("make device node: %v", err)
 		}
-		spec = append(spec, fmt.Sprintf("- {name: %s, containerEdits: {deviceNodes: [{path: /dev/nvidia%d, hostPath: %s}]}}", g.ID(i), minor, node))
+		g.nodes = append(g.nodes, fmt.Sprintf("- {name: %s, containerEdits: {deviceNodes: [{path: /dev/nvidia%d, hostPath: %s}]}}\n", g.ID(i), minor, node))
 	}
-	g.write("cdi/nvidia.yaml", strings.Join(spec, "\n")+"\n")
+	g.Specify(g.Specification())
 	log := filepath.Join(g.dir, "kmsg")
 	err := unix.Mkfifo(log, 0o600)
 	if err == nil {
@@ -62,6 +63,18 @@ func (g *GPUs) Options() Options {
 		},
 		AgentEnv: []string{"DROVER_FAKE_NVML=" + filepath.Join(g.dir, "control")},
 	}
+}
+
+// Specification is the CDI file of these GPUs.
+func (g *GPUs) Specification() string {
+	return "cdiVersion: 0.6.0\nkind: nvidia.com/gpu\ndevices:\n" + strings.Join(g.nodes, "")
+}
+
+// Specify replaces the host's CDI file and answers its path.
+func (g *GPUs) Specify(text string) string {
+	g.t.Helper()
+	g.write("cdi/nvidia.yaml", text)
+	return filepath.Join(g.dir, "cdi/nvidia.yaml")
 }
 
 // ID of a GPU.
