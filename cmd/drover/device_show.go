@@ -63,7 +63,7 @@ func (a *app) drawDevice(d *fleetv1.DeviceInfo, of family) error {
 	known("Asks for", actionText(v.GetAction()))
 	known("Reason", oneLine(v.GetHealthReason()))
 	known("Utilisation", useCell(s).text)
-	p.add("Memory", memoryCell(d))
+	p.add("Memory", memoryCell(v, s))
 	known("Temperature", heatCell(s).text)
 	if s != nil && s.PowerWatts != nil {
 		p.addf("Power", "%.0f W", s.GetPowerWatts())

@@ -16,13 +16,13 @@ const deviceSliced = "sliced"
 func deviceTable(all []*fleetv1.DeviceInfo) *table {
 	t := &table{
 		head:  []string{"ID", "NODE", "INDEX", "VENDOR", "MODEL", "USE", "MEMORY", "TEMP", "HEALTH", "STATE", "HOLDER"},
-		spare: []string{"VENDOR", "USE", "INDEX", "HEALTH", "MODEL", "TEMP", "MEMORY", "NODE", "MEMORY", "USE"},
+		spare: []string{"VENDOR", "USE…", "INDEX", "HEALTH…", "MODEL", "TEMP", "MEMORY…", "NODE", "MEMORY", "USE"},
 	}
 	of := byID(all)
 	for _, d := range all {
 		v := d.GetDevice()
 		t.add(text("%s", v.GetId()), text("%s", d.GetNode()), text("%s", of.index(v)), text("%s", v.GetVendor()), text("%s", modelText(v)),
-			useCell(d.GetSample()), memoryCell(d), heatCell(d.GetSample()), healthCell(v), of.stateCell(d), text("%s", holderText(d)))
+			useCell(recent(d)), memoryCell(v, recent(d)), heatCell(recent(d)), healthCell(v), of.stateCell(d), text("%s", holderText(d)))
 	}
 	return t
 }
@@ -31,12 +31,12 @@ func deviceTable(all []*fleetv1.DeviceInfo) *table {
 func nodeDeviceTable(all []*fleetv1.DeviceInfo) *table {
 	t := &table{
 		head:  []string{"INDEX", "MODEL", "USE", "MEMORY", "TEMP", "HEALTH", "STATE", "HOLDER", "ID"},
-		spare: []string{"ID", "USE", "HEALTH", "MODEL", "TEMP", "MEMORY", "MEMORY", "USE"},
+		spare: []string{"ID", "USE…", "HEALTH…", "MODEL", "TEMP", "MEMORY…", "MEMORY", "USE"},
 	}
 	of := byID(all)
 	for _, d := range all {
 		v := d.GetDevice()
-		t.add(text("%s", of.index(v)), text("%s", modelText(v)), useCell(d.GetSample()), memoryCell(d), heatCell(d.GetSample()),
+		t.add(text("%s", of.index(v)), text("%s", modelText(v)), useCell(recent(d)), memoryCell(v, recent(d)), heatCell(recent(d)),
 			healthCell(v), of.stateCell(d), text("%s", holderText(d)), text("%s", v.GetId()))
 	}
 	return t
@@ -108,6 +108,15 @@ func healthCell(v *fleetv1.Device) cell {
 	return c
 }
 
+// recent is what a device measured last, as long as it can be measured: a table shows no times.
+func recent(d *fleetv1.DeviceInfo) *fleetv1.DeviceSample {
+	switch d.GetDevice().GetHealth() {
+	case fleetv1.Lost, fleetv1.Unresponsive:
+		return nil
+	}
+	return d.GetSample()
+}
+
 // useCell draws a device's utilisation; nothing when it isn't known.
 func useCell(s *fleetv1.DeviceSample) cell {
 	if s == nil || s.Utilisation == nil {
@@ -121,12 +130,12 @@ func useCell(s *fleetv1.DeviceSample) cell {
 }
 
 // memoryCell is "12/80 GiB", for short "15%", or the size alone.
-func memoryCell(d *fleetv1.DeviceInfo) cell {
-	size := d.GetDevice().GetMemoryBytes()
-	if d.GetSample() == nil || d.GetSample().MemoryUsedBytes == nil {
+func memoryCell(v *fleetv1.Device, s *fleetv1.DeviceSample) cell {
+	size := v.GetMemoryBytes()
+	if s == nil || s.MemoryUsedBytes == nil {
 		return text("%s", bytesText(size))
 	}
-	used := d.GetSample().GetMemoryUsedBytes()
+	used := s.GetMemoryUsedBytes()
 	c := text("%s", ofText(used, size))
 	if size > 0 {
 		c.short = fmt.Sprintf("%3.0f%%", 100*float64(used)/float64(size))

@@ -164,7 +164,7 @@ func objectText(e *fleetv1.Event) string {
 }
 
 func (a *app) eventTable(events []*fleetv1.Event) *table {
-	t := &table{head: []string{"TIME", "TYPE", "REASON", "OBJECT", "MESSAGE"}, spare: []string{"TIME", "OBJECT"}}
+	t := &table{head: []string{"TIME", "TYPE", "REASON", "OBJECT", "MESSAGE"}, spare: []string{"TIME…", "OBJECT…"}}
 	for _, e := range events {
 		at, object := text("%s", clock(e.GetTime().AsTime())), text("%s", objectText(e))
 		if a.now().Sub(e.GetTime().AsTime()) < 24*time.Hour {

@@ -60,7 +60,7 @@ func (f *fake) devices() []*fleetv1.DeviceInfo {
 		{Device: &fleetv1.Device{
 			Id: "fake-1", Vendor: "fake", Model: "H100-80GB", Index: 1, MemoryBytes: 80 << 30, Health: fleetv1.Lost, HealthReason: "XID 79\nfell off the bus",
 			Action: fleetv1.ActionRebootNeeded, Quarantined: true,
-		}, Node: "dev-1", State: fleetv1.DeviceQuarantined},
+		}, Node: "dev-1", State: fleetv1.DeviceQuarantined, Sample: fakeSample()},
 	}
 	for _, d := range all {
 		for _, c := range f.cordons {
@@ -116,7 +116,7 @@ func (f *fake) SetDeviceCordon(_ context.Context, r *fleetv1.SetDeviceCordonRequ
 
 func fakeSample() *fleetv1.DeviceSample {
 	use, memory, heat, power := 0.42, int64(12<<30), 56.0, 310.0
-	return &fleetv1.DeviceSample{DeviceId: "fake-0", Utilisation: &use, MemoryUsedBytes: &memory, TemperatureCelsius: &heat, PowerWatts: &power,
+	return &fleetv1.DeviceSample{DeviceId: "fake-0", Time: timestamppb.New(started), Utilisation: &use, MemoryUsedBytes: &memory, TemperatureCelsius: &heat, PowerWatts: &power,
 		Processes: []*fleetv1.DeviceProcess{{Pid: 4711, MemoryBytes: &memory}, {Pid: 4712}}}
 }
 

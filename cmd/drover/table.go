@@ -8,8 +8,8 @@ import (
 )
 
 // table is rows of cells under a head, drawn with aligned columns. On a terminal that it is too wide for, the columns in
-// spare get their cells' short form, or go where they have none (any more), one after the other until it fits; then the
-// last column is wrapped.
+// spare go, one after the other until it fits; of one named "USE…" the cells get their short form instead. Then the last
+// column is wrapped.
 type table struct {
 	head  []string
 	rows  [][]cell
@@ -72,22 +72,22 @@ func (t *table) fit(width int) (fitted *table, hidden []string) {
 		if fitted.wide() <= width {
 			break
 		}
-		if at := slices.Index(fitted.head, name); !fitted.shorten(at) {
-			fitted.drop(at)
-			hidden = append(hidden, name)
+		name, shorten := strings.CutSuffix(name, "…")
+		at := slices.Index(fitted.head, name)
+		if shorten {
+			fitted.shorten(at)
+			continue
 		}
+		fitted.drop(at)
+		hidden = append(hidden, name)
 	}
 	return fitted, hidden
 }
 
-// shorten has a column's cells in their short form; false when none has one.
-func (t *table) shorten(column int) (done bool) {
+func (t *table) shorten(column int) {
 	for _, row := range t.rows {
-		if c := &row[column]; c.short != "" {
-			c.text, c.short, done = c.short, "", true
-		}
+		row[column].text = first(row[column].short, row[column].text)
 	}
-	return done
 }
 
 func (t *table) drop(column int) {

@@ -20,7 +20,7 @@ func drawn(t *testing.T, tab *table, width int) (out, note string) {
 }
 
 func TestTablesFitTheTerminal(t *testing.T) {
-	tab := &table{head: []string{"NAME", "USE", "KIND", "REASON"}, spare: []string{"KIND", "USE", "USE"}}
+	tab := &table{head: []string{"NAME", "USE", "KIND", "REASON"}, spare: []string{"KIND", "USE…", "USE"}}
 	tab.add(text("iris"), cell{text: "[####......]  40%", short: "40%"}, text("service"), text("two words and then some more of them, so that it is long"))
 	tab.add(text("rose"), cell{}, text("service"), cell{})
 	for _, tc := range []struct {
@@ -91,7 +91,7 @@ func TestRangesAndParts(t *testing.T) {
 			t.Errorf("%v: %q, want %q", numbers, got, want)
 		}
 	}
-	for want, p := range map[string][2]int64{"0/0": {0, 0}, "0/80 GiB": {0, 80 << 30}, "1.5/80 GiB": {3 << 29, 80 << 30}, "512 MiB/80 GiB": {512 << 20, 80 << 30}} {
+	for want, p := range map[string][2]int64{"0/0": {0, 0}, "0/80 GiB": {0, 80 << 30}, "1.5/80 GiB": {3 << 29, 80 << 30}, "0.5/80 GiB": {512 << 20, 80 << 30}, "12 MiB/80 GiB": {12 << 20, 80 << 30}, "130/512 B": {130, 512}, "0.5/1 TiB": {512 << 30, 1 << 40}} {
 		if got := ofText(p[0], p[1]); got != want {
 			t.Errorf("%v: %q, want %q", p, got, want)
 		}

@@ -118,13 +118,23 @@ func yesNo(b bool) string {
 	return "no"
 }
 
-// ofText is a part of a whole in the whole's unit where both have the same: "25.3/80 GiB".
+// ofText is a part of a whole, in the whole's unit unless it is too small for that: "25.3/80 GiB".
 func ofText(part, whole int64) string {
-	p, w := bytesText(part), bytesText(whole)
-	if _, unit, ok := strings.Cut(w, " "); ok {
-		p = strings.TrimSuffix(p, " "+unit)
+	size, w := unit(whole), bytesText(whole)
+	if part == 0 || 10*part < size {
+		return bytesText(part) + "/" + w
 	}
-	return p + "/" + w
+	p := strconv.FormatFloat(float64(part)/float64(size), 'f', 1, 64)
+	return strings.TrimSuffix(p, ".0") + "/" + w
+}
+
+// unit is the largest binary unit that n has at least one of, in bytes.
+func unit(n int64) int64 {
+	u := int64(1)
+	for n/u >= 1024 {
+		u *= 1024
+	}
+	return u
 }
 
 // ranges names ascending numbers: "0–3, 6".
