@@ -35,7 +35,7 @@ func slice(id string, instance int) devices.Device {
 	return devices.Device{ID: id, Vendor: "nvidia", ParentID: "GPU-b", Health: fleetv1.Healthy, GPUInstance: &instance, ComputeInstance: new(int)}
 }
 
-func nvidiaMachine(t *testing.T) *machine {
+func nvidiaMachine(t testing.TB) *machine {
 	t.Helper()
 	m := newMachine(t)
 	for i, name := range []string{"nvidia0", "nvidia1", "nvidiactl", "nvidia-caps/nvidia-cap12", "nvidia-caps/nvidia-cap13",
@@ -292,8 +292,10 @@ func FuzzSpecification(f *testing.F) {
 		"kind: nvidia.com/gpu\ncdiVersion: 0.7.0\ndevices: [{name: GPU-a, containerEdits: {deviceNodes: [{path: /dev/null}], hooks: [{hookName: prestart, path: /bin/sh}], additionalGids: [7]}}]"} {
 		f.Add(text)
 	}
+	host := nvidiaMachine(f)
 	f.Fuzz(func(t *testing.T, text string) {
-		m := nvidiaMachine(t)
+		m := *host
+		m.t = t
 		m.spec("fuzz.yaml", text)
 		s := container()
 		if err := m.attacher().Inject(t.Context(), s, []string{"GPU-a"}, false); err != nil {
