@@ -25,7 +25,7 @@ func TestLibrary(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, string){
 		"Suite": suite, "Discover": discover, "Sample": sample, "Slices": mig, "Refused": refused, "Endless": endless,
 		"ManyProcesses": manyProcesses, "Direct": direct, "Unlinked": unlinked, "Partition": partition, "LinkDown": linkDown,
-		"Lost": lost, "Twins": twins, "LostAtStart": lostAtStart, "ResetRequired": resetRequired, "Init": initFails, "HotPlug": hotPlug,
+		"Lost": lost, "Upgraded": upgraded, "Twins": twins, "LostAtStart": lostAtStart, "ResetRequired": resetRequired, "Init": initFails, "HotPlug": hotPlug,
 		"Crash": crash, "Exit": exits, "Hang": hangs, "Events": events, "SliceEvents": sliceEvents, "LostEvent": lostEvent, "LostUnheard": lostUnheard,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, library) })
@@ -235,6 +235,18 @@ func lostAtStart(t *testing.T, library string) {
 	contains(t, c.said(), "does not answer")
 	c.control("")
 	listed(t, c.devices(), 8)
+}
+
+// upgraded is a driver that doesn't fit the library any more: no GPU is lost by that.
+func upgraded(t *testing.T, library string) {
+	c := start(t, library, "")
+	listed(t, c.devices(), 8)
+	c.control("handles 18")
+	contains(t, c.do("discover").Error, "versions of library and kernel module differ")
+	c.control("")
+	for _, d := range c.devices() {
+		equal(t, fleetv1.Healthy, d.Health)
+	}
 }
 
 // twins can't be told apart: the first is used, and the log says so once.

@@ -41,6 +41,9 @@ func (b *Backend) scan(ctx context.Context, lib *library) (found []*gpu, refused
 		if ret == nvml.SUCCESS {
 			id, ret = handle.GetUUID()
 		}
+		if ofLibrary(ret) {
+			return nil, ret, fmt.Errorf("ask for GPU %d: %w", i, answer(ret))
+		}
 		if ret != nvml.SUCCESS {
 			b.warn("a GPU does not answer", "index", i, "reason", answer(ret).Error())
 			refused = ret
@@ -63,6 +66,15 @@ func (b *Backend) scan(ctx context.Context, lib *library) (found []*gpu, refused
 		}
 	}
 	return found, refused, nil
+}
+
+// ofLibrary says whether an answer is about NVML as a whole, which says nothing against the GPU that was asked for.
+func ofLibrary(ret nvml.Return) bool {
+	switch ret {
+	case nvml.ERROR_LIB_RM_VERSION_MISMATCH, nvml.ERROR_DRIVER_NOT_LOADED, nvml.ERROR_UNINITIALIZED, nvml.ERROR_OPERATING_SYSTEM:
+		return true
+	}
+	return false
 }
 
 // warn logs what a discovery finds, unless one before has found it.

@@ -6,6 +6,7 @@
  *   hang|crash|exit CALL K   the K-th call of the function CALL ("*": of any; K 0: each) never returns, faults, exits
  *                            with 127
  *   init RETURN              nvmlInit answers RETURN
+ *   handles RETURN           no GPU is given out, RETURN says why
  *   count N                  there are N GPUs (at most 8; the last ones are missing)
  *   lost I                   GPU I fell off the bus
  *   reset I                  GPU I requires a reset
@@ -46,7 +47,7 @@ struct nvmlEventSet_st { unsigned long long types[GPUS]; };
 struct event { int n, gpu, gi, ci; long long code; char kind[16]; };
 
 struct control {
-	int init, count, twin, lost[GPUS], reset[GPUS], mig[GPUS], refuse, processes, idle, endless, direct, unlinked, partition;
+	int init, handles, count, twin, lost[GPUS], reset[GPUS], mig[GPUS], refuse, processes, idle, endless, direct, unlinked, partition;
 	int down_gpu, down_link, events;
 	struct event event[16];
 	char fault[8], fault_call[64];
@@ -77,6 +78,8 @@ static struct control control(void)
 			c.fault_k = l;
 		} else if (!strcmp(word, "init")) {
 			c.init = i;
+		} else if (!strcmp(word, "handles")) {
+			c.handles = i;
 		} else if (!strcmp(word, "count")) {
 			c.count = i;
 		} else if (!strcmp(word, "lost")) {
@@ -199,6 +202,8 @@ nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int i, nvmlDevice_t *handle)
 	ENTER;
 	if (!initialised)
 		return NVML_ERROR_UNINITIALIZED;
+	if (c.handles)
+		return c.handles;
 	if ((int)i >= c.count || i >= GPUS)
 		return NVML_ERROR_INVALID_ARGUMENT;
 	if (c.lost[i])
