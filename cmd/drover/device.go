@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
@@ -36,7 +37,11 @@ func (a *app) deviceList() *cobra.Command {
 				if links && len(resp.GetDevices()) > 0 {
 					return a.drawLinks(resp.GetDevices())
 				}
-				return a.drawTable(deviceTable(resp.GetDevices()), "no devices")
+				t := deviceTable(resp.GetDevices())
+				if req.GetNode() != "" {
+					t.drop(slices.Index(t.head, "NODE"))
+				}
+				return a.drawTable(t, "no devices")
 			})
 		},
 	}

@@ -84,6 +84,19 @@ func (f family) stateCell(d *fleetv1.DeviceInfo) cell {
 	return c
 }
 
+// unusable counts the devices that nobody holds and that are given to nobody.
+func unusable(all []*fleetv1.DeviceInfo) (n int64) {
+	of := byID(all)
+	for _, d := range all {
+		v := d.GetDevice()
+		out := d.GetCordoned() || v.GetHealth() != fleetv1.Healthy || v.GetAction() != "" && v.GetAction() != fleetv1.ActionObserve
+		if d.GetState() == fleetv1.DeviceQuarantined || d.GetState() == fleetv1.DeviceFree && !of.sliced[v.GetId()] && out {
+			n++
+		}
+	}
+	return n
+}
+
 func modelText(v *fleetv1.Device) string {
 	return strings.TrimSpace(v.GetModel() + " " + v.GetProfile())
 }

@@ -156,6 +156,16 @@ func TestStatesOfDevices(t *testing.T) {
 			t.Errorf("%+v, want %+v", got, tc.wantState)
 		}
 	}
+	all := linkedNode(6)
+	all[1].Cordoned = true
+	all[2].Device.Health = fleetv1.Lost
+	all[3].Device.Action = fleetv1.ActionDrain
+	all[4].Device.Action = fleetv1.ActionObserve
+	all[5].State, all[5].Cordoned = fleetv1.DeviceAllocated, true
+	all[0].Cordoned, all[7].State = true, fleetv1.DeviceQuarantined
+	if n := unusable(all); n != 4 {
+		t.Errorf("%d devices are given to nobody, want 4: a cordoned one, a lost one, a drained one, a quarantined slice", n)
+	}
 	for _, action := range []string{fleetv1.ActionObserve, fleetv1.ActionDrain, fleetv1.ActionEvict, fleetv1.ActionResetNeeded, fleetv1.ActionRebootNeeded} {
 		if got := actionText(action); !strings.HasPrefix(got, action+": ") {
 			t.Errorf("%q", got)

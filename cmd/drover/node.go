@@ -116,6 +116,10 @@ func (a *app) nodeShow() *cobra.Command {
 
 func (a *app) drawNode(ctx context.Context, cl *client.Client, n *fleetv1.Node) error {
 	f, s := n.GetFacts(), n.GetStatus()
+	devices, err := read(ctx, a, cl.Devices.ListDevices, &fleetv1.ListDevicesRequest{Node: n.GetMeta().GetName()})
+	if err != nil {
+		return err
+	}
 	var p pairs
 	p.addf("Name", "%s", n.GetMeta().GetName())
 	p.addf("ID", "%s", n.GetMeta().GetId())
@@ -149,13 +153,13 @@ func (a *app) drawNode(ctx context.Context, cl *client.Client, n *fleetv1.Node) 
 	row("CPU cores", cores, f.GetCpuMillis(), f.GetReservedCpuMillis(), s.GetAllocatedCpuMillis())
 	row("memory", bytesText, f.GetMemoryBytes(), f.GetReservedMemoryBytes(), s.GetAllocatedMemoryBytes())
 	row("disk", bytesText, f.GetDiskBytes(), f.GetReservedDiskBytes(), s.GetAllocatedDiskBytes())
-	row("devices", func(n int64) string { return fmt.Sprint(n) }, int64(len(placeable(n))), 0, s.GetAllocatedDevices())
+	row("devices", func(n int64) string { return fmt.Sprint(n) }, int64(len(placeable(n))), unusable(devices.GetDevices()), s.GetAllocatedDevices())
 	fmt.Fprintln(a.out)
 	if err := a.draw(t, ""); err != nil {
 		return err
 	}
-	if len(f.GetDevices()) > 0 {
-		if err := a.drawNodeDevices(ctx, cl, n.GetMeta().GetName()); err != nil {
+	if len(devices.GetDevices()) > 0 {
+		if err := a.drawNodeDevices(devices.GetDevices()); err != nil {
 			return err
 		}
 	}
@@ -183,17 +187,13 @@ func cordonText(c *fleetv1.DeviceCordon) string {
 }
 
 // drawNodeDevices lists a node's devices, and how several of them are linked.
-func (a *app) drawNodeDevices(ctx context.Context, cl *client.Client, node string) error {
-	resp, err := read(ctx, a, cl.Devices.ListDevices, &fleetv1.ListDevicesRequest{Node: node})
-	if err != nil {
-		return err
-	}
+func (a *app) drawNodeDevices(all []*fleetv1.DeviceInfo) error {
 	fmt.Fprintln(a.out, "\nDevices:")
-	if err := a.draw(nodeDeviceTable(resp.GetDevices()), "  "); err != nil {
+	if err := a.draw(nodeDeviceTable(all), "  "); err != nil {
 		return err
 	}
 	legend := make(map[string]*fleetv1.DeviceLink)
-	for _, m := range matrices(resp.GetDevices()) {
+	for _, m := range matrices(all) {
 		if !m.linked() {
 			continue
 		}

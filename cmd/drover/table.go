@@ -69,17 +69,16 @@ func (t *table) fit(width int) (fitted *table, hidden []string) {
 		fitted.rows = append(fitted.rows, slices.Clone(row))
 	}
 	for _, name := range t.spare {
-		if fitted.wide() <= width {
-			break
-		}
 		name, shorten := strings.CutSuffix(name, "…")
 		at := slices.Index(fitted.head, name)
-		if shorten {
+		switch {
+		case at < 0 || fitted.wide() <= width:
+		case shorten:
 			fitted.shorten(at)
-			continue
+		default:
+			fitted.drop(at)
+			hidden = append(hidden, name)
 		}
-		fitted.drop(at)
-		hidden = append(hidden, name)
 	}
 	return fitted, hidden
 }
