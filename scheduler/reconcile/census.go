@@ -98,6 +98,8 @@ func (c *census) sort(view state.ReadView, svc *fleetv1.Service, inst *fleetv1.I
 		c.stop = append(c.stop, fate{inst, "the service no longer has this version", false})
 	case inst.GetObserved().GetState() == fleetv1.InstanceFailed:
 		c.stop = append(c.stop, fate{inst, "it failed: " + cmp.Or(inst.GetObserved().GetReason(), "no reason was given"), true})
+	case inst.GetObserved().GetState() == fleetv1.InstanceReclaiming: // stopped on its node by hand
+		c.stop = append(c.stop, fate{inst, "it has ended on its node", false})
 	case reachable && state.FailedDevice(node, inst) != "":
 		c.stop = append(c.stop, fate{inst, state.FailedDevice(node, inst), true})
 	case !reachable && c.away(node, patience(svc), now):

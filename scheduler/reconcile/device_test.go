@@ -183,7 +183,7 @@ func TestReplacementWaitsForReclaiming(t *testing.T) {
 			if inst.GetMeta().GetId() != first.GetMeta().GetId() {
 				return next
 			}
-			if inst.GetObserved().GetState() == fleetv1.InstanceFailed {
+			if inst.GetObserved().GetState() == fleetv1.InstanceFailed && inst.GetDesired().GetState() == fleetv1.DesiredStopped {
 				return &fleetv1.InstanceObserved{State: fleetv1.InstanceReclaiming, Attempt: 1}
 			}
 			return nil
@@ -197,5 +197,29 @@ func TestReplacementWaitsForReclaiming(t *testing.T) {
 		c.report(first, &fleetv1.InstanceObserved{State: fleetv1.InstanceReaped, Attempt: 1})
 		c.settled()
 		c.expect(fleetv1.ServiceRunning, 2)
+	})
+}
+
+// An instance that was stopped on its node never serves again: its replacement doesn't wait for its devices.
+func TestReclaimingAfterALocalStop(t *testing.T) {
+	run(t, 1, func(c *cluster) {
+		c.deployOnDevice(1)
+		first := c.instances()[0]
+		c.agentsDo(func(inst *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
+			if inst.GetMeta().GetId() == first.GetMeta().GetId() {
+				return nil
+			}
+			return next
+		})
+		c.report(first, &fleetv1.InstanceObserved{State: fleetv1.InstanceReclaiming, Attempt: 1})
+		c.settled()
+		c.expect(fleetv1.ServiceRunning, 2)
+		if got := c.store.View().Instance(first.GetMeta().GetId()); got.GetDesired().GetState() != fleetv1.DesiredStopped {
+			t.Errorf("left as %v", got.GetDesired())
+		}
+		c.report(first, &fleetv1.InstanceObserved{State: fleetv1.InstanceReaped, Attempt: 1})
+		c.settled()
+		c.expect(fleetv1.ServiceRunning, 1)
+		c.quiet()
 	})
 }

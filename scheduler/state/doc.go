@@ -37,8 +37,8 @@
 // keeps it.
 //
 // An instance holds its CPU, memory, disk and devices from its placement until it is observed as Reaped or
-// deleted; also while it is Reclaiming, when its container is gone and its devices may still be in use. Sums and holders are kept in tables of their own, so that Allocated and DeviceHolder cost one
-// look-up.
+// deleted; also while it is Reclaiming, when its container is gone and its devices may still be in use. Sums and
+// holders are kept in tables of their own, so that Allocated and DeviceHolder cost one look-up.
 //
 // An instance's events are kept once, by the sequence of the report that first carried them. Events of
 // the node itself have no stored sequence: one that is sent again after a lost acknowledgement is kept twice.
