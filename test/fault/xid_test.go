@@ -3,6 +3,9 @@ package fault
 import (
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -133,5 +136,75 @@ func TestLibraryHangs(t *testing.T) {
 		}
 		return nil
 	})
+	untouched(t, m, "svc", before, endpoints)
+}
+
+// probes are the device probes of a process.
+func probes(t *testing.T, parent int) []int {
+	t.Helper()
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []int
+	for _, dir := range dirs {
+		stat, _ := os.ReadFile(filepath.Join(dir, "stat")) // a process that ends meanwhile has none
+		line, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		if fields := strings.Fields(rest); len(fields) > 1 && fields[1] == strconv.Itoa(parent) && strings.Contains(string(line), "device-probe") {
+			pid, err := strconv.Atoi(filepath.Base(dir))
+			if err != nil {
+				t.Fatal(err)
+			}
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+// A driver that is upgraded under the agent is used within a minute, through another probe; what runs, runs on.
+func TestDriverUpgraded(t *testing.T) {
+	t.Parallel()
+	gpus := machine.NewGPUs(t, 2)
+	m := machine.Start(t, gpus.Options())
+	before := identities(t, m.DeployRunning(machine.Deployment{Name: "svc", Accel: 1}))
+	endpoints := m.WaitEndpoints(limit, "svc", 1)
+	old := probes(t, m.Agent.Pid())
+	if len(old) != 1 {
+		t.Fatalf("probes %v, want one", old)
+	}
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", old[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sockets := 0
+	for _, file := range files {
+		if to, err := os.Readlink(file); err == nil && strings.HasPrefix(to, "socket:") {
+			sockets++
+		}
+	}
+	if sockets != 1 {
+		t.Errorf("the probe holds %d sockets, want the agent's one", sockets)
+	}
+	const versionsDiffer, application = 18, 43
+	gpus.Tell(fmt.Sprintf("handles %d", versionsDiffer))
+	gpus.KernelXID(0, application) // so that it is looked at now
+	m.Within(limit, "the library's failure is an event of the node", func() error {
+		if machine.Count(m.EventsOfNode(), "DeviceFailed", "versions of library and kernel module differ") == 0 {
+			return fmt.Errorf("there are only %v", m.EventsOfNode())
+		}
+		return nil
+	})
+	untouched(t, m, "svc", before, endpoints)
+	gpus.Tell()
+	m.Within(time.Minute, "both devices answer again", func() error {
+		if n := machine.Count(m.EventsOfNode(), "DeviceRecovered", ""); n != 2 {
+			return fmt.Errorf("%d do", n)
+		}
+		return nil
+	})
+	if now := probes(t, m.Agent.Pid()); len(now) != 1 || now[0] == old[0] {
+		t.Errorf("probes %v, before %v; want another one", now, old)
+	}
 	untouched(t, m, "svc", before, endpoints)
 }
