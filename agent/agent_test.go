@@ -430,7 +430,7 @@ func TestExecAndLocalSocket(t *testing.T) {
 	if err != nil || len(list.GetInstances()) != 1 || !list.GetConnected() {
 		t.Fatalf("list %v, %v", list, err)
 	}
-	if _, err := local.StopLocalInstance(t.Context(), &fleetv1.StopLocalInstanceRequest{Name: "nobody"}); status.Code(err) != codes.NotFound {
+	if _, err := local.StopLocalInstance(t.Context(), &fleetv1.StopLocalInstanceRequest{Name: "nobody"}); status.Code(err) != codes.NotFound || status.Convert(err).Message() != `no instance "nobody" on this node` {
 		t.Errorf("stop of nobody: %v", err)
 	}
 	if _, err := local.StopLocalInstance(t.Context(), &fleetv1.StopLocalInstanceRequest{Name: "iris-0a1b"}); err != nil {
