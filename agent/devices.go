@@ -37,6 +37,8 @@ func newDeviceNotes(quarantined map[string]string) *deviceNotes {
 // noteDevices tells of each device whose health, or what that asks for, is another than at the last call, has
 // instances leave those that they can't stay on, and compares the devices with what is declared.
 func (a *Agent) noteDevices(notes *deviceNotes) {
+	// Before the devices: nobody is given what isn't listed, and what isn't listed now may be in a moment.
+	holders, complete := a.instances.Holders(), a.deps.Devices.Discovered()
 	all, present := a.deps.Devices.Devices(), map[string]bool{}
 	for _, d := range all {
 		present[d.ID] = true
@@ -52,6 +54,11 @@ func (a *Agent) noteDevices(notes *deviceNotes) {
 		}
 		if d.Evict {
 			a.instances.DeviceFailed(d.ID, d.Reason)
+		}
+	}
+	for id := range holders {
+		if !present[id] && complete { // it went while no agent ran
+			a.instances.DeviceFailed(id, "it is not on this node any more")
 		}
 	}
 	quarantined := a.deps.Devices.Quarantined()

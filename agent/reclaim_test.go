@@ -160,3 +160,19 @@ func TestHolderHearsOfItsDevice(t *testing.T) {
 		t.Errorf("the instance is %s; events of the node alone: %v", h.state, h.node)
 	}
 }
+
+// A device that went while no agent ran is left as one that is lost.
+func TestDeviceGoesWhileNoAgentRuns(t *testing.T) {
+	s := newScheduler(t, "127.0.0.1:0", "")
+	n := newNode(t, s.addr)
+	in := instance()
+	in.Spec.DeviceIds = []string{(<-s.hellos).GetFacts().GetDevices()[1].GetId()}
+	s.send(1, in)
+	s.until("ready", ready)
+	n.again("1xH100-80GB", nil)
+	<-s.hellos
+	o := s.until("failed", func(o *fleetv1.InstanceObserved) bool { return o.GetState() == fleetv1.InstanceFailed })
+	if o.GetReady() || !strings.Contains(o.GetReason(), "not on this node any more") || len(n.rt.Containers()) > 0 {
+		t.Errorf("instance %v, containers %v", o, n.rt.Containers())
+	}
+}

@@ -129,12 +129,20 @@ func (r *Registry) Settle(ctx context.Context, limit time.Duration) {
 	}
 }
 
+// Discovered tells whether every backend has told of its devices: from then on one that isn't listed isn't there.
+func (r *Registry) Discovered() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.discovered) == len(r.vendors)
+}
+
 // merge takes in what a vendor's discovery found.
 func (r *Registry) merge(name string, found []Device) {
 	found = r.checked(name, found)
 	held := r.held()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	first := !r.discovered[name]
 	r.discovered[name] = true
 	changed, now := false, time.Now()
 	present := map[string]bool{}
@@ -152,7 +160,7 @@ func (r *Registry) merge(name string, found []Device) {
 	}
 	changed = r.dropSlicesLocked(name, present, held) || changed
 	changed = r.markLocked(name, present, fleetv1.Lost, "the driver no longer lists it") || changed
-	if r.consultLocked() || changed {
+	if r.consultLocked() || changed || first {
 		tell(r.changed)
 	}
 }
@@ -351,7 +359,7 @@ func (r *Registry) Vendors() []Vendor {
 	return out
 }
 
-// Changed holds a token after Devices changed; it is for one reader.
+// Changed holds a token after Devices or Discovered changed; it is for one reader.
 func (r *Registry) Changed() <-chan struct{} { return r.changed }
 
 // Signals are what the drivers tell by themselves, in order per vendor; it is for one reader.
