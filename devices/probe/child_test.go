@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -119,8 +120,8 @@ func beChild(mode, argument string) error {
 		}
 	case "late": // no library until the file exists
 		lib.found = func() ([]devices.Device, error) {
-			if _, err := os.Stat(argument); err != nil {
-				return nil, nil
+			if there, err := filepath.Glob(argument); err != nil || there == nil {
+				return nil, err
 			}
 			return made.Discover(context.Background())
 		}
