@@ -93,8 +93,8 @@ func actionText(action string) string {
 		fleetv1.ActionObserve:      "it is used; the sign was told",
 		fleetv1.ActionDrain:        "nothing new is placed on it",
 		fleetv1.ActionEvict:        "who holds it leaves it",
-		fleetv1.ActionResetNeeded:  "who holds it leaves it, until it was reset",
-		fleetv1.ActionRebootNeeded: "who holds it leaves it, until the host was rebooted",
+		fleetv1.ActionResetNeeded:  "who holds it leaves it, and it is to be reset",
+		fleetv1.ActionRebootNeeded: "who holds it leaves it, and the node is to be rebooted",
 	}[action]
 	if means != "" {
 		means = ": " + means
