@@ -90,8 +90,8 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 		Reclaim: deps.Devices.Reclaim, Quarantine: a.quarantine, ReclaimTimeout: cfg.ReclaimTimeout,
 	})
 	deps.Devices.Held = a.instances.Holders
-	for id, reason := range a.journal.Quarantined() {
-		deps.Devices.Quarantine(id, reason)
+	for id, q := range a.journal.Quarantined() {
+		deps.Devices.Quarantine(id, q)
 	}
 	a.session = session.New(session.Config{
 		Node: cfg.NodeName, Schedulers: cfg.Schedulers, TokenFile: cfg.TokenFile, Logger: deps.Logger, Instances: a.instances,

@@ -26,7 +26,7 @@ type deviceNote struct {
 }
 
 // newDeviceNotes begins with what the agent before this one has told of quarantines.
-func newDeviceNotes(quarantined map[string]string) *deviceNotes {
+func newDeviceNotes(quarantined map[string]devices.Quarantine) *deviceNotes {
 	n := &deviceNotes{known: map[string]deviceNote{}}
 	for id := range quarantined {
 		n.known[id] = deviceNote{health: fleetv1.Unhealthy, action: fleetv1.ActionDrain, quarantined: true}
@@ -118,7 +118,7 @@ func (n deviceNote) badness() int {
 // quarantine keeps a device from use, over restarts of the agent, and has the scheduler told of it before
 // whatever is reported after this call.
 func (a *Agent) quarantine(id, reason string) {
-	a.deps.Devices.Quarantine(id, reason)
+	a.deps.Devices.Quarantine(id, devices.Quarantine{Reason: reason})
 	a.keepQuarantined()
 	tellOnce(a.factsChanged)
 }

@@ -9,7 +9,7 @@
 //
 // A device whose holder is gone is free again when fresh figures show no process on it and its memory back at its
 // baseline: the least that was seen while nobody held it, and some. The baseline isn't kept over a
-// restart; a device that was held ever since may use a tenth of its memory. A figure that a vendor's driver doesn't
+// restart, except with a quarantine; a device that was held ever since may use a tenth of its memory. A figure that a vendor's driver doesn't
 // have can't be held against its devices: without processes the memory decides, and the other way round. Any
 // process counts, be it a container's or the host's: one that the host wants on its devices at all times keeps them
 // out of use. What isn't free in time is put into quarantine, which shows as a device that is drained, and

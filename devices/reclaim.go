@@ -71,17 +71,27 @@ func (r *Registry) Reclaim(ctx context.Context, ids []string) map[string]string 
 	return used
 }
 
-// Quarantine keeps a device out of use, for the reason given, until a later check finds it free. It may be said
-// before Run, of what an earlier agent knew.
-func (r *Registry) Quarantine(id, reason string) {
+// Quarantine is why a device is kept out of use.
+type Quarantine struct {
+	Reason string
+	// LimitBytes of its memory may be in use when it is free; 0: not known.
+	LimitBytes int64
+}
+
+// Quarantine keeps a device out of use until a later check finds it free. It may be said before Run, of what an
+// earlier agent knew. Without a limit, the one that is known now is kept with it.
+func (r *Registry) Quarantine(id string, q Quarantine) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.quarantined[id] = reason
+	if d, known := r.devices[id]; known && q.LimitBytes == 0 {
+		q.LimitBytes = r.limitLocked(d)
+	}
+	r.quarantined[id] = q
 	tell(r.changed)
 }
 
-// Quarantined answers the devices in quarantine, with the reasons.
-func (r *Registry) Quarantined() map[string]string {
+// Quarantined answers the devices in quarantine.
+func (r *Registry) Quarantined() map[string]Quarantine {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return maps.Clone(r.quarantined)
@@ -138,6 +148,9 @@ func processesLeft(all []Process) string {
 
 // limitLocked is how much memory a free device uses at most.
 func (r *Registry) limitLocked(d Device) int64 {
+	if q := r.quarantined[d.ID]; q.LimitBytes > 0 {
+		return q.LimitBytes
+	}
 	if least, seen := r.baseline[d.ID]; seen {
 		return least + memorySlack
 	}
@@ -163,7 +176,7 @@ func (r *Registry) learnLocked(d Device, what Figures) (released bool) {
 
 // quarantinedLocked shows a device's quarantine beside what else is wrong with it.
 func (r *Registry) quarantinedLocked(d Device) Device {
-	why, quarantined := r.quarantined[d.ID]
+	q, quarantined := r.quarantined[d.ID]
 	if !quarantined {
 		return d
 	}
@@ -175,7 +188,7 @@ func (r *Registry) quarantinedLocked(d Device) Device {
 		d.Action = fleetv1.ActionDrain
 	}
 	own := d.Reason
-	d.Reason = "quarantined: " + why
+	d.Reason = "quarantined: " + q.Reason
 	if own != "" {
 		d.Reason += "; " + own
 	}

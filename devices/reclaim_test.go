@@ -218,7 +218,7 @@ func TestReclaimIsNoStorm(t *testing.T) {
 func TestQuarantine(t *testing.T) {
 	reclaimable(t, func(t *testing.T, r *devices.Registry, b *scripted, u *used, l *ledger) {
 		u.set(room/2, 4711)
-		r.Quarantine("a", "process 4711 still uses it")
+		r.Quarantine("a", devices.Quarantine{Reason: "process 4711 still uses it"})
 		select {
 		case <-r.Changed():
 		default:
@@ -248,6 +248,28 @@ func TestQuarantine(t *testing.T) {
 		after(time.Minute)
 		if d := r.Devices()[0]; d.Quarantined || d.Health != fleetv1.Healthy || d.Action != "" || d.Reason != "" || len(r.Quarantined()) > 0 {
 			t.Errorf("not released: %+v", d)
+		}
+	})
+}
+
+// What counts as free is kept with the quarantine, for an agent that is started then knows no baseline.
+func TestQuarantineKeepsItsLimit(t *testing.T) {
+	reclaimable(t, func(t *testing.T, r *devices.Registry, _ *scripted, u *used, l *ledger) {
+		l.set("a", "")
+		after(10 * time.Second)
+		r.Quarantine("a", devices.Quarantine{Reason: "x"})
+		if got := r.Quarantined()["a"]; got.LimitBytes != 356*mib {
+			t.Errorf("%+v", got)
+		}
+		r.Quarantine("a", devices.Quarantine{Reason: "x", LimitBytes: 90 * mib}) // as an earlier agent knew it
+		after(time.Minute)
+		if !r.Devices()[0].Quarantined {
+			t.Error("released above its limit")
+		}
+		u.set(90 * mib)
+		after(time.Minute)
+		if r.Devices()[0].Quarantined {
+			t.Error("not released at its limit")
 		}
 	})
 }
@@ -317,7 +339,7 @@ func TestSlicesComeAndGo(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- r.Run(ctx) }()
 		synctest.Wait()
-		r.Quarantine("s1", "x")
+		r.Quarantine("s1", devices.Quarantine{Reason: "x"})
 		<-r.Changed()
 		step := func(want string) {
 			t.Helper()

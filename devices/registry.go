@@ -74,8 +74,8 @@ type Registry struct {
 	onBus    map[string]bool // whose PCI device was seen
 	dropped  uint64
 
-	discovered  map[string]bool   // vendors that have answered
-	quarantined map[string]string // why, by device
+	discovered  map[string]bool // vendors that have answered
+	quarantined map[string]Quarantine
 	reclaiming  map[string]string // by device: the holder that works on it no more
 	baseline    map[string]int64  // least memory used while nobody held the device
 }
@@ -86,7 +86,7 @@ func NewRegistry(logger *slog.Logger, backends ...Backend) *Registry {
 		logger: logger, changed: make(chan struct{}, 1), signals: make(chan Signal, signalRoom),
 		devices: map[string]Device{}, readings: map[string]Reading{}, counts: map[SignalCount]uint64{},
 		PCIDevices: pciDevices, told: map[SignalCount]telling{}, verdicts: map[string]Verdict{}, onBus: map[string]bool{},
-		discovered: map[string]bool{}, quarantined: map[string]string{}, reclaiming: map[string]string{}, baseline: map[string]int64{},
+		discovered: map[string]bool{}, quarantined: map[string]Quarantine{}, reclaiming: map[string]string{}, baseline: map[string]int64{},
 	}
 	for _, b := range backends {
 		r.vendors = append(r.vendors, newVendor(r, b))

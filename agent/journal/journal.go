@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/drover-fleet/drover/devices"
 )
 
 // ErrCorrupt says that the journal can't be trusted.
@@ -37,8 +39,8 @@ type Journal struct {
 	mu      sync.Mutex
 	header  Header
 	records map[string]Record
-	// quarantined devices, by ID, with the reason; replaced, never changed.
-	quarantined map[string]string
+	// quarantined devices, by ID; replaced, never changed.
+	quarantined map[string]devices.Quarantine
 	failed      error // sticky: after a failed write memory and file may differ
 	closed      bool
 	pending     *batch
@@ -52,7 +54,7 @@ type batch struct {
 	header      *Header
 	records     map[string]*Record // nil: deleted
 	count       int                // records there will be
-	quarantined map[string]string
+	quarantined map[string]devices.Quarantine
 	err         error
 	written     chan struct{}
 }
@@ -174,16 +176,16 @@ func (j *Journal) Records() map[string]Record {
 	return maps.Clone(j.records)
 }
 
-// Quarantined answers the devices that SetQuarantined kept last, with the reasons.
-func (j *Journal) Quarantined() map[string]string {
+// Quarantined answers the devices that SetQuarantined kept last.
+func (j *Journal) Quarantined() map[string]devices.Quarantine {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return maps.Clone(j.quarantined)
 }
 
 // SetQuarantined replaces what Quarantined answers, and returns when that is on the disk.
-func (j *Journal) SetQuarantined(devices map[string]string) error {
-	return j.stage(func(*batch) { j.quarantined = maps.Clone(devices) })()
+func (j *Journal) SetQuarantined(all map[string]devices.Quarantine) error {
+	return j.stage(func(*batch) { j.quarantined = maps.Clone(all) })()
 }
 
 // Writes counts the transactions since Open.

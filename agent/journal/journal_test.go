@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/drover-fleet/drover/agent/journal"
+	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
@@ -87,14 +88,14 @@ func TestReopen(t *testing.T) {
 func TestQuarantineIsKept(t *testing.T) {
 	dir := t.TempDir()
 	j := open(t, dir)
-	if err := j.SetQuarantined(map[string]string{"a": "process 7", "b": "memory"}); err != nil {
+	if err := j.SetQuarantined(map[string]devices.Quarantine{"a": {Reason: "process 7", LimitBytes: 1 << 30}, "b": {Reason: "memory"}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(j.Save(&journal.Header{ClusterID: "c"}, record("id-1")), j.Close()); err != nil { // keeps what it doesn't name
 		t.Fatal(err)
 	}
 	j = open(t, dir)
-	if got := j.Quarantined(); len(got) != 2 || got["a"] != "process 7" || j.Header().ClusterID != "c" {
+	if got := j.Quarantined(); len(got) != 2 || got["a"].Reason != "process 7" || got["a"].LimitBytes != 1<<30 || j.Header().ClusterID != "c" {
 		t.Errorf("%v, %+v", got, j.Header())
 	}
 	if err := errors.Join(j.SetQuarantined(nil), j.Close()); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
@@ -62,7 +63,7 @@ type stored struct {
 type storedHeader struct {
 	Header
 	Records     int
-	Quarantined map[string]string `json:",omitempty"`
+	Quarantined map[string]devices.Quarantine `json:",omitempty"`
 }
 
 func encodeRecord(r Record) ([]byte, error) {
