@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drover-fleet/drover/client"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/test/machine"
 )
@@ -36,9 +37,9 @@ func held(t *testing.T, m *machine.Machine, service string) (instance, device st
 	return instance, device
 }
 
-// leaves waits until the service's endpoint is another instance's than this one, on the other of two devices, and
-// checks what was told of it.
-func leaves(t *testing.T, m *machine.Machine, service, instance, device string, code int) {
+// withdrawnFrom waits until the service's endpoint is another instance's than this one, and checks what was told
+// of it: sign is of the node's event.
+func withdrawnFrom(t *testing.T, m *machine.Machine, service, instance, device, sign string) client.Endpoint {
 	t.Helper()
 	m.Within(withdrawn, "the endpoint is withdrawn", func() error {
 		for _, e := range m.Endpoints(service) {
@@ -50,13 +51,23 @@ func leaves(t *testing.T, m *machine.Machine, service, instance, device string, 
 	})
 	m.WaitEvent(limit, service, "DeviceFailed", device)
 	m.Within(limit, "the failure is an event of the node", func() error {
-		if events := m.EventsOfNode(); machine.Count(events, "DeviceFailed", fmt.Sprintf("XID %d", code)) == 0 {
+		if events := m.EventsOfNode(); machine.Count(events, "DeviceFailed", sign) == 0 {
 			return fmt.Errorf("there are only %v", events)
 		}
 		return nil
 	})
 	endpoint := m.WaitEndpoints(limit, service, 1)[0]
-	if _, now := held(t, m, service); endpoint.InstanceID == instance || now == device {
+	if endpoint.InstanceID == instance {
+		t.Fatalf("%s is answered again", instance)
+	}
+	return endpoint
+}
+
+// leaves is withdrawnFrom for an XID of one of two GPUs, and looks at the other's container.
+func leaves(t *testing.T, m *machine.Machine, service, instance, device string, code int) {
+	t.Helper()
+	endpoint := withdrawnFrom(t, m, service, instance, device, fmt.Sprintf("XID %d", code))
+	if _, now := held(t, m, service); now == device {
 		t.Fatalf("%s is answered, on %s", endpoint.InstanceID, now)
 	}
 	names, err := machine.Call(endpoint, "/list", url.Values{"path": {"/dev"}})
