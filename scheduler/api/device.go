@@ -32,9 +32,13 @@ func (s *deviceServer) ListDevices(_ context.Context, req *fleetv1.ListDevicesRe
 	}
 	resp := &fleetv1.ListDevicesResponse{}
 	for _, n := range nodes {
+		cut := make(map[string]bool) // into slices, which are held instead
+		for _, d := range n.GetFacts().GetDevices() {
+			cut[d.GetParentId()] = true
+		}
 		for _, d := range n.GetFacts().GetDevices() {
 			info := s.info(view, n, d)
-			if !req.GetFree() || info.GetState() == fleetv1.DeviceFree {
+			if !req.GetFree() || info.GetState() == fleetv1.DeviceFree && !cut[d.GetId()] {
 				resp.Devices = append(resp.Devices, info)
 			}
 		}

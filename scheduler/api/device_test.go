@@ -222,6 +222,24 @@ func TestDeviceOnTwoNodes(t *testing.T) {
 	}
 }
 
+// A device that is cut into slices isn't free: nobody can hold it whole.
+func TestFreeDevices(t *testing.T) {
+	w := newWorld(t)
+	w.furnish()
+	w.editNode("n1", func(n *fleetv1.Node) {
+		n.Facts.Devices = []*fleetv1.Device{device("GPU-0", ""), device("GPU-1", ""), device("MIG-0", "GPU-1"), device("MIG-1", "GPU-1")}
+	})
+	w.place(w.mustDeploy(iris(nil)), fleetv1.InstanceRunning, "MIG-0")
+	resp, err := w.devices().ListDevices(t.Context(), &fleetv1.ListDevicesRequest{Free: true})
+	var free []string
+	for _, d := range resp.GetDevices() {
+		free = append(free, d.GetDevice().GetId())
+	}
+	if got := strings.Join(free, " "); err != nil || got != "GPU-0 MIG-1" {
+		t.Errorf("%q, %v; want GPU-0 and MIG-1", got, err)
+	}
+}
+
 func TestDeviceStates(t *testing.T) {
 	w := newWorld(t)
 	w.furnish()
