@@ -71,7 +71,7 @@ func (a *app) drawCluster(r *fleetv1.GetClusterStatusResponse) error {
 	p.addf("Services", "%d", r.GetServices())
 	p.addf("Instances", "%d", r.GetInstances())
 	p.addf("Up since", "%s", a.when(r.GetStartTime()))
-	if err := p.draw(a.out, a.colour()); err != nil {
+	if err := a.drawPairs(p); err != nil {
 		return err
 	}
 	t := &table{head: []string{"MEMBER", "ADDRESS", "ROLE", "LEADER"}}

@@ -84,7 +84,7 @@ func (a *app) drawDevice(d *fleetv1.DeviceInfo, of family) error {
 	for i, line := range of.linkLines(v) {
 		p.addf(map[bool]string{true: "Links"}[i == 0], "%s", line)
 	}
-	return p.draw(a.out, a.colour())
+	return a.drawPairs(p)
 }
 
 // actionText says what an action means, in the words of docs/device-health.md.

@@ -106,7 +106,7 @@ func (a *app) drawModel(m *fleetv1.Model) error {
 		p.addf("Document", "%s %s", d.GetName(), d.GetUrl())
 	}
 	p.addf("Created", "%s by %s", a.when(m.GetMeta().GetCreateTime()), m.GetMeta().GetCreatedBy())
-	return p.draw(a.out, a.colour())
+	return a.drawPairs(p)
 }
 
 func healthText(h *fleetv1.HealthCheck) string {

@@ -143,7 +143,7 @@ func (a *app) drawNode(ctx context.Context, cl *client.Client, n *fleetv1.Node) 
 	p.addf("Metrics", "%s", f.GetHttpAddress())
 	p.addf("Labels", "%s", words(f.GetLabels()))
 	p.addf("Mount dirs", "%s", strings.Join(f.GetMountDirs(), ", "))
-	if err := p.draw(a.out, a.colour()); err != nil {
+	if err := a.drawPairs(p); err != nil {
 		return err
 	}
 	t := &table{head: []string{"RESOURCE", "TOTAL", "RESERVED", "ALLOCATED", "FREE"}}

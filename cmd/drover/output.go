@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -116,20 +115,26 @@ func (p *pairs) add(name string, value cell) {
 
 func (p *pairs) addf(name, format string, args ...any) { p.add(name, text(format, args...)) }
 
-func (p *pairs) draw(w io.Writer, colour bool) error {
-	width := 0
+// drawPairs draws for the app's output; on a terminal long values are wrapped.
+func (a *app) drawPairs(p pairs) error {
+	start := 0 // of the values
 	for _, n := range p.names {
-		width = max(width, len([]rune(n)))
+		start = max(start, len([]rune(n))+3)
+	}
+	columns := 0
+	if a.terminal {
+		columns, _ = a.terminalSize()
 	}
 	var b bytes.Buffer
 	for i, n := range p.names {
-		c := p.values[i]
-		c.text = orDash(c.text)
 		if n != "" { // a further value of the name before has none
 			n += ":"
 		}
-		fmt.Fprintf(&b, "%s%*s%s\n", n, width-len([]rune(n))+3, "", paint(c, colour))
+		for _, part := range wrap(orDash(p.values[i].text), columns-start) {
+			fmt.Fprintf(&b, "%s%*s%s\n", n, start-len([]rune(n)), "", paint(cell{text: part, colour: p.values[i].colour}, a.colour()))
+			n = ""
+		}
 	}
-	_, err := w.Write(b.Bytes())
+	_, err := a.out.Write(b.Bytes())
 	return err
 }

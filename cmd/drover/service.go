@@ -165,7 +165,7 @@ func (a *app) drawServiceSpec(s *fleetv1.Service) error {
 	}
 	p.addf("Generation", "%d", s.GetMeta().GetGeneration())
 	p.addf("Created", "%s by %s", a.when(s.GetMeta().GetCreateTime()), s.GetMeta().GetCreatedBy())
-	return p.draw(a.out, a.colour())
+	return a.drawPairs(p)
 }
 
 func (a *app) serviceEndpoints() *cobra.Command {
