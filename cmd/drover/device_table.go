@@ -16,7 +16,7 @@ const deviceSliced = "sliced"
 func deviceTable(all []*fleetv1.DeviceInfo) *table {
 	t := &table{
 		head:  []string{"ID", "NODE", "INDEX", "VENDOR", "MODEL", "USE", "MEMORY", "TEMP", "HEALTH", "STATE", "HOLDER"},
-		spare: []string{"VENDOR", "USE…", "INDEX", "HEALTH…", "MODEL", "TEMP", "MEMORY…", "NODE", "MEMORY", "USE"},
+		spare: []string{"VENDOR", "INDEX", "USE…", "HEALTH…", "MODEL", "TEMP", "MEMORY…", "NODE", "MEMORY", "USE"},
 	}
 	of := byID(all)
 	for _, d := range all {

@@ -68,8 +68,8 @@ func (t *table) fit(width int) (fitted *table, hidden []string) {
 	for _, row := range t.rows {
 		fitted.rows = append(fitted.rows, slices.Clone(row))
 	}
-	for _, name := range t.spare {
-		name, shorten := strings.CutSuffix(name, "…")
+	for _, step := range t.spare {
+		name, shorten := strings.CutSuffix(step, "…")
 		at := slices.Index(fitted.head, name)
 		switch {
 		case at < 0 || fitted.wide() <= width:
