@@ -85,7 +85,7 @@ bench: ## measure; prints the table of figures and writes bench/results (some mi
 	@[ "$$(id -u)" = 0 ] || { echo "make bench: containers and network namespaces need root; run it as root" >&2; exit 1; }
 	@scripts/setup run build test
 	@$(MAKE) build
-	DROVER_BINARY=$(CURDIR)/bin/drover go test -C test/bench -tags bench -run '^TestFigures$$' -count=1 -timeout 20m
+	DROVER_BINARY=$(CURDIR)/bin/drover go test -C test/bench -tags bench -run '^Test(Device)?Figures$$' -count=1 -timeout 30m
 
 fuzz: ## fuzz each parser for FUZZTIME (30s)
 	@scripts/setup build

@@ -45,6 +45,7 @@ type Agent struct {
 	local     net.Listener
 
 	factsChanged chan struct{}
+	quarantining sync.Mutex // while the quarantine is journalled
 
 	mu        sync.Mutex
 	facts     *fleetv1.NodeFacts
@@ -86,13 +87,19 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 		Runtime: deps.Runtime, Journal: a.journal, Logger: deps.Logger, LogRoot: a.logRoot(), Address: a.facts.GetAdvertiseAddress(),
 		PortMin: cfg.PortMin, PortMax: cfg.PortMax, Hooks: []instance.Hook{instance.MountHook(cfg.MountDirs), instance.DeviceHook(deps.Devices.Devices)},
 		PullAllowed: a.pullAllowed, FaultPoint: deps.FaultPoint,
+		Reclaim: deps.Devices.Reclaim, Quarantine: a.quarantine, ReclaimTimeout: cfg.ReclaimTimeout,
 	})
+	deps.Devices.Held = a.instances.Holders
+	for id, q := range a.journal.Quarantined() {
+		deps.Devices.Quarantine(id, q)
+	}
 	a.session = session.New(session.Config{
 		Node: cfg.NodeName, Schedulers: cfg.Schedulers, TokenFile: cfg.TokenFile, Logger: deps.Logger, Instances: a.instances,
 		Header: a.journal.Header, Facts: a.Facts, Samples: a.samples, FactsChanged: a.factsChanged, Relay: a.relay,
 	})
 	a.metrics = metrics.New(metrics.Sources{
-		Version: a.facts.GetAgentVersion(), DataDir: cfg.DataDir, Runtime: deps.Runtime, Devices: deps.Devices, Instances: a.instances.Instances,
+		Version: a.facts.GetAgentVersion(), Node: cfg.NodeName, Declared: cfg.DeclaredDevices, DataDir: cfg.DataDir,
+		Runtime: deps.Runtime, Devices: deps.Devices, Instances: a.instances.Instances,
 		JournalWrites: a.journal.Writes, Connected: a.session.Connected, Generation: func() uint64 { return a.journal.Header().Generation },
 		Logger: deps.Logger, LinesDropped: func(id string, lines uint64) {
 			a.instances.Note(id, fleetv1.EventWarning, "LogLinesDropped", fmt.Sprintf("its logger has dropped %d lines that it could not write", lines))
@@ -111,7 +118,8 @@ func (a *Agent) Facts() *fleetv1.NodeFacts {
 	a.mu.Lock()
 	f := proto.CloneOf(a.facts)
 	a.mu.Unlock()
-	f.Devices = deviceFacts(a.deps.Devices.Devices())
+	all := a.deps.Devices.Devices()
+	f.Devices, f.DeviceShortfall = deviceFacts(all), devices.Shortfall(a.cfg.DeclaredDevices, all)
 	return f
 }
 

@@ -182,6 +182,7 @@ type node struct {
 	a   *agent.Agent
 	end func()
 
+	fleet        string                                                             // its devices
 	exec         func(ctx context.Context, req runtime.ExecRequest) (uint32, error) // nil: rt's
 	accelerators *fakedevices.Backend
 	devices      *devices.Registry
@@ -195,7 +196,7 @@ func newNode(t *testing.T, schedulers ...string) *node {
 func newNodeWith(t *testing.T, exec func(context.Context, runtime.ExecRequest) (uint32, error), schedulers ...string) *node {
 	t.Helper()
 	dir := t.TempDir()
-	n := &node{t: t, exec: exec, cfg: agent.DefaultConfig(), rt: fake.New(fake.Options{Listen: true})}
+	n := &node{t: t, fleet: "2xH100-80GB", exec: exec, cfg: agent.DefaultConfig(), rt: fake.New(fake.Options{Listen: true})}
 	n.cfg.NodeName, n.cfg.DataDir, n.cfg.TokenFile = "n1", filepath.Join(dir, "data"), filepath.Join(dir, "token")
 	n.cfg.Schedulers, n.cfg.HTTPAddr, n.cfg.AdvertiseAddress = schedulers, "127.0.0.1:0", "127.0.0.1"
 	if err := os.WriteFile(n.cfg.TokenFile, []byte("secret\n"), 0o600); err != nil {
@@ -214,7 +215,7 @@ func newNodeWith(t *testing.T, exec func(context.Context, runtime.ExecRequest) (
 func (n *node) boot(fault func(string)) {
 	n.t.Helper()
 	var err error
-	n.accelerators, err = fakedevices.Parse("2xH100-80GB")
+	n.accelerators, err = fakedevices.Parse(n.fleet)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -302,9 +303,9 @@ func TestDeployServeMeasureStop(t *testing.T) {
 	}
 	page := get(t, "http://"+n.a.HTTPAddr()+"/metrics")
 	for _, line := range []string{
-		`drover_instance_ready{instance="0a1b",model="iris",model_version="0.0.1",project="default",service="iris"} 1`,
-		`drover_instance_memory_bytes{instance="0a1b",model="iris",model_version="0.0.1",project="default",service="iris"} 1.6777216e+07`,
-		"drover_agent_connected 1", "drover_agent_assignment_generation 1", "drover_host_memory_bytes ", `drover_device_healthy{`, "drover_build_info{",
+		`drover_instance_ready{instance="0a1b",model="iris",node="n1",project="default",service="iris",version="0.0.1"} 1`,
+		`drover_instance_memory_bytes{instance="0a1b",model="iris",node="n1",project="default",service="iris",version="0.0.1"} 1.6777216e+07`,
+		"drover_agent_connected 1", "drover_agent_assignment_generation 1", "drover_host_memory_bytes ", `drover_device_health{`, "drover_build_info{",
 	} {
 		if !strings.Contains(page, line) {
 			t.Errorf("the metrics lack %s", line)
@@ -429,7 +430,7 @@ func TestExecAndLocalSocket(t *testing.T) {
 	if err != nil || len(list.GetInstances()) != 1 || !list.GetConnected() {
 		t.Fatalf("list %v, %v", list, err)
 	}
-	if _, err := local.StopLocalInstance(t.Context(), &fleetv1.StopLocalInstanceRequest{Name: "nobody"}); status.Code(err) != codes.NotFound {
+	if _, err := local.StopLocalInstance(t.Context(), &fleetv1.StopLocalInstanceRequest{Name: "nobody"}); status.Code(err) != codes.NotFound || status.Convert(err).Message() != `no instance "nobody" on this node` {
 		t.Errorf("stop of nobody: %v", err)
 	}
 	if _, err := local.StopLocalInstance(t.Context(), &fleetv1.StopLocalInstanceRequest{Name: "iris-0a1b"}); err != nil {
@@ -466,6 +467,9 @@ func TestBadConfig(t *testing.T) {
 		"reserved_cpu_millis": func(c *agent.Config) { c.ReservedCPUMillis = -1 },
 		"port_min, port_max":  func(c *agent.Config) { c.PortMin = 1 },
 		"image_low":           func(c *agent.Config) { c.ImageLow = 0.9 },
+		"\"nvdia\" is none":   func(c *agent.Config) { c.DeclaredDevices = map[string]int{"nvdia": 8} },
+		"declared_devices":    func(c *agent.Config) { c.DeclaredDevices = map[string]int{"nvidia": -1} },
+		"reclaim_timeout":     func(c *agent.Config) { c.ReclaimTimeout = 0 },
 	} {
 		c := agent.DefaultConfig()
 		c.NodeName = "n"

@@ -7,6 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
+	"time"
 )
 
 // Config of an agent. Durations and sizes are in the unit that the name says.
@@ -36,6 +39,10 @@ type Config struct {
 	// second.
 	ImageHigh float64 `yaml:"image_high"`
 	ImageLow  float64 `yaml:"image_low"`
+	// DeclaredDevices is how many devices of each vendor the host is meant to have; fewer are told as an event.
+	DeclaredDevices map[string]int `yaml:"declared_devices"`
+	// ReclaimTimeout is how long a device may stay in use after its holder is gone before it is quarantined.
+	ReclaimTimeout time.Duration `yaml:"reclaim_timeout"`
 	// LocalSocket is a Unix socket; empty means agent.sock in DataDir.
 	LocalSocket string `yaml:"local_socket"`
 	// Version of the program, as the node's facts show it; empty means what the Go build recorded.
@@ -47,8 +54,12 @@ func DefaultConfig() Config {
 	return Config{
 		Schedulers: []string{"127.0.0.1:7400"}, TokenFile: "/etc/drover/agent.token", DataDir: "/var/lib/drover/agent",
 		HTTPAddr: "127.0.0.1:7410", PortMin: 30000, PortMax: 32767, ImageHigh: 0.85, ImageLow: 0.75,
+		ReclaimTimeout: time.Minute,
 	}
 }
+
+// deviceVendors are the words for vendors of devices.
+var deviceVendors = []string{"nvidia", "ascend", "fake"}
 
 var nodeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
@@ -115,6 +126,17 @@ func (c *Config) validateHost(wrong func(field, format string, args ...any)) {
 	}
 	if c.PortMin < 1024 || c.PortMax > 65535 || c.PortMin > c.PortMax {
 		wrong("port_min, port_max", "%d–%d is no range within 1024–65535", c.PortMin, c.PortMax)
+	}
+	for vendor, count := range c.DeclaredDevices {
+		switch {
+		case !slices.Contains(deviceVendors, vendor):
+			wrong("declared_devices", "%q is none of %s", vendor, strings.Join(deviceVendors, ", "))
+		case count < 0:
+			wrong("declared_devices", "%d of %s is below 0", count, vendor)
+		}
+	}
+	if c.ReclaimTimeout < time.Second || c.ReclaimTimeout > time.Hour {
+		wrong("reclaim_timeout", "%s is not between 1s and 1h", c.ReclaimTimeout)
 	}
 	if !(c.ImageLow > 0 && c.ImageLow < c.ImageHigh && c.ImageHigh <= 1) {
 		wrong("image_low, image_high", "%v and %v are not fractions with low below high", c.ImageLow, c.ImageHigh)

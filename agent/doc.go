@@ -9,6 +9,10 @@
 //
 // Above 95 % use of a disk that images fill, nothing is fetched any more; what is present still starts.
 //
+// Each change of a device's health, or of what that asks for, is an event: of the instance that works on it, thereby of
+// its service and of the node, else of the node alone. Fewer devices than the configuration declares are told
+// too. Facts about devices go before the events and reports that rest on them.
+//
 // The agent's HTTP answers GET /metrics and GET /healthz. The local socket (mode 0600: root, or whoever
 // runs the agent) serves fleetv1.LocalService, with or without a scheduler.
 //

@@ -103,7 +103,7 @@ func deviceFacts(all []devices.Device) []*fleetv1.Device {
 	for _, d := range all {
 		f := &fleetv1.Device{
 			Id: d.ID, Vendor: d.Vendor, Model: d.Model, Index: int32(d.Index), MemoryBytes: d.MemoryBytes,
-			Health: d.Health, HealthReason: d.Reason, Action: d.Action, PciAddress: d.PCIAddress, NumaNode: narrow(d.NUMANode),
+			Health: d.Health, HealthReason: d.Reason, Action: d.Action, Quarantined: d.Quarantined, PciAddress: d.PCIAddress, NumaNode: narrow(d.NUMANode),
 			ParentId: d.ParentID, Profile: d.Profile, Minor: narrow(d.Minor), CpuAffinity: d.CPUAffinity,
 			DriverVersion: d.DriverVersion, RuntimeVersion: d.RuntimeVersion, ComputeCapability: d.ComputeCapability,
 		}
@@ -127,12 +127,17 @@ func narrow(n *int) *int32 {
 func (a *Agent) samples() []*fleetv1.DeviceSample {
 	var out []*fleetv1.DeviceSample
 	for _, r := range a.deps.Devices.Readings() {
-		if !r.Time.IsZero() {
-			out = append(out, &fleetv1.DeviceSample{
-				DeviceId: r.DeviceID, Time: timestamppb.New(r.Time), Utilisation: r.Utilisation, MemoryUsedBytes: r.MemoryUsedBytes,
-				TemperatureCelsius: r.TemperatureC, PowerWatts: r.PowerWatts,
-			})
+		if r.Time.IsZero() {
+			continue
 		}
+		s := &fleetv1.DeviceSample{
+			DeviceId: r.DeviceID, Time: timestamppb.New(r.Time), Utilisation: r.Utilisation, MemoryUsedBytes: r.MemoryUsedBytes,
+			TemperatureCelsius: r.TemperatureC, PowerWatts: r.PowerWatts,
+		}
+		for _, p := range r.Processes {
+			s.Processes = append(s.Processes, &fleetv1.DeviceProcess{Pid: int32(p.PID), MemoryBytes: p.MemoryBytes})
+		}
+		out = append(out, s)
 	}
 	return out
 }

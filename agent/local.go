@@ -74,7 +74,7 @@ func (s *localService) StopLocalInstance(_ context.Context, req *fleetv1.StopLoc
 	in, err := s.a.instances.StopHere(req.GetName())
 	switch {
 	case errors.Is(err, runtime.ErrNotFound):
-		return nil, status.Error(codes.NotFound, err.Error())
+		return nil, status.Errorf(codes.NotFound, "no instance %q on this node", req.GetName())
 	case err != nil:
 		return nil, status.Error(codes.Internal, err.Error())
 	}

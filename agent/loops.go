@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"github.com/shirou/gopsutil/v3/disk"
 	"golang.org/x/time/rate"
 
-	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
 )
@@ -90,15 +88,15 @@ func (a *Agent) nodeLoop(ctx context.Context) error {
 	ticker := time.NewTicker(slowEvery)
 	defer ticker.Stop()
 	var collected time.Time
-	known, signals := map[string]string{}, rate.NewLimiter(rate.Every(signalEvery), signalBurst)
-	a.noteDevices(known)
+	notes, signals := newDeviceNotes(a.journal.Quarantined()), rate.NewLimiter(rate.Every(signalEvery), signalBurst)
+	a.noteDevices(notes)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-a.deps.Devices.Changed():
-			a.noteDevices(known)
-			tellOnce(a.factsChanged)
+			tellOnce(a.factsChanged) // first: what is reported of instances may rest on it
+			a.noteDevices(notes)
 			continue
 		case s := <-a.deps.Devices.Signals():
 			a.noteSignal(s, signals)
@@ -113,40 +111,6 @@ func (a *Agent) nodeLoop(ctx context.Context) error {
 			a.collectImages(ctx)
 		}
 	}
-}
-
-// noteDevices reports devices whose health changed since the last call, and has instances leave those that
-// they can't stay on.
-func (a *Agent) noteDevices(known map[string]string) {
-	for _, d := range a.deps.Devices.Devices() {
-		switch before, seen := known[d.ID]; {
-		case !seen || before == d.Health:
-		case d.Health == fleetv1.Healthy:
-			a.session.NodeEvent(fleetv1.EventNormal, "DeviceRecovered", fmt.Sprintf("device %s (%s) is healthy again", d.ID, d.Model))
-		default:
-			a.session.NodeEvent(fleetv1.EventAbnormal, "DeviceFailed", fmt.Sprintf("device %s (%s) is %s: %s", d.ID, d.Model, d.Health, d.Reason))
-		}
-		if d.Evict {
-			a.instances.DeviceFailed(d.ID, d.Reason)
-		}
-		known[d.ID] = d.Health
-	}
-}
-
-// noteSignal reports what a driver told, up to the limit; the metrics count all of it.
-func (a *Agent) noteSignal(s devices.Signal, limit *rate.Limiter) {
-	if !limit.Allow() {
-		return
-	}
-	code := ""
-	if s.Code != 0 {
-		code = fmt.Sprintf(" %d", s.Code)
-	}
-	what := fmt.Sprintf("device %s signalled %s%s", cmp.Or(s.DeviceID, "of unknown ID"), s.Kind, code)
-	if s.Text != "" {
-		what += ": " + s.Text
-	}
-	a.session.NodeEvent(fleetv1.EventWarning, "DeviceSignal", what)
 }
 
 func (a *Agent) pullAllowed() error {

@@ -135,6 +135,30 @@ func TestLogs(t *testing.T) {
 }
 
 // A terminal: its first size, what is typed, a change of its size after the end of the input, what is printed.
+// TestExecErrorsSpeakOfTheCommand: a caller names an instance, and knows no container.
+func TestExecErrorsSpeakOfTheCommand(t *testing.T) {
+	s := newScheduler(t, "127.0.0.1:0", "")
+	newNodeWith(t, func(_ context.Context, req runtime.ExecRequest) (uint32, error) {
+		if req.Command[0] == "/nope" {
+			return 0, fmt.Errorf("exec in 0a1b-1: %w: stat /nope: no such file or directory", runtime.ErrFatal)
+		}
+		return 0, fmt.Errorf("exec in 0a1b-1: %w", runtime.ErrUnavailable)
+	}, s.addr)
+	<-s.hellos
+	s.send(1, instance())
+	s.until("ready", ready)
+	for command, want := range map[string]string{"/nope": "stat /nope: no such file or directory", "/true": "runtime unavailable"} {
+		s.orders <- &fleetv1.RelayOrder{RelayId: command, InstanceId: "0a1b", What: &fleetv1.RelayOrder_Exec{Exec: &fleetv1.ExecStart{Command: []string{command}}}}
+		m := s.next()
+		for m.GetError() == "" {
+			m = s.next()
+		}
+		if m.GetError() != want {
+			t.Errorf("%s: %q, want %q", command, m.GetError(), want)
+		}
+	}
+}
+
 func TestExecWithATerminal(t *testing.T) {
 	s := newScheduler(t, "127.0.0.1:0", "")
 	newNodeWith(t, func(ctx context.Context, req runtime.ExecRequest) (uint32, error) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -80,15 +81,26 @@ func (a *Agent) exec(ctx context.Context, id string, start *fleetv1.ExecStart, i
 		defer sending.Unlock()
 		return sendRaw(&fleetv1.RelayRequest{Output: o})
 	}
-	code, err := a.deps.Runtime.Exec(ctx, instance.ContainerID(id, in.GetObserved().GetAttempt()), runtime.ExecRequest{
+	container := instance.ContainerID(id, in.GetObserved().GetAttempt())
+	code, err := a.deps.Runtime.Exec(ctx, container, runtime.ExecRequest{
 		Command: start.GetCommand(), TTY: start.GetTty(), Stdin: stdin, Resize: resize, Size: windowSize(start),
 		Stdout: writer(func(b []byte) error { return send(&fleetv1.ExecOutput{Stdout: b}) }),
 		Stderr: writer(func(b []byte) error { return send(&fleetv1.ExecOutput{Stderr: b}) }),
 	})
 	if err != nil {
-		return err
+		return execError(container, err)
 	}
 	return send(&fleetv1.ExecOutput{ExitCode: &code})
+}
+
+// execError leaves out the container's name, which a caller who named an instance doesn't know, and that the fault is in
+// the command, which it tells itself.
+func execError(container string, err error) error {
+	text := err.Error()
+	if _, after, found := strings.Cut(text, container+": "); found {
+		text = after
+	}
+	return errors.New(strings.TrimPrefix(text, runtime.ErrFatal.Error()+": "))
 }
 
 // passInput passes input on until the inputs or ctx end; after the end of the standard input it still takes

@@ -16,11 +16,14 @@ type Device struct {
 	Reason      string // why it isn't healthy
 	Action      string // what its state asks for, see Verdict; empty from a backend
 	Evict       bool   // who holds it must leave it; false from a backend
+	Quarantined bool   // see Registry.Quarantine; false from a backend
 	PCIAddress  string // "0000:3b:00.0"; empty when there is none
 	NUMANode    *int   // nil when the host doesn't say
 
 	ParentID string // of a slice: the device that it is cut from; that one is listed too, and can't be given out whole
 	Profile  string // of a slice: "1g.10gb"
+	// Of a slice: the GPU instance that it is in and its number in that, which name what its holder may open.
+	GPUInstance, ComputeInstance *int
 
 	Minor       *int   // number in the name of its device file
 	LogicID     *int   // Ascend: number that programs use
@@ -46,8 +49,9 @@ type Link struct {
 // LinkKind names a connection, the words are the vendors'.
 type LinkKind string
 
-// Kinds of links, fast ones first. The PCIe kinds say what is between: one switch, several, a host
-// bridge, the CPUs' interconnect.
+// Kinds of links, fast ones first. HCCS is Huawei's bus between NPUs, directly or through a switch; SIO joins the two
+// dies of a card; UB, the unified bus, is what later Ascend chips have instead. The PCIe kinds say what is between: one
+// switch, several, a host bridge, the CPUs' interconnect.
 const (
 	LinkNVLink LinkKind = "nvlink"
 	LinkHCCS   LinkKind = "hccs"

@@ -4,7 +4,16 @@
 //
 // A device that a backend no longer reports stays listed as Lost until the agent restarts, because an
 // instance may still hold it: absent and broken are different things. So are broken and silent: devices
-// whose driver doesn't answer are Unresponsive, which says nothing against them.
+// whose driver doesn't answer are Unresponsive, which says nothing against them. A slice is different: when
+// its parent is listed without it, the parent was sliced anew, and the slice is forgotten once nobody holds it.
+//
+// A device whose holder is gone is free again when fresh figures show no process on it and its memory back at its
+// baseline: the least that was seen while nobody held it, and some. The baseline isn't kept over a
+// restart, except with a quarantine; a device that was held ever since may use a tenth of its memory. A figure that a vendor's driver doesn't
+// have can't be held against its devices: without processes the memory decides, and the other way round. Any
+// process counts, be it a container's or the host's: one that the host wants on its devices at all times keeps them
+// out of use. What isn't free in time is put into quarantine, which shows as a device that is drained, and
+// ends with the next look (every 30 s, or when a driver signals) that finds nothing left. The ledger of who holds what is the agent's.
 //
 // Each backend has goroutines of its own, so that a vendor's driver that hangs delays neither another
 // vendor nor the agent. A signal of a driver is passed on at once, and makes the registry look at the

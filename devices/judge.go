@@ -106,12 +106,12 @@ func (r *Registry) consultLocked() bool {
 	return news
 }
 
-// judgedLocked is the device as the judge sees it.
+// judgedLocked is the device as the judge sees it, and its quarantine.
 func (r *Registry) judgedLocked(d Device) Device {
 	if v, judged := r.verdicts[d.ID]; judged {
 		d.Health, d.Reason, d.Action, d.Evict = v.Health, v.Reason, v.Action, v.Evict
 	}
-	return d
+	return r.quarantinedLocked(d)
 }
 
 // lookAtPCI notes which of a vendor's PCI devices are there, and tells the judge of those that went.

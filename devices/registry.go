@@ -54,6 +54,9 @@ type Registry struct {
 	// These are set before Run.
 	Judge      Judge  // decides how healthy devices are; nil: the backends do
 	PCIDevices string // the folder in which the host lists its PCI devices
+	// Held answers who holds which devices, ID by ID: the ledger. It answers from memory and calls nothing of the
+	// registry; nil: nobody holds any.
+	Held func() map[string]string
 	// Listen tells Heard of what other sources than the backends say, until ctx ends; nil: there are none.
 	Listen func(ctx context.Context, heard func(pciAddress string, s Signal)) error
 
@@ -70,6 +73,11 @@ type Registry struct {
 	verdicts map[string]Verdict
 	onBus    map[string]bool // whose PCI device was seen
 	dropped  uint64
+
+	discovered  map[string]bool // vendors that have answered
+	quarantined map[string]Quarantine
+	reclaiming  map[string]string // by device: the holder that works on it no more
+	baseline    map[string]int64  // least memory used while nobody held the device
 }
 
 // NewRegistry makes a registry that Run keeps current. It closes the backends when Run ends.
@@ -78,6 +86,7 @@ func NewRegistry(logger *slog.Logger, backends ...Backend) *Registry {
 		logger: logger, changed: make(chan struct{}, 1), signals: make(chan Signal, signalRoom),
 		devices: map[string]Device{}, readings: map[string]Reading{}, counts: map[SignalCount]uint64{},
 		PCIDevices: pciDevices, told: map[SignalCount]telling{}, verdicts: map[string]Verdict{}, onBus: map[string]bool{},
+		discovered: map[string]bool{}, quarantined: map[string]Quarantine{}, reclaiming: map[string]string{}, baseline: map[string]int64{},
 	}
 	for _, b := range backends {
 		r.vendors = append(r.vendors, newVendor(r, b))
@@ -120,11 +129,21 @@ func (r *Registry) Settle(ctx context.Context, limit time.Duration) {
 	}
 }
 
+// Discovered tells whether every backend has told of its devices: from then on one that isn't listed isn't there.
+func (r *Registry) Discovered() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.discovered) == len(r.vendors)
+}
+
 // merge takes in what a vendor's discovery found.
 func (r *Registry) merge(name string, found []Device) {
 	found = r.checked(name, found)
+	held := r.held()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	first := !r.discovered[name]
+	r.discovered[name] = true
 	changed, now := false, time.Now()
 	present := map[string]bool{}
 	for _, d := range found {
@@ -139,8 +158,9 @@ func (r *Registry) merge(name string, found []Device) {
 			delete(r.readings, d.ID)
 		}
 	}
+	changed = r.dropSlicesLocked(name, present, held) || changed
 	changed = r.markLocked(name, present, fleetv1.Lost, "the driver no longer lists it") || changed
-	if r.consultLocked() || changed {
+	if r.consultLocked() || changed || first {
 		tell(r.changed)
 	}
 }
@@ -201,6 +221,7 @@ func (r *Registry) take(name string, what Figures, samples []Sample) {
 	for _, s := range samples {
 		got[s.DeviceID] = s
 	}
+	held, released := r.held(), false
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, d := range r.devices {
@@ -218,8 +239,11 @@ func (r *Registry) take(name string, what Figures, samples []Sample) {
 			continue
 		}
 		r.readings[id] = reading
+		if held[id] == "" {
+			released = r.learnLocked(d, what) || released
+		}
 	}
-	if r.consultLocked() {
+	if r.consultLocked() || released {
 		tell(r.changed)
 	}
 }
@@ -335,7 +359,7 @@ func (r *Registry) Vendors() []Vendor {
 	return out
 }
 
-// Changed holds a token after Devices changed; it is for one reader.
+// Changed holds a token after Devices or Discovered changed; it is for one reader.
 func (r *Registry) Changed() <-chan struct{} { return r.changed }
 
 // Signals are what the drivers tell by themselves, in order per vendor; it is for one reader.

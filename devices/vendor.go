@@ -33,11 +33,13 @@ type vendor struct {
 	registry *Registry
 	backend  Backend
 	name     string
-	asked    chan struct{} // closed after the first discovery
-	look     chan struct{} // a signal came: see what it did
-	figures  Vendor        // the registry's lock guards it
+	asked    chan struct{}   // closed after the first discovery
+	look     chan struct{}   // a signal came: see what it did
+	asks     chan chan error // for fresh figures; the answer says how that went
+	figures  Vendor          // the registry's lock guards it
 
-	failures int // in a row, of Discover and Sample
+	failures int   // in a row, of Discover and Sample
+	trouble  error // the last of them
 	calls    map[Figures]time.Time
 	discover time.Time // when it's due
 	looked   time.Time
@@ -45,7 +47,7 @@ type vendor struct {
 
 func newVendor(r *Registry, b Backend) *vendor {
 	return &vendor{
-		registry: r, backend: b, name: b.Vendor(), asked: make(chan struct{}), look: make(chan struct{}, 1),
+		registry: r, backend: b, name: b.Vendor(), asked: make(chan struct{}), look: make(chan struct{}, 1), asks: make(chan chan error),
 		figures: Vendor{Name: b.Vendor()}, calls: map[Figures]time.Time{},
 	}
 }
@@ -68,15 +70,26 @@ func (v *vendor) poll(ctx context.Context) {
 	defer timer.Stop()
 	look := v.look
 	for {
+		var asked []chan error
 		select {
 		case <-ctx.Done():
 			return
 		case <-look:
 			now = time.Now()
 			v.discover, v.calls[Condition], v.looked = now, now, now
+			if len(v.registry.Quarantined()) > 0 {
+				v.calls[Usage], v.calls[Processes] = now, now
+			}
+		case reply := <-v.asks:
+			asked = append(v.waiting(), reply)
+			now = time.Now()
+			v.calls[Usage], v.calls[Processes] = now, now
 		case <-timer.C:
 		}
-		v.step(ctx)
+		err := v.step(ctx)
+		for _, reply := range asked {
+			reply <- err
+		}
 		once.Do(func() { close(v.asked) })
 		next, now := v.next(), time.Now()
 		if v.failures > 0 || now.Sub(v.looked) < leastBackoff {
@@ -89,6 +102,35 @@ func (v *vendor) poll(ctx context.Context) {
 			look = v.look
 		}
 		timer.Reset(max(0, next.Sub(now)))
+	}
+}
+
+// refresh has usage and processes measured anew, together with who else asks at the time.
+func (v *vendor) refresh(ctx context.Context) error {
+	reply := make(chan error, 1)
+	select {
+	case v.asks <- reply:
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnresponsive, ctx.Err())
+	}
+	select {
+	case err := <-reply:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnresponsive, ctx.Err())
+	}
+}
+
+// waiting takes those who ask at this moment.
+func (v *vendor) waiting() []chan error {
+	var all []chan error
+	for {
+		select {
+		case reply := <-v.asks:
+			all = append(all, reply)
+		default:
+			return all
+		}
 	}
 }
 
@@ -110,8 +152,9 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// step does what is due: discovery first, because it tells which devices there are to measure.
-func (v *vendor) step(ctx context.Context) {
+// step does what is due: discovery first, because it tells which devices there are to measure. Its error says
+// why nothing could be measured.
+func (v *vendor) step(ctx context.Context) error {
 	now := time.Now()
 	if !v.discover.After(now) {
 		v.registry.lookAtPCI(v.name)
@@ -121,11 +164,10 @@ func (v *vendor) step(ctx context.Context) {
 			return err
 		})
 		if ctx.Err() != nil {
-			return
+			return ctx.Err()
 		}
 		if err != nil {
-			v.fail(wrap("discover", v.name, err))
-			return
+			return v.fail(wrap("discover", v.name, err))
 		}
 		if v.failures > 0 {
 			v.registry.logger.Info("devices answer again", "vendor", v.name, "failures", v.failures)
@@ -133,12 +175,13 @@ func (v *vendor) step(ctx context.Context) {
 		v.failures, v.discover = 0, time.Now().Add(discoverEvery)
 		v.registry.merge(v.name, found)
 	}
-	if v.failures == 0 {
-		v.sample(ctx)
+	if v.failures > 0 {
+		return v.trouble
 	}
+	return v.sample(ctx)
 }
 
-func (v *vendor) sample(ctx context.Context) {
+func (v *vendor) sample(ctx context.Context) error {
 	now, what := time.Now(), Figures(0)
 	for f, every := range map[Figures]time.Duration{Usage: usageEvery, Processes: processesEvery, Condition: conditionEvery} {
 		if !v.calls[f].After(now) {
@@ -147,7 +190,10 @@ func (v *vendor) sample(ctx context.Context) {
 		}
 	}
 	if what == 0 {
-		return
+		return nil
+	}
+	if f, follows := v.backend.(Follower); follows && v.registry.Held != nil {
+		f.SetHeld(v.registry.busy())
 	}
 	var samples []Sample
 	err := v.call(ctx, func(ctx context.Context) (err error) {
@@ -156,11 +202,12 @@ func (v *vendor) sample(ctx context.Context) {
 	})
 	switch {
 	case ctx.Err() != nil:
+		return ctx.Err()
 	case err != nil:
-		v.fail(wrap("measure", v.name, err))
-	default:
-		v.registry.take(v.name, what, samples)
+		return v.fail(wrap("measure", v.name, err))
 	}
+	v.registry.take(v.name, what, samples)
+	return nil
 }
 
 // call asks the backend with a deadline, and counts it.
@@ -182,9 +229,10 @@ func (v *vendor) call(ctx context.Context, f func(context.Context) error) error 
 	return err
 }
 
-// fail backs off, and tells the devices' health by the kind of error.
-func (v *vendor) fail(err error) {
+// fail backs off, tells the devices' health by the kind of error, and answers it.
+func (v *vendor) fail(err error) error {
 	v.failures++
+	v.trouble = err
 	wait := min(leastBackoff<<min(v.failures-1, 10), mostBackoff)
 	v.discover = time.Now().Add(wait)
 	if v.failures == 1 {
@@ -193,6 +241,7 @@ func (v *vendor) fail(err error) {
 	if errors.Is(err, ErrUnresponsive) || v.failures >= tolerated {
 		v.registry.mark(v.name, fleetv1.Unresponsive, err.Error())
 	}
+	return err
 }
 
 // watch passes the backend's signals on, and watches again when watching ends.

@@ -28,7 +28,7 @@ func DeviceHook(known func() []devices.Device) Hook {
 				return fmt.Errorf("device %s is not on this node any more: %w", id, runtime.ErrFatal)
 			case all[i].Health == fleetv1.Lost:
 				return fmt.Errorf("device %s (%s) is lost: %s: %w", id, all[i].Model, all[i].Reason, runtime.ErrFatal)
-			case all[i].Evict:
+			case all[i].Evict, all[i].Quarantined:
 				return fmt.Errorf("device %s (%s) can't be used: %s: %w", id, all[i].Model, all[i].Reason, runtime.ErrFatal)
 			case all[i].Health == fleetv1.Unresponsive:
 				return fmt.Errorf("device %s (%s) doesn't answer: %s", id, all[i].Model, all[i].Reason)
@@ -36,6 +36,22 @@ func DeviceHook(known func() []devices.Device) Hook {
 		}
 		return nil
 	}}
+}
+
+// Holders answers which instance holds each device, by the device's ID: from when it is assigned until it is
+// reaped.
+func (g *Manager) Holders() map[string]string {
+	holders := map[string]string{}
+	for _, m := range g.all() {
+		m.mu.Lock()
+		if m.rec.Instance.Observed.State != fleetv1.InstanceReaped {
+			for _, id := range m.rec.Instance.GetSpec().GetDeviceIds() {
+				holders[id] = m.id
+			}
+		}
+		m.mu.Unlock()
+	}
+	return holders
 }
 
 // DeviceFailed makes the instances that hold a device leave it: each loses its endpoint at once, and then fails, so
@@ -46,11 +62,31 @@ func (g *Manager) DeviceFailed(id, reason string) {
 	}
 }
 
+// leftDevices tells whether nothing of an instance in this state runs any more, nor will.
+func leftDevices(state string) bool {
+	return state == fleetv1.InstanceFailed || state == fleetv1.InstanceReclaiming || state == fleetv1.InstanceReaped
+}
+
+// NoteHolder adds an event to the instance that works on a device, and tells whether there is one.
+func (g *Manager) NoteHolder(device, kind, reason, message string) bool {
+	m := g.find(g.Holders()[device])
+	if m == nil {
+		return false
+	}
+	m.mu.Lock()
+	works := !m.rec.Absent && !leftDevices(m.rec.Instance.Observed.State)
+	m.mu.Unlock()
+	if works {
+		g.Note(m.id, kind, reason, message)
+	}
+	return works
+}
+
 func (m *machine) deviceFailed(id, reason string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	in := m.rec.Instance
-	if !slices.Contains(in.GetSpec().GetDeviceIds(), id) || m.broken != "" || in.Observed.State == fleetv1.InstanceFailed || in.Observed.State == fleetv1.InstanceReaped {
+	if !slices.Contains(in.GetSpec().GetDeviceIds(), id) || m.broken != "" || leftDevices(in.Observed.State) {
 		return
 	}
 	m.broken = fmt.Sprintf("device %s failed: %s", id, reason)

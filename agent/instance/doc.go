@@ -8,7 +8,7 @@
 //
 // Up: Accepted, Pulling, Preparing (hooks, create), Starting, Running; the port is published while the
 // first probes run, and the instance is ready when both are done. Down: Draining (not ready, still
-// serving), Stopping (SIGTERM, SIGKILL), delete, then Reaped or the next attempt. After an exit: Exited,
+// serving), Stopping (SIGTERM, SIGKILL), delete, then Reclaiming and Reaped or the next attempt. After an exit: Exited,
 // delete, back-off, next attempt, and after five failed restarts Failed.
 //
 // What survives a crash. The attempt and its port are journalled before anything is made, and names derive
@@ -19,6 +19,13 @@
 //
 // An instance whose devices are gone when its container is to be made fails, with the event DeviceFailed, and holds
 // nothing on the node; the scheduler places another. While a driver doesn't answer, it waits.
+//
+// Devices are given back only when they are free. Before an instance that may have used some is reaped, the
+// drivers are asked; while something is left on a device the instance is Reclaiming: container and ports are gone,
+// its devices still its own. What isn't free in time is put into quarantine, which the scheduler learns before it
+// learns that the instance is reaped. The next attempt of the same instance gets its devices as they are, and
+// an instance of which this process knows that no container was made has nothing to give back; an agent that
+// was started meanwhile doesn't know, and asks.
 //
 // An endpoint that a client may still know is served for withdraw_seconds from when it left the look-up's
 // answers: from now when the scheduler asked for the stop, from a second later when this node withdrew it

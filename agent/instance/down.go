@@ -19,7 +19,7 @@ import (
 func (m *machine) exited(exit runtime.Exit, state string) outcome {
 	status := &fleetv1.ExitStatus{Code: exit.Code, Reason: string(exit.Reason), Time: timestamppb.New(exit.Time)}
 	switch state {
-	case fleetv1.InstanceExited, fleetv1.InstanceFailed, fleetv1.InstanceReaped:
+	case fleetv1.InstanceExited, fleetv1.InstanceFailed, fleetv1.InstanceReclaiming, fleetv1.InstanceReaped:
 		return again // known already
 	case fleetv1.InstanceStopping:
 		m.ended = true
@@ -208,7 +208,7 @@ func (m *machine) down(ctx context.Context, want intent) outcome {
 	return again
 }
 
-// reap ends a stop: nothing of the instance is left on the node but its logs.
+// reap ends a stop: what is left to do is to have its devices free again.
 func (m *machine) reap(ctx context.Context) outcome {
 	if err := m.delete(ctx, m.container()); err != nil {
 		return m.later(err)
@@ -216,12 +216,22 @@ func (m *machine) reap(ctx context.Context) outcome {
 	m.forgetAttempt()
 	m.fatal = ""
 	m.g.ports.release(m.id)
+	return m.reclaim(ctx)
+}
+
+const nothingLeft = "stopped; nothing of it is left on the node"
+
+// conclude says that the instance is gone but for its logs.
+func (m *machine) conclude(message string) outcome {
 	m.save(func(o *fleetv1.InstanceObserved) {
+		if o.State == fleetv1.InstanceReclaiming {
+			o.Reason = m.reason
+		}
 		o.State, o.Ready, o.Health, o.Pid, o.RetryTime = fleetv1.InstanceReaped, false, "", 0, nil
 		if m.rec.StoppedHere {
 			o.Reason = "stopped on the node by its operator"
 		}
-		m.noteLocked(fleetv1.EventNormal, "InstanceReaped", "stopped; nothing of it is left on the node")
+		m.noteLocked(fleetv1.EventNormal, "InstanceReaped", message)
 	})
 	return again
 }

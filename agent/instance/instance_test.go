@@ -43,6 +43,11 @@ type world struct {
 	devices []devices.Device
 	created []runtime.Spec
 	refuse  error // that the runtime answers to Create
+
+	left        map[string]string // on devices that should be free
+	silent      bool              // the drivers don't answer
+	asked       int               // for devices to be free
+	quarantined []string
 }
 
 // watched is the world's runtime with an eye on what is created.
@@ -72,6 +77,59 @@ func (w *world) knownDevices() []devices.Device {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.devices)
+}
+
+// reclaim answers what is left on devices; it takes its time when the drivers are silent.
+func (w *world) reclaim(ctx context.Context, ids []string) map[string]string {
+	w.mu.Lock()
+	w.asked++
+	silent, left := w.silent, map[string]string{}
+	for _, id := range ids {
+		if why, found := w.left[id]; found {
+			left[id] = why
+		}
+	}
+	w.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		for _, id := range ids {
+			left[id] = "the driver doesn't answer"
+		}
+	}
+	return left
+}
+
+// quarantine notes a device, and how the instance "i" stood then.
+func (w *world) quarantine(id, reason string) {
+	state := w.g.find("i").snapshot().GetObserved().GetState()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.quarantined = append(w.quarantined, state+": "+id+": "+reason)
+}
+
+// leave sets what is left on devices.
+func (w *world) leave(left map[string]string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.left = left
+}
+
+func (w *world) askedFor() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.asked
+}
+
+func (w *world) inQuarantine() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.quarantined)
+}
+
+func (w *world) setSilent(silent bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.silent = silent
 }
 
 func newWorld(t *testing.T) *world {
@@ -106,6 +164,7 @@ func (w *world) boot() {
 	w.g = New(Config{
 		Runtime: rt, PullAllowed: w.pullAllowed, Journal: w.journal, Logger: slog.New(slog.DiscardHandler), LogRoot: w.dir, Address: "192.0.2.1",
 		PortMin: 30000, PortMax: 30200, Hooks: []Hook{MountHook([]string{w.dir}), DeviceHook(w.knownDevices)},
+		Reclaim: w.reclaim, Quarantine: w.quarantine, ReclaimTimeout: time.Minute,
 		FaultPoint: func(name string) {
 			if name == crash {
 				select {} // as good as dead: this goroutine does nothing any more

@@ -59,6 +59,10 @@ type machine struct {
 	ended       bool   // the process of this attempt has ended
 	fatal       string // why the instance has to fail
 	failures    int    // of the present step, for its back-off
+	made        bool   // a container may have been made: there may be something on its devices
+	// reclaimUntil is when devices that aren't free are given up; reason is what was told before that.
+	reclaimUntil time.Time
+	reason       string
 }
 
 // outcome of a step: again at once, or when woken and at the latest after wait (when above 0), or gone.
@@ -70,7 +74,7 @@ type outcome struct {
 var again = outcome{again: true}
 
 func newMachine(g *Manager, rec journal.Record) *machine {
-	return &machine{g: g, id: rec.ID(), wake: make(chan struct{}, 1), rec: rec, stopProbe: func() {}}
+	return &machine{g: g, id: rec.ID(), wake: make(chan struct{}, 1), rec: rec, stopProbe: func() {}, made: true}
 }
 
 func (m *machine) run(ctx context.Context) {
@@ -288,7 +292,7 @@ func (m *machine) step(ctx context.Context) outcome {
 		return m.exited(*exit, state)
 	case m.fatal != "":
 		return m.fail(ctx)
-	case broken != "" && state != fleetv1.InstanceFailed && state != fleetv1.InstanceReaped:
+	case broken != "" && !leftDevices(state):
 		return m.leaveDevice(broken)
 	case loggerDied && (state == fleetv1.InstanceStarting || state == fleetv1.InstanceRunning):
 		return m.loggerGone()
@@ -297,6 +301,8 @@ func (m *machine) step(ctx context.Context) outcome {
 		return again
 	case state == fleetv1.InstanceReaped:
 		return m.reaped()
+	case state == fleetv1.InstanceReclaiming:
+		return m.reclaim(ctx)
 	case state == fleetv1.InstanceFailed:
 		if want == stop {
 			return m.reap(ctx)
@@ -386,7 +392,7 @@ func (m *machine) look(ctx context.Context, state string) outcome {
 	m.failures = 0
 	ran := state == fleetv1.InstanceRunning || state == fleetv1.InstanceDraining || state == fleetv1.InstanceStopping
 	switch {
-	case state == fleetv1.InstanceExited, state == fleetv1.InstanceFailed, state == fleetv1.InstanceReaped:
+	case state == fleetv1.InstanceExited, leftDevices(state):
 	case absent && ran:
 		m.keepMail(&runtime.Exit{Reason: runtime.ExitShimKilled, Code: 255, Time: time.Now()}, nil, false)
 	case absent:

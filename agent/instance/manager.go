@@ -20,7 +20,7 @@ import (
 // ErrRefused says that an assignment set must not be followed.
 var ErrRefused = errors.New("assignment set refused")
 
-// Config is what a Manager needs; every field but PullAllowed, Hooks and FaultPoint is required.
+// Config is what a Manager needs; every field but PullAllowed, Hooks, FaultPoint and those of Reclaim is required.
 type Config struct {
 	Runtime runtime.Runtime
 	Journal *journal.Journal
@@ -35,6 +35,11 @@ type Config struct {
 	Hooks []Hook
 	// PullAllowed answers why no image may be fetched now; one that is present is used all the same.
 	PullAllowed func() error
+	// Reclaim answers why devices of an instance that is gone are not free again, by ID; Quarantine has one that wasn't
+	// free within ReclaimTimeout known to the scheduler before what is reported next. Nil: they are free at once.
+	Reclaim        func(ctx context.Context, ids []string) map[string]string
+	Quarantine     func(id, reason string)
+	ReclaimTimeout time.Duration
 	// FaultPoint is called at named points, for crash tests: "accepted", "created", "started", "deleted".
 	FaultPoint func(name string)
 }
@@ -68,7 +73,9 @@ func New(cfg Config) *Manager {
 	for id, rec := range cfg.Journal.Records() {
 		rec = rec.Clone()
 		rec.Instance.Observed.Sequence = max(rec.Instance.Observed.Sequence, rec.SequenceLimit)
-		g.ports.hold(int(rec.Instance.Observed.Port), id)
+		if state := rec.Instance.Observed.State; state != fleetv1.InstanceReclaiming && state != fleetv1.InstanceReaped {
+			g.ports.hold(int(rec.Instance.Observed.Port), id)
+		}
 		g.machines[id] = newMachine(g, rec)
 		g.dirty[id] = true
 	}
@@ -186,6 +193,7 @@ func (g *Manager) Apply(set *fleetv1.AssignmentSet) error {
 			continue
 		}
 		m := newMachine(g, g.accepted(inst))
+		m.made = m.rec.Instance.Observed.Attempt > 1 // else nothing can be there yet
 		waits, added = append(waits, m.stage()), append(added, m)
 	}
 	for _, m := range g.all() {

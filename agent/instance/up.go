@@ -70,7 +70,7 @@ func (m *machine) pullImage(ctx context.Context) outcome {
 		case time.Since(told) > 30*time.Second:
 			told = time.Now()
 			m.update(func(*fleetv1.InstanceObserved) {
-				m.noteLocked(fleetv1.EventNormal, "ImagePullProgress", fmt.Sprintf("pulled %d of %d bytes of %s", p.DoneBytes, p.TotalBytes, spec.GetImage()))
+				m.noteLocked(fleetv1.EventNormal, "ImagePullProgress", fmt.Sprintf("pulled %.1f of %.1f MiB of %s", mebibytes(p.DoneBytes), mebibytes(p.TotalBytes), spec.GetImage()))
 			})
 		}
 	})
@@ -90,11 +90,13 @@ func (m *machine) pullImage(ctx context.Context) outcome {
 	m.update(func(o *fleetv1.InstanceObserved) {
 		o.State, o.Reason = fleetv1.InstancePreparing, ""
 		if started {
-			m.noteLocked(fleetv1.EventNormal, "ImagePulled", fmt.Sprintf("pulled %s (%d bytes)", spec.GetImage(), img.Bytes))
+			m.noteLocked(fleetv1.EventNormal, "ImagePulled", fmt.Sprintf("pulled %s (%.1f MiB)", spec.GetImage(), mebibytes(img.Bytes)))
 		}
 	})
 	return again
 }
+
+func mebibytes(n int64) float64 { return float64(n) / (1 << 20) }
 
 // create runs the hooks and makes the container; the port is decided by then, for it is in the environment.
 func (m *machine) create(ctx context.Context) outcome {
@@ -116,6 +118,7 @@ func (m *machine) create(ctx context.Context) outcome {
 	}
 	callCtx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	m.made = true
 	if _, err := m.g.cfg.Runtime.Create(callCtx, spec); err != nil {
 		if errors.Is(err, runtime.ErrDevice) {
 			m.complain(deviceFailed, err)
@@ -126,7 +129,7 @@ func (m *machine) create(ctx context.Context) outcome {
 	m.failures = 0
 	m.update(func(o *fleetv1.InstanceObserved) {
 		o.State, o.Reason = fleetv1.InstanceStarting, ""
-		m.noteLocked(fleetv1.EventNormal, "InstanceStarting", "starting container "+spec.ID)
+		m.noteLocked(fleetv1.EventNormal, "InstanceStarting", fmt.Sprintf("starting attempt %d", o.GetAttempt()))
 	})
 	return again
 }

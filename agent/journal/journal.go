@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/drover-fleet/drover/devices"
 )
 
 // ErrCorrupt says that the journal can't be trusted.
@@ -37,9 +39,11 @@ type Journal struct {
 	mu      sync.Mutex
 	header  Header
 	records map[string]Record
-	failed  error // sticky: after a failed write memory and file may differ
-	closed  bool
-	pending *batch
+	// quarantined devices, by ID; replaced, never changed.
+	quarantined map[string]devices.Quarantine
+	failed      error // sticky: after a failed write memory and file may differ
+	closed      bool
+	pending     *batch
 
 	some chan struct{}
 	done chan struct{}
@@ -47,11 +51,12 @@ type Journal struct {
 
 // batch is what one transaction will write.
 type batch struct {
-	header  *Header
-	records map[string]*Record // nil: deleted
-	count   int                // records there will be
-	err     error
-	written chan struct{}
+	header      *Header
+	records     map[string]*Record // nil: deleted
+	count       int                // records there will be
+	quarantined map[string]devices.Quarantine
+	err         error
+	written     chan struct{}
 }
 
 // Open reads the journal in dir, or makes an empty one where none ever was.
@@ -136,7 +141,7 @@ func (j *Journal) read() error {
 		if err != nil {
 			return fmt.Errorf("header: %w", err)
 		}
-		j.header = head.Header
+		j.header, j.quarantined = head.Header, head.Quarantined
 		err = instances.ForEach(func(k, v []byte) error {
 			key := string(k)
 			value, err := unseal(key, v)
@@ -169,6 +174,18 @@ func (j *Journal) Records() map[string]Record {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return maps.Clone(j.records)
+}
+
+// Quarantined answers the devices that SetQuarantined kept last.
+func (j *Journal) Quarantined() map[string]devices.Quarantine {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return maps.Clone(j.quarantined)
+}
+
+// SetQuarantined replaces what Quarantined answers, and returns when that is on the disk.
+func (j *Journal) SetQuarantined(all map[string]devices.Quarantine) error {
+	return j.stage(func(*batch) { j.quarantined = maps.Clone(all) })()
 }
 
 // Writes counts the transactions since Open.
@@ -217,7 +234,7 @@ func (j *Journal) stage(change func(*batch)) (wait func() error) {
 	}
 	b := j.pending
 	change(b)
-	b.count = len(j.records)
+	b.count, b.quarantined = len(j.records), j.quarantined
 	if b.header == nil {
 		header := j.header
 		b.header = &header
@@ -278,7 +295,7 @@ func (j *Journal) commit(b *batch) error {
 					return err
 				}
 			}
-			value, err := encodeHeader(storedHeader{Header: *b.header, Records: b.count})
+			value, err := encodeHeader(storedHeader{Header: *b.header, Records: b.count, Quarantined: b.quarantined})
 			if err != nil {
 				return err
 			}

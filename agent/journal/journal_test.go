@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/drover-fleet/drover/agent/journal"
+	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
@@ -81,6 +82,34 @@ func TestReopen(t *testing.T) {
 	}
 	if got := open(t, dir).Records(); len(got) != 2 || got["id-001"].Instance != nil {
 		t.Errorf("records after forgetting one: %+v", got)
+	}
+}
+
+func TestQuarantineIsKept(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir)
+	if err := j.SetQuarantined(map[string]devices.Quarantine{"a": {Reason: "process 7", LimitBytes: 1 << 30}, "b": {Reason: "memory"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(j.Save(&journal.Header{ClusterID: "c"}, record("id-1")), j.Close()); err != nil { // keeps what it doesn't name
+		t.Fatal(err)
+	}
+	j = open(t, dir)
+	if got := j.Quarantined(); len(got) != 2 || got["a"].Reason != "process 7" || got["a"].LimitBytes != 1<<30 || j.Header().ClusterID != "c" {
+		t.Errorf("%v, %+v", got, j.Header())
+	}
+	if err := errors.Join(j.SetQuarantined(nil), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	j = open(t, dir)
+	if got := j.Quarantined(); len(got) != 0 || len(j.Records()) != 1 {
+		t.Errorf("%v, %d records", got, len(j.Records()))
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.SetQuarantined(nil); !errors.Is(err, journal.ErrClosed) {
+		t.Errorf("after Close: %v", err)
 	}
 }
 

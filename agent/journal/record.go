@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
@@ -61,7 +62,8 @@ type stored struct {
 
 type storedHeader struct {
 	Header
-	Records int
+	Records     int
+	Quarantined map[string]devices.Quarantine `json:",omitempty"`
 }
 
 func encodeRecord(r Record) ([]byte, error) {

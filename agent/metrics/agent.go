@@ -4,6 +4,8 @@ import (
 	goruntime "runtime"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // agent collects drover_agent_*: the agent itself.
@@ -24,15 +26,13 @@ func newAgent(src Sources) *agent {
 	}
 }
 
-// Describe implements prometheus.Collector.
-func (c *agent) Describe(ch chan<- *prometheus.Desc) {
+func (c *agent) describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{c.goroutines, c.heap, c.writes, c.connected, c.generation, c.count} {
 		ch <- d
 	}
 }
 
-// Collect implements prometheus.Collector.
-func (c *agent) Collect(ch chan<- prometheus.Metric) {
+func (c *agent) collect(ch chan<- prometheus.Metric, all []*fleetv1.Instance) {
 	var m goruntime.MemStats
 	goruntime.ReadMemStats(&m)
 	gauge(ch, c.goroutines, float64(goruntime.NumGoroutine()))
@@ -41,7 +41,7 @@ func (c *agent) Collect(ch chan<- prometheus.Metric) {
 	gauge(ch, c.connected, truth(c.src.Connected()))
 	gauge(ch, c.generation, float64(c.src.Generation()))
 	states := map[string]int{}
-	for _, in := range c.src.Instances() {
+	for _, in := range all {
 		states[in.GetObserved().GetState()]++
 	}
 	for state, n := range states {

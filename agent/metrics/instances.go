@@ -33,7 +33,7 @@ type instances struct {
 }
 
 func newInstances(src Sources) *instances {
-	labels := []string{"project", "service", "instance", "model", "model_version"}
+	labels := []string{"node", "project", "service", "model", "version", "instance"}
 	d := func(name, help string) *prometheus.Desc { return desc("instance_"+name, help, labels...) }
 	const count, level = prometheus.CounterValue, prometheus.GaugeValue
 	return &instances{
@@ -55,8 +55,7 @@ func newInstances(src Sources) *instances {
 	}
 }
 
-// Describe implements prometheus.Collector.
-func (c *instances) Describe(ch chan<- *prometheus.Desc) {
+func (c *instances) describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{c.ready, c.healthy, c.restarts, c.memory} {
 		ch <- d
 	}
@@ -65,14 +64,11 @@ func (c *instances) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector.
-func (c *instances) Collect(ch chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	stats := c.sample(ctx)
-	for _, in := range c.src.Instances() {
+func (c *instances) collect(ctx context.Context, ch chan<- prometheus.Metric, all []*fleetv1.Instance) {
+	stats := c.sample(ctx, all)
+	for _, in := range all {
 		o, spec := in.GetObserved(), in.GetSpec()
-		labels := []string{in.GetMeta().GetProject(), spec.GetServiceName(), in.GetMeta().GetId(), spec.GetModel(), spec.GetModelVersion()}
+		labels := []string{c.src.Node, in.GetMeta().GetProject(), spec.GetServiceName(), spec.GetModel(), spec.GetModelVersion(), in.GetMeta().GetId()}
 		gauge(ch, c.ready, truth(o.GetReady()), labels...)
 		gauge(ch, c.healthy, truth(o.GetHealth() == fleetv1.Healthy), labels...)
 		counter(ch, c.restarts, float64(max(o.GetAttempt(), 1)-1), labels...)
@@ -82,7 +78,7 @@ func (c *instances) Collect(ch chan<- prometheus.Metric) {
 		}
 		for _, f := range c.figures {
 			if v := f.of(st); v != nil {
-				ch <- prometheus.MustNewConstMetric(f.desc, f.kind, float64(*v)*f.unit, labels...)
+				send(ch, f.desc, f.kind, float64(*v)*f.unit, labels)
 			}
 		}
 		if st.MemoryBytes != nil && st.MemoryLimit != nil && *st.MemoryLimit > 0 {
@@ -92,14 +88,14 @@ func (c *instances) Collect(ch chan<- prometheus.Metric) {
 }
 
 // sample measures what runs, unless that was done within the last second. The answer is not changed later.
-func (c *instances) sample(ctx context.Context) map[string]runtime.Stats {
+func (c *instances) sample(ctx context.Context, all []*fleetv1.Instance) map[string]runtime.Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if time.Since(c.at) < fresh {
 		return c.stats
 	}
 	stats, dropped := map[string]runtime.Stats{}, map[string]uint64{}
-	for _, in := range c.src.Instances() {
+	for _, in := range all {
 		id := in.GetMeta().GetId()
 		if in.GetObserved().GetPid() == 0 {
 			continue

@@ -2,9 +2,12 @@ package metrics
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -30,6 +33,8 @@ type Devices interface {
 // Sources are where figures come from; every field is required.
 type Sources struct {
 	Version       string
+	Node          string         // its name
+	Declared      map[string]int // how many devices of each vendor the node should have
 	DataDir       string
 	Runtime       Stats
 	Devices       Devices
@@ -47,8 +52,9 @@ type Sources struct {
 
 // Metrics is the agent's registry.
 type Metrics struct {
-	registry  *prometheus.Registry
-	instances *instances
+	registry *prometheus.Registry
+	ledger   *ledger
+	logger   *slog.Logger
 }
 
 const (
@@ -58,24 +64,37 @@ const (
 
 // New registers all collectors.
 func New(src Sources) *Metrics {
-	m := &Metrics{registry: prometheus.NewRegistry(), instances: newInstances(src)}
+	m := &Metrics{registry: prometheus.NewRegistry(), logger: src.Logger, ledger: &ledger{
+		read: src.Instances, instances: newInstances(src), devices: newDeviceCollector(src), agent: newAgent(src),
+	}}
 	if src.Host == nil {
 		src.Host = newHost(src.DataDir, src.Logger)
 	}
-	m.registry.MustRegister(src.Host, m.instances, newDeviceCollector(src.Devices, src.Instances), newAgent(src), newBuildInfo(src.Version))
+	m.registry.MustRegister(src.Host, m.ledger, newBuildInfo(src.Version))
 	return m
 }
 
-// Handler serves the text format.
+// Handler serves the text format. A series that can't be told costs itself and a line in the log, never the rest
+// of the scrape.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 20 * time.Second})
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+		MaxRequestsInFlight: 4, Timeout: 20 * time.Second, ErrorHandling: promhttp.ContinueOnError, ErrorLog: complaints{m.logger},
+	})
+}
+
+// complaints logs what a scrape had to leave out.
+type complaints struct{ logger *slog.Logger }
+
+// Println implements promhttp.Logger.
+func (c complaints) Println(v ...any) {
+	c.logger.Error("metrics are incomplete", "error", fmt.Sprint(v...))
 }
 
 // Sample measures the instances, so that dropped lines are noticed without a scrape.
 func (m *Metrics) Sample(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	m.instances.sample(ctx)
+	m.ledger.instances.sample(ctx, m.ledger.read())
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -83,11 +102,26 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 func gauge(ch chan<- prometheus.Metric, d *prometheus.Desc, v float64, labels ...string) {
-	ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	send(ch, d, prometheus.GaugeValue, v, labels)
 }
 
 func counter(ch chan<- prometheus.Metric, d *prometheus.Desc, v float64, labels ...string) {
-	ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	send(ch, d, prometheus.CounterValue, v, labels)
+}
+
+// send tells one figure. Labels are what drivers and users wrote: bytes that aren't UTF-8, which Prometheus
+// refuses, are shown escaped.
+func send(ch chan<- prometheus.Metric, d *prometheus.Desc, kind prometheus.ValueType, v float64, labels []string) {
+	for i, l := range labels {
+		if !utf8.ValidString(l) {
+			labels[i] = strconv.QuoteToASCII(l)
+		}
+	}
+	m, err := prometheus.NewConstMetric(d, kind, v, labels...)
+	if err != nil {
+		m = prometheus.NewInvalidMetric(d, err)
+	}
+	ch <- m
 }
 
 func truth(b bool) float64 {

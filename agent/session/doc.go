@@ -2,6 +2,9 @@
 // addresses after the other (first the one that a refusal named as leader) with growing, jittered
 // pauses, says Hello, and then heartbeats, takes assignment sets and sends reports until the stream ends.
 //
+// Facts that changed before an instance did are sent before the report that tells of it: a device that is left
+// in quarantine must be known to be when its holder is reported gone.
+//
 // One report is un-acknowledged at a time; what changes meanwhile is coalesced into the next. After a
 // reconnect every instance is reported again, and the sequence numbers make that harmless. A session that
 // hears nothing for a lease is given up: HTTP/2 keepalive finds dead connections, deadlines the rest.

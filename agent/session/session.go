@@ -46,7 +46,8 @@ type Config struct {
 	Facts     func() *fleetv1.NodeFacts
 	// Samples answers what the devices measured last.
 	Samples func() []*fleetv1.DeviceSample
-	// FactsChanged holds a token after Facts changed.
+	// FactsChanged holds a token after Facts changed. Facts that changed before something came to be reported are
+	// sent before it.
 	FactsChanged <-chan struct{}
 	// Relay serves one ordered relay; ctx and inputs end with its stream. Its error is sent to the caller.
 	Relay func(ctx context.Context, order *fleetv1.RelayOrder, inputs <-chan *fleetv1.ExecInput, send func(*fleetv1.RelayRequest) error) error
@@ -234,7 +235,7 @@ func (s *session) send(ctx context.Context, every time.Duration) error {
 		case <-s.tell:
 			err = s.heartbeat()
 		case <-s.c.cfg.FactsChanged:
-			err = s.stream.Send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Facts{Facts: s.c.cfg.Facts()}})
+			err = s.facts()
 		case <-changed:
 		case <-noted:
 		}
@@ -251,11 +252,23 @@ func (s *session) send(ctx context.Context, every time.Duration) error {
 		if report.NodeEvents, events = s.c.events.all(); len(report.Instances)+len(report.NodeEvents) == 0 {
 			continue
 		}
+		// What is reported may rest on facts that changed before: the scheduler learns those first.
+		select {
+		case <-s.c.cfg.FactsChanged:
+			if err := s.facts(); err != nil {
+				return err
+			}
+		default:
+		}
 		unacked, id = report, id+1
 		if err := s.stream.Send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Report{Report: report}}); err != nil {
 			return err
 		}
 	}
+}
+
+func (s *session) facts() error {
+	return s.stream.Send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Facts{Facts: s.c.cfg.Facts()}})
 }
 
 func (s *session) heartbeat() error {

@@ -71,7 +71,7 @@ func (a *app) drawCluster(r *fleetv1.GetClusterStatusResponse) error {
 	p.addf("Services", "%d", r.GetServices())
 	p.addf("Instances", "%d", r.GetInstances())
 	p.addf("Up since", "%s", a.when(r.GetStartTime()))
-	if err := p.draw(a.out, a.colour()); err != nil {
+	if err := a.drawPairs(p); err != nil {
 		return err
 	}
 	t := &table{head: []string{"MEMBER", "ADDRESS", "ROLE", "LEADER"}}
@@ -79,5 +79,5 @@ func (a *app) drawCluster(r *fleetv1.GetClusterStatusResponse) error {
 		t.add(text("%s", shortID(m.GetId())), text("%s", m.GetAddress()), text("%s", m.GetRole()), text("%s", yesNo(m.GetLeader())))
 	}
 	fmt.Fprintln(a.out)
-	return t.draw(a.out, "", a.colour())
+	return a.draw(t, "")
 }

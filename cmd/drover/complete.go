@@ -53,3 +53,15 @@ func deviceNames(ctx context.Context, cl *client.Client) ([]string, error) {
 	}
 	return names, err
 }
+
+// cordonedDeviceNames are those with a cordon of their own, also those that are away.
+func cordonedDeviceNames(ctx context.Context, cl *client.Client) ([]string, error) {
+	resp, err := cl.Nodes.ListNodes(ctx, &fleetv1.ListNodesRequest{})
+	var names []string
+	for _, n := range resp.GetNodes() {
+		for _, c := range n.GetSpec().GetDeviceCordons() {
+			names = append(names, c.GetDeviceId())
+		}
+	}
+	return names, err
+}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -64,7 +65,11 @@ func (s setting) String() string {
 	if !s.value.IsValid() {
 		return ""
 	}
-	if m, ok := s.value.Interface().(map[string]string); ok {
+	if s.value.Kind() == reflect.Map {
+		m := make(map[string]string)
+		for k, v := range s.value.Seq2() {
+			m[k.String()] = fmt.Sprint(v.Interface())
+		}
 		return words(m)
 	}
 	return strings.Trim(fmt.Sprint(s.value.Interface()), "[]")
@@ -82,15 +87,7 @@ func (s setting) Set(text string) error {
 	case reflect.Slice:
 		node = strings.FieldsFunc(text, func(r rune) bool { return r == ',' })
 	case reflect.Map:
-		m := map[string]string{}
-		for pair := range strings.SplitSeq(text, ",") {
-			k, v, ok := strings.Cut(pair, "=")
-			if !ok {
-				return fmt.Errorf("%q: want k=v pairs, separated by commas", text)
-			}
-			m[k] = v
-		}
-		node = m
+		return s.setMap(text)
 	}
 	data := []byte(text)
 	if node != any(text) {
@@ -101,9 +98,42 @@ func (s setting) Set(text string) error {
 	}
 	fresh := reflect.New(s.value.Type())
 	if err := yaml.Unmarshal(data, fresh.Interface()); err != nil {
-		return fmt.Errorf("%q is no %s", text, s.value.Type())
+		return fmt.Errorf("%q: want %s", text, wanted(s.value.Type()))
 	}
 	s.value.Set(fresh.Elem())
+	return nil
+}
+
+// wanted says what a value of a type is written like.
+func wanted(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[time.Duration]():
+		return "a time with a unit, such as 30s or 1m30s"
+	case t.Kind() == reflect.Bool:
+		return "true or false"
+	case t.Kind() == reflect.Float64:
+		return "a number"
+	}
+	return "a whole number"
+}
+
+// setMap reads k=v pairs.
+func (s setting) setMap(text string) error {
+	fresh := reflect.MakeMap(s.value.Type())
+	for pair := range strings.SplitSeq(text, ",") {
+		k, v, ok := strings.Cut(pair, "=")
+		if !ok {
+			return fmt.Errorf("%q: want k=v pairs, separated by commas", text)
+		}
+		value := reflect.New(s.value.Type().Elem()).Elem()
+		if value.Kind() == reflect.String {
+			value.SetString(v)
+		} else if err := yaml.Unmarshal([]byte(v), value.Addr().Interface()); err != nil || v == "" {
+			return fmt.Errorf("%q: %s is %q: want %s", text, k, v, wanted(value.Type()))
+		}
+		fresh.SetMapIndex(reflect.ValueOf(k), value)
+	}
+	s.value.Set(fresh)
 	return nil
 }
 

@@ -18,6 +18,7 @@ import (
 type exampleConfig struct {
 	Inner  `yaml:",inline"`
 	Labels map[string]string `yaml:"labels"`
+	Counts map[string]int    `yaml:"declared"`
 	Nested struct {
 		Hosts []string `yaml:"plain_http"`
 		On    bool     `yaml:"on"`
@@ -55,12 +56,17 @@ func TestConfigLayers(t *testing.T) {
 			args: []string{"--wait", "5s", "--image-high=0.25", "--registry-plain-http", "z"}, want: func(c *exampleConfig) {
 				c.Wait, c.High, c.Nested.Hosts = 5*time.Second, 0.25, []string{"z"}
 			}},
+		{name: "numbers by name", yaml: "declared: {nvidia: 4}\n", env: map[string]string{"DROVER_DECLARED": "nvidia=8,ascend=16"}, want: func(c *exampleConfig) {
+			c.Counts = map[string]int{"nvidia": 8, "ascend": 16}
+		}},
+		{name: "bad number by name", args: []string{"--declared", "nvidia=all"}, err: `--declared: "nvidia=all": nvidia is "all": want a whole number`},
+		{name: "no number by name", args: []string{"--declared", "nvidia="}, err: `nvidia is "": want a whole number`},
 		{name: "unknown field", yaml: "nod_name: a\n", err: "field nod_name not found"},
 		{name: "unknown nested field", yaml: "registry: {plain: 1}\n", err: "field plain not found"},
 		{name: "bad type in the file", yaml: "wait: soon\n", err: "cannot unmarshal"},
-		{name: "bad environment", env: map[string]string{"DROVER_WAIT": "soon"}, err: `DROVER_WAIT: "soon" is no time.Duration`},
+		{name: "bad environment", env: map[string]string{"DROVER_WAIT": "soon"}, err: `DROVER_WAIT: "soon": want a time with a unit`},
 		{name: "bad map", env: map[string]string{"DROVER_LABELS": "zone"}, err: "want k=v pairs"},
-		{name: "bad flag", args: []string{"--wait", "soon"}, err: `--wait: "soon" is no time.Duration`},
+		{name: "bad flag", args: []string{"--wait", "soon"}, err: `--wait: "soon": want a time with a unit`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			base := func() *exampleConfig {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -77,7 +78,7 @@ func decodeStrict(data []byte, into any) error {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
 	if err := dec.Decode(into); err != nil && !errors.Is(err, io.EOF) {
-		return errors.New(oneLine(err.Error()))
+		return errors.New(oneLine(strings.TrimPrefix(err.Error(), "yaml: unmarshal errors:\n")))
 	}
 	return nil
 }

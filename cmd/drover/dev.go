@@ -55,6 +55,11 @@ func (a *app) devCommand() *cobra.Command {
 			if cfg.nodes < 1 || cfg.nodes > 1000 {
 				return usagef(cmd, "--nodes %d: want 1 to 1000", cfg.nodes)
 			}
+			if cfg.devices != "" {
+				if _, err := deviceBackends(agentConfig{Devices: []string{cfg.devices}}, slog.New(slog.DiscardHandler)); err != nil {
+					return usagef(cmd, "--devices: %v", err)
+				}
+			}
 			d, err := a.newDev(cfg.dataDir, level)
 			if err != nil {
 				return err

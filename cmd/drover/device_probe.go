@@ -59,6 +59,7 @@ func deviceProbe(args []string) error {
 	if open == nil {
 		return fmt.Errorf("%s: vendor %q is not one of %s", probeCommand, *vendor, vendorNames())
 	}
+	keepSmall(os.Getenv)
 	conn, err := probe.Conn()
 	if err != nil {
 		return err

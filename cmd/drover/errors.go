@@ -85,6 +85,7 @@ func (e *connError) Error() string {
 			why = why[at+len(noise):]
 		}
 	}
+	why = strings.TrimPrefix(why, e.addr+": ")
 	return fmt.Sprintf("no scheduler answers at %s (%s); start one with `drover dev`, or name another with --addr or DROVER_ADDR",
 		e.addr, oneLine(strings.Trim(why, `"`)))
 }

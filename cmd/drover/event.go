@@ -69,7 +69,9 @@ func (a *app) eventList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			filter.Project = a.project
+			if len(args) > 0 || cmd.Flags().Changed("project") { // nodes belong to no project
+				filter.Project = a.project
+			}
 			if len(args) > 0 {
 				var ok bool
 				if filter.Kind, filter.Name, ok = strings.Cut(args[0], "/"); !ok || filter.Name == "" {
@@ -146,11 +148,11 @@ func (a *app) printEvent(e *fleetv1.Event) error {
 func eventCell(e *fleetv1.Event) cell {
 	switch e.GetType() {
 	case fleetv1.EventWarning:
-		return cell{e.GetType(), yellow}
+		return cell{text: e.GetType(), colour: yellow}
 	case fleetv1.EventAbnormal:
-		return cell{e.GetType(), red}
+		return cell{text: e.GetType(), colour: red}
 	}
-	return cell{e.GetType(), faint}
+	return cell{text: e.GetType(), colour: faint}
 }
 
 func objectText(e *fleetv1.Event) string {
@@ -162,9 +164,14 @@ func objectText(e *fleetv1.Event) string {
 }
 
 func (a *app) eventTable(events []*fleetv1.Event) *table {
-	t := &table{head: []string{"TIME", "TYPE", "REASON", "OBJECT", "MESSAGE"}}
+	t := &table{head: []string{"TIME", "TYPE", "REASON", "OBJECT", "MESSAGE"}, spare: []string{"TIME…", "OBJECT…"}}
 	for _, e := range events {
-		t.add(text("%s", clock(e.GetTime().AsTime())), eventCell(e), text("%s", e.GetReason()), text("%s", objectText(e)), text("%s", oneLine(e.GetMessage())))
+		at, object := text("%s", clock(e.GetTime().AsTime())), text("%s", objectText(e))
+		if a.now().Sub(e.GetTime().AsTime()) < 24*time.Hour {
+			at.short = at.text[len(time.DateOnly)+1:]
+		}
+		_, object.short, _ = strings.Cut(object.text, "/")
+		t.add(at, eventCell(e), text("%s", e.GetReason()), object, text("%s", oneLine(e.GetMessage())))
 	}
 	return t
 }

@@ -45,6 +45,7 @@ type fake struct {
 	models   map[string]*fleetv1.Model
 	services map[string]*fleetv1.Service
 	cordoned string
+	cordons  []*fleetv1.DeviceCordon
 	requests map[string]int // calls by request ID
 }
 

@@ -89,7 +89,7 @@ func (a *app) drawFlavor(f *fleetv1.Flavor) error {
 		p.addf("Limits", "shm %s, memlock %d, nofile %d, pids %d, rdma %t", bytesText(l.GetShmBytes()), l.GetMemlockBytes(), l.GetNofile(), l.GetPids(), l.GetRdma())
 	}
 	p.addf("Created", "%s by %s", a.when(f.GetMeta().GetCreateTime()), f.GetMeta().GetCreatedBy())
-	return p.draw(a.out, a.colour())
+	return a.drawPairs(p)
 }
 
 func (a *app) flavorCreate() *cobra.Command {

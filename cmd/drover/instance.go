@@ -45,7 +45,10 @@ func (a *app) instanceList() *cobra.Command {
 }
 
 func (a *app) instanceTable(instances []*fleetv1.Instance) *table {
-	t := &table{head: []string{"NAME", "STATE", "HEALTH", "NODE", "ENDPOINT", "MODEL", "ATTEMPT", "RESTARTS", "AGE", "REASON"}}
+	t := &table{
+		head:  []string{"NAME", "STATE", "HEALTH", "NODE", "ENDPOINT", "MODEL", "ATTEMPT", "RESTARTS", "AGE", "REASON"},
+		spare: []string{"ATTEMPT", "RESTARTS", "MODEL", "AGE", "HEALTH"},
+	}
 	for _, i := range instances {
 		o, s := i.GetObserved(), i.GetSpec()
 		state := stateCell(first(o.GetState(), "Placed"))
@@ -114,7 +117,9 @@ func (a *app) drawInstance(i *fleetv1.Instance) error {
 	p.addf("Digest", "%s", s.GetImageDigest())
 	p.addf("Command", "%s", strings.Join(s.GetCommand(), " "))
 	p.addf("Resources", "flavor %s: %s cores, %s memory, %d devices", s.GetFlavor(), cores(s.GetCpuMillis()), bytesText(s.GetMemoryBytes()), len(s.GetDeviceIds()))
-	p.addf("Devices", "%s", strings.Join(s.GetDeviceIds(), ", "))
+	for n, id := range s.GetDeviceIds() {
+		p.addf(map[bool]string{true: "Devices"}[n == 0], "%s", id)
+	}
 	p.addf("Network", "%s, container port %d", s.GetNetwork(), s.GetApi().GetPort())
 	for _, m := range s.GetMounts() {
 		p.addf("Mount", "%s on %s%s", m.GetSource(), m.GetPath(), map[bool]string{true: " read-only"}[m.GetReadOnly()])
@@ -123,5 +128,5 @@ func (a *app) drawInstance(i *fleetv1.Instance) error {
 		p.addf("Env", "%s=%s", k, s.GetEnv()[k])
 	}
 	p.addf("Created", "%s", a.when(i.GetMeta().GetCreateTime()))
-	return p.draw(a.out, a.colour())
+	return a.drawPairs(p)
 }

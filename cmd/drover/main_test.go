@@ -200,6 +200,8 @@ func TestCompletion(t *testing.T) {
 		"instance list --node ":           "dev-1 dev-2",
 		"service deploy iris --network ":  "bridge host",
 		"device list --node ":             "dev-1 dev-2",
+		"device cordon ":                  "fake-0 fake-1",
+		"device uncordon ":                "",
 		"service deploy iris extra --new": "",
 		"agent logs ":                     "",
 	} {

@@ -42,7 +42,7 @@ func (a *app) modelList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t := &table{head: []string{"NAME", "VERSION", "STATE", "IMAGE", "DIGEST", "ARCH", "AGE"}}
+			t := &table{head: []string{"NAME", "VERSION", "STATE", "IMAGE", "DIGEST", "ARCH", "AGE"}, spare: []string{"DIGEST", "AGE", "ARCH"}}
 			for _, m := range resp.GetModels() {
 				t.add(text("%s", m.GetMeta().GetName()), text("%s", m.GetSpec().GetVersion()), stateCell(m.GetStatus().GetState()),
 					text("%s", m.GetSpec().GetImage()), text("%s", shortDigest(m.GetStatus().GetImageDigest())),
@@ -106,7 +106,7 @@ func (a *app) drawModel(m *fleetv1.Model) error {
 		p.addf("Document", "%s %s", d.GetName(), d.GetUrl())
 	}
 	p.addf("Created", "%s by %s", a.when(m.GetMeta().GetCreateTime()), m.GetMeta().GetCreatedBy())
-	return p.draw(a.out, a.colour())
+	return a.drawPairs(p)
 }
 
 func healthText(h *fleetv1.HealthCheck) string {

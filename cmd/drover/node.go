@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/drover-fleet/drover/client"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -40,7 +42,10 @@ func (a *app) nodeList() *cobra.Command {
 }
 
 func (a *app) nodeTable(nodes []*fleetv1.Node) *table {
-	t := &table{head: []string{"NAME", "STATE", "CPU", "MEMORY", "DEVICES", "INSTANCES", "ADDRESS", "AGE"}}
+	t := &table{
+		head:  []string{"NAME", "STATE", "CPU", "MEMORY", "DEVICES", "INSTANCES", "ADDRESS", "AGE"},
+		spare: []string{"ADDRESS", "AGE", "INSTANCES"},
+	}
 	for _, n := range nodes {
 		f, s := n.GetFacts(), n.GetStatus()
 		state := stateCell(s.GetState())
@@ -49,11 +54,43 @@ func (a *app) nodeTable(nodes []*fleetv1.Node) *table {
 		}
 		t.add(text("%s", n.GetMeta().GetName()), state,
 			text("%s/%s", cores(s.GetAllocatedCpuMillis()), cores(f.GetCpuMillis()-f.GetReservedCpuMillis())),
-			text("%s/%s", bytesText(s.GetAllocatedMemoryBytes()), bytesText(f.GetMemoryBytes()-f.GetReservedMemoryBytes())),
-			text("%d/%d", s.GetAllocatedDevices(), len(f.GetDevices())),
+			text("%s", ofText(s.GetAllocatedMemoryBytes(), f.GetMemoryBytes()-f.GetReservedMemoryBytes())),
+			devicesCell(n),
 			text("%d", s.GetInstances()), text("%s", f.GetAdvertiseAddress()), text("%s", a.age(n.GetMeta().GetCreateTime())))
 	}
 	return t
+}
+
+// placeable are the devices that instances can hold: whole ones and slices.
+func placeable(n *fleetv1.Node) []*fleetv1.Device {
+	sliced := make(map[string]bool)
+	for _, d := range n.GetFacts().GetDevices() {
+		sliced[d.GetParentId()] = true
+	}
+	return slices.DeleteFunc(slices.Clone(n.GetFacts().GetDevices()), func(d *fleetv1.Device) bool { return sliced[d.GetId()] })
+}
+
+// devicesCell is how many devices of a node are held, of how many, and what is wrong with any.
+func devicesCell(n *fleetv1.Node) cell {
+	all := placeable(n)
+	c := text("%d/%d", n.GetStatus().GetAllocatedDevices(), len(all))
+	bad := 0
+	for _, d := range all {
+		if d.GetHealth() != fleetv1.Healthy {
+			bad++
+		}
+	}
+	cordoned := len(n.GetSpec().GetDeviceCordons())
+	if cordoned > 0 {
+		c.text, c.colour = fmt.Sprintf("%s,%d cordoned", c.text, cordoned), yellow
+	}
+	if bad > 0 {
+		c.text, c.colour = fmt.Sprintf("%s,%d unhealthy", c.text, bad), red
+	}
+	if len(n.GetFacts().GetDeviceShortfall()) > 0 {
+		c.text, c.colour = c.text+",missing", red
+	}
+	return c
 }
 
 func (a *app) nodeShow() *cobra.Command {
@@ -79,6 +116,10 @@ func (a *app) nodeShow() *cobra.Command {
 
 func (a *app) drawNode(ctx context.Context, cl *client.Client, n *fleetv1.Node) error {
 	f, s := n.GetFacts(), n.GetStatus()
+	devices, err := read(ctx, a, cl.Devices.ListDevices, &fleetv1.ListDevicesRequest{Node: n.GetMeta().GetName()})
+	if err != nil {
+		return err
+	}
 	var p pairs
 	p.addf("Name", "%s", n.GetMeta().GetName())
 	p.addf("ID", "%s", n.GetMeta().GetId())
@@ -89,6 +130,12 @@ func (a *app) drawNode(ctx context.Context, cl *client.Client, n *fleetv1.Node) 
 	p.addf("Since", "%s", a.when(s.GetStateTime()))
 	p.addf("Last heartbeat", "%s", a.when(s.GetHeartbeatTime()))
 	p.addf("Cordoned", "%s", strings.TrimSpace(yesNo(n.GetSpec().GetCordoned())+" "+n.GetSpec().GetCordonReason()))
+	for i, c := range n.GetSpec().GetDeviceCordons() {
+		p.add(map[bool]string{true: "Device cordons"}[i == 0], cell{text: cordonText(c), colour: yellow})
+	}
+	for _, line := range f.GetDeviceShortfall() {
+		p.add("Devices missing", cell{text: oneLine(line), colour: red})
+	}
 	p.addf("Host", "%s, %s %s, %s", f.GetHostname(), f.GetOs(), f.GetKernel(), f.GetArch())
 	p.addf("Runtime", "%s", f.GetRuntime())
 	p.addf("Agent", "%s", f.GetAgentVersion())
@@ -96,7 +143,7 @@ func (a *app) drawNode(ctx context.Context, cl *client.Client, n *fleetv1.Node) 
 	p.addf("Metrics", "%s", f.GetHttpAddress())
 	p.addf("Labels", "%s", words(f.GetLabels()))
 	p.addf("Mount dirs", "%s", strings.Join(f.GetMountDirs(), ", "))
-	if err := p.draw(a.out, a.colour()); err != nil {
+	if err := a.drawPairs(p); err != nil {
 		return err
 	}
 	t := &table{head: []string{"RESOURCE", "TOTAL", "RESERVED", "ALLOCATED", "FREE"}}
@@ -106,10 +153,15 @@ func (a *app) drawNode(ctx context.Context, cl *client.Client, n *fleetv1.Node) 
 	row("CPU cores", cores, f.GetCpuMillis(), f.GetReservedCpuMillis(), s.GetAllocatedCpuMillis())
 	row("memory", bytesText, f.GetMemoryBytes(), f.GetReservedMemoryBytes(), s.GetAllocatedMemoryBytes())
 	row("disk", bytesText, f.GetDiskBytes(), f.GetReservedDiskBytes(), s.GetAllocatedDiskBytes())
-	row("devices", func(n int64) string { return fmt.Sprint(n) }, int64(len(f.GetDevices())), 0, s.GetAllocatedDevices())
+	row("devices", func(n int64) string { return fmt.Sprint(n) }, int64(len(placeable(n))), unusable(devices.GetDevices()), s.GetAllocatedDevices())
 	fmt.Fprintln(a.out)
-	if err := t.draw(a.out, "", a.colour()); err != nil {
+	if err := a.draw(t, ""); err != nil {
 		return err
+	}
+	if len(devices.GetDevices()) > 0 {
+		if err := a.drawNodeDevices(devices.GetDevices()); err != nil {
+			return err
+		}
 	}
 	resp, err := read(ctx, a, cl.Instances.ListInstances, &fleetv1.ListInstancesRequest{Node: n.GetMeta().GetName()})
 	if err != nil {
@@ -117,40 +169,56 @@ func (a *app) drawNode(ctx context.Context, cl *client.Client, n *fleetv1.Node) 
 	}
 	if len(resp.GetInstances()) > 0 {
 		fmt.Fprintln(a.out, "\nInstances:")
-		return a.instanceTable(resp.GetInstances()).draw(a.out, "  ", a.colour())
+		return a.draw(a.instanceTable(resp.GetInstances()), "  ")
 	}
 	return nil
 }
 
+// cordonText names a cordoned device, who did it and why.
+func cordonText(c *fleetv1.DeviceCordon) string {
+	s := c.GetDeviceId()
+	if c.GetCaller() != "" {
+		s += " by " + c.GetCaller()
+	}
+	if c.GetReason() != "" {
+		s += ": " + oneLine(c.GetReason())
+	}
+	return s
+}
+
+// drawNodeDevices lists a node's devices, and how several of them are linked.
+func (a *app) drawNodeDevices(all []*fleetv1.DeviceInfo) error {
+	fmt.Fprintln(a.out, "\nDevices:")
+	if err := a.draw(nodeDeviceTable(all), "  "); err != nil {
+		return err
+	}
+	legend := make(map[string]*fleetv1.DeviceLink)
+	for _, m := range matrices(all) {
+		if !m.linked() {
+			continue
+		}
+		fmt.Fprintln(a.out, "\nLinks:")
+		if err := a.drawMatrix(m, false, legend); err != nil {
+			return err
+		}
+	}
+	if len(legend) == 0 {
+		return nil
+	}
+	return a.drawLegend(legend)
+}
+
 func (a *app) nodeCordon(cordon bool) *cobra.Command {
-	var reason string
-	cmd := &cobra.Command{
-		Use: "cordon NODE", Short: "Place nothing new on a node; what runs there stays",
-		Example: "  drover node cordon dev-1 --reason \"new disk\"",
+	v := cordonVerb{
+		cordon: cordon, noun: "node", arg: "NODE", short: "Place nothing new on a node; what runs there stays",
+		example: "dev-1 --reason \"new disk\"", names: nodeNames,
+		call: func(ctx context.Context, cl *client.Client, name, reason string) (proto.Message, string, error) {
+			resp, err := write(ctx, a, cl.Nodes.SetNodeCordon, &fleetv1.SetNodeCordonRequest{Name: name, Cordoned: cordon, Reason: reason})
+			return resp.GetNode(), resp.GetNode().GetMeta().GetName(), err
+		},
 	}
 	if !cordon {
-		cmd.Use, cmd.Short = "uncordon NODE", "Place on a node again"
-		cmd.Example = "  drover node uncordon dev-1"
+		v.short, v.example = "Place on a node again", "dev-1"
 	}
-	cmd.Args = exactly("NODE")
-	cmd.ValidArgsFunction = a.names(nodeNames)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cl, err := a.client()
-		if err != nil {
-			return err
-		}
-		resp, err := write(cmd.Context(), a, cl.Nodes.SetNodeCordon,
-			&fleetv1.SetNodeCordonRequest{Name: args[0], Cordoned: cordon, Reason: reason})
-		if err != nil {
-			return err
-		}
-		return a.print(resp.GetNode(), func() error {
-			_, err := fmt.Fprintf(a.out, "node/%s %sed\n", resp.GetNode().GetMeta().GetName(), cmd.Name())
-			return err
-		})
-	}
-	if cordon {
-		cmd.Flags().StringVar(&reason, "reason", "", "why, for the next person")
-	}
-	return a.printing(a.online(cmd))
+	return a.cordonCommand(v)
 }

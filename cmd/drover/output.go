@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -79,71 +78,11 @@ func blockStyle(n *yaml.Node) {
 	}
 }
 
-// table is rows of cells under a head, drawn with aligned columns.
-type table struct {
-	head []string
-	rows [][]cell
-}
-
-// cell is text in one of the colours of paint.
-type cell struct {
-	text   string
-	colour string
-}
-
-func text(format string, args ...any) cell { return cell{text: fmt.Sprintf(format, args...)} }
-
-func (t *table) add(cells ...cell) { t.rows = append(t.rows, cells) }
-
-// draw writes the table, every line indented.
-func (t *table) draw(w io.Writer, indent string, colour bool) error {
-	widths := make([]int, len(t.head))
-	for i, h := range t.head {
-		widths[i] = len([]rune(h))
-	}
-	for _, row := range t.rows {
-		for i, c := range row {
-			widths[i] = max(widths[i], len([]rune(orDash(c.text))))
-		}
-	}
-	var b bytes.Buffer
-	line := func(row []cell) {
-		b.WriteString(indent)
-		for i, c := range row {
-			c.text = orDash(c.text)
-			b.WriteString(paint(c, colour))
-			if i < len(row)-1 {
-				fmt.Fprintf(&b, "%*s", widths[i]-len([]rune(c.text))+2, "")
-			}
-		}
-		b.WriteByte('\n')
-	}
-	head := make([]cell, len(t.head))
-	for i, h := range t.head {
-		head[i] = text("%s", h)
-	}
-	line(head)
-	for _, row := range t.rows {
-		line(row)
-	}
-	_, err := w.Write(b.Bytes())
-	return err
-}
-
 func orDash(s string) string {
 	if s == "" {
 		return "-"
 	}
 	return s
-}
-
-// drawTable draws for the app's output, or says that there is nothing.
-func (a *app) drawTable(t *table, nothing string) error {
-	if len(t.rows) == 0 {
-		_, err := fmt.Fprintln(a.err, nothing)
-		return err
-	}
-	return t.draw(a.out, "", a.colour())
 }
 
 // colour says whether output is coloured: only on a terminal, and not when NO_COLOR is set.
@@ -176,17 +115,26 @@ func (p *pairs) add(name string, value cell) {
 
 func (p *pairs) addf(name, format string, args ...any) { p.add(name, text(format, args...)) }
 
-func (p *pairs) draw(w io.Writer, colour bool) error {
-	width := 0
+// drawPairs draws for the app's output; on a terminal long values are wrapped.
+func (a *app) drawPairs(p pairs) error {
+	start := 0 // of the values
 	for _, n := range p.names {
-		width = max(width, len([]rune(n)))
+		start = max(start, len([]rune(n))+3)
+	}
+	columns := 0
+	if a.terminal {
+		columns, _ = a.terminalSize()
 	}
 	var b bytes.Buffer
 	for i, n := range p.names {
-		c := p.values[i]
-		c.text = orDash(c.text)
-		fmt.Fprintf(&b, "%s:%*s%s\n", n, width-len([]rune(n))+2, "", paint(c, colour))
+		if n != "" { // a further value of the name before has none
+			n += ":"
+		}
+		for _, part := range wrap(orDash(p.values[i].text), columns-start) {
+			fmt.Fprintf(&b, "%s%*s%s\n", n, start-len([]rune(n)), "", paint(cell{text: part, colour: p.values[i].colour}, a.colour()))
+			n = ""
+		}
 	}
-	_, err := w.Write(b.Bytes())
+	_, err := a.out.Write(b.Bytes())
 	return err
 }

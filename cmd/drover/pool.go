@@ -64,7 +64,7 @@ func (a *app) poolShow() *cobra.Command {
 				p.addf("Selector", "%s", words(pool.GetSpec().GetSelector()))
 				p.addf("Nodes", "%s", strings.Join(pool.GetNodes(), ", "))
 				p.addf("Created", "%s by %s", a.when(pool.GetMeta().GetCreateTime()), pool.GetMeta().GetCreatedBy())
-				return p.draw(a.out, a.colour())
+				return a.drawPairs(p)
 			})
 		},
 	}

@@ -32,7 +32,10 @@ func (a *app) serviceList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t := &table{head: []string{"NAME", "STATE", "READY", "MODELS", "POOL", "AUTO STOP", "AGE", "REASON"}}
+			t := &table{
+				head:  []string{"NAME", "STATE", "READY", "MODELS", "POOL", "AUTO STOP", "AGE", "REASON"},
+				spare: []string{"AUTO STOP", "POOL", "AGE", "MODELS"},
+			}
 			for _, s := range resp.GetServices() {
 				ready, desired := readyCount(s)
 				t.add(text("%s", s.GetMeta().GetName()), stateCell(s.GetStatus().GetState()), text("%d/%d", ready, desired),
@@ -106,7 +109,7 @@ func (a *app) drawService(ctx context.Context, cl *client.Client, r *fleetv1.Get
 		return err
 	}
 	fmt.Fprintln(a.out, "\nVersions:")
-	t := &table{head: []string{"MODEL", "WEIGHT", "FLAVOR", "READY", "PLACED", "TIMEOUT", "WAITING"}}
+	t := &table{head: []string{"MODEL", "WEIGHT", "FLAVOR", "READY", "PLACED", "TIMEOUT", "WAITING"}, spare: []string{"TIMEOUT", "WEIGHT"}}
 	status := s.GetStatus().GetVersions()
 	for i, v := range s.GetSpec().GetVersions() {
 		var st *fleetv1.ServiceVersionStatus
@@ -116,12 +119,12 @@ func (a *app) drawService(ctx context.Context, cl *client.Client, r *fleetv1.Get
 		t.add(text("%s@%s", v.GetModel(), v.GetModelVersion()), text("%d", v.GetWeight()), text("%s", v.GetFlavor()),
 			text("%d/%d", st.GetReady(), v.GetInstances()), text("%d", st.GetPlaced()), text("%dm", v.GetTimeoutMinutes()), text("%s", oneLine(st.GetWaitingReason())))
 	}
-	if err := t.draw(a.out, "  ", a.colour()); err != nil {
+	if err := a.draw(t, "  "); err != nil {
 		return err
 	}
 	if len(r.GetInstances()) > 0 {
 		fmt.Fprintln(a.out, "\nInstances:")
-		if err := a.instanceTable(r.GetInstances()).draw(a.out, "  ", a.colour()); err != nil {
+		if err := a.draw(a.instanceTable(r.GetInstances()), "  "); err != nil {
 			return err
 		}
 	}
@@ -133,7 +136,7 @@ func (a *app) drawService(ctx context.Context, cl *client.Client, r *fleetv1.Get
 	}
 	if len(events.GetEvents()) > 0 {
 		fmt.Fprintln(a.out, "\nEvents:")
-		return a.eventTable(events.GetEvents()).draw(a.out, "  ", a.colour())
+		return a.draw(a.eventTable(events.GetEvents()), "  ")
 	}
 	return nil
 }
@@ -162,7 +165,7 @@ func (a *app) drawServiceSpec(s *fleetv1.Service) error {
 	}
 	p.addf("Generation", "%d", s.GetMeta().GetGeneration())
 	p.addf("Created", "%s by %s", a.when(s.GetMeta().GetCreateTime()), s.GetMeta().GetCreatedBy())
-	return p.draw(a.out, a.colour())
+	return a.drawPairs(p)
 }
 
 func (a *app) serviceEndpoints() *cobra.Command {

@@ -49,11 +49,19 @@ func duration(d time.Duration) string {
 	case d < 2*time.Minute:
 		return fmt.Sprintf("%ds", int(d.Seconds()))
 	case d < time.Hour:
-		return strings.TrimSuffix(fmt.Sprintf("%dm%ds", int(d.Minutes()), int(d.Seconds())%60), "0s")
+		return twoUnits(int(d.Minutes()), "m", int(d.Seconds())%60, "s")
 	case d < 48*time.Hour:
-		return strings.TrimSuffix(fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60), "0m")
+		return twoUnits(int(d.Hours()), "h", int(d.Minutes())%60, "m")
 	}
 	return fmt.Sprintf("%dd", int(d.Hours())/24)
+}
+
+// twoUnits leaves out a second number of 0.
+func twoUnits(large int, unit string, small int, smallUnit string) string {
+	if small == 0 {
+		return fmt.Sprint(large) + unit
+	}
+	return fmt.Sprint(large) + unit + fmt.Sprint(small) + smallUnit
 }
 
 // age is how long ago t was; empty when it is unset.
@@ -93,12 +101,12 @@ func words(m map[string]string) string {
 func stateCell(state string) cell {
 	switch state {
 	case fleetv1.ServiceRunning, fleetv1.NodeReady, fleetv1.Healthy, fleetv1.ModelNormal:
-		return cell{state, green}
+		return cell{text: state, colour: green}
 	case fleetv1.ServiceAbnormal, fleetv1.NodeUnreachable, fleetv1.Unhealthy, fleetv1.InstanceFailed, fleetv1.Lost, fleetv1.Unresponsive:
-		return cell{state, red}
+		return cell{text: state, colour: red}
 	case fleetv1.ServiceAlarm, fleetv1.ServiceDeploying, fleetv1.ServiceStopping, fleetv1.ServiceDeleting, fleetv1.EventWarning,
-		fleetv1.InstancePulling, fleetv1.InstancePreparing, fleetv1.InstanceStarting, fleetv1.InstanceDraining:
-		return cell{state, yellow}
+		fleetv1.InstancePulling, fleetv1.InstancePreparing, fleetv1.InstanceStarting, fleetv1.InstanceDraining, fleetv1.InstanceReclaiming:
+		return cell{text: state, colour: yellow}
 	}
 	return cell{text: state}
 }
@@ -108,4 +116,45 @@ func yesNo(b bool) string {
 		return "yes"
 	}
 	return "no"
+}
+
+// ofText is a part of a whole, in the whole's unit unless it is too small for that: "25.3/80 GiB".
+func ofText(part, whole int64) string {
+	size, w := unit(whole), bytesText(whole)
+	if part == 0 || 10*part < size {
+		return bytesText(part) + "/" + w
+	}
+	p := strconv.FormatFloat(float64(part)/float64(size), 'f', 1, 64)
+	return strings.TrimSuffix(p, ".0") + "/" + w
+}
+
+// unit is the largest binary unit that n has at least one of, in bytes.
+func unit(n int64) int64 {
+	u := int64(1)
+	for n/u >= 1024 {
+		u *= 1024
+	}
+	return u
+}
+
+// ranges names ascending numbers: "0–3, 6".
+func ranges(numbers []int) string {
+	var parts []string
+	for i := 0; i < len(numbers); {
+		end := i
+		for end+1 < len(numbers) && numbers[end+1] == numbers[end]+1 {
+			end++
+		}
+		part := strconv.Itoa(numbers[i])
+		switch end - i {
+		case 0:
+		case 1:
+			part += ", " + strconv.Itoa(numbers[end])
+		default:
+			part += "–" + strconv.Itoa(numbers[end])
+		}
+		parts = append(parts, part)
+		i = end + 1
+	}
+	return strings.Join(parts, ", ")
 }

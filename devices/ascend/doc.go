@@ -45,8 +45,9 @@
 //	Processes                      get_device_resource_info              get_device_proc_mem_info
 //	signals                        subscribe_fault_event                 the same
 //
-// What Sample has beyond these the driver doesn't tell, or only while it measures for a time, like the traffic
-// over HCCS.
+// What Sample has beyond these the driver doesn't tell in a form that can be used. LinkTransmitBytes and
+// LinkReceiveBytes are absent: get_hccs_statistic_info counts packets in flits, whose size isn't published, in registers
+// of 32 bits, and get_hccs_link_bandwidth_info keeps its caller waiting while it measures.
 //
 // # Decisions
 //

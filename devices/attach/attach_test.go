@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 // machine is a host with a /dev of its own.
 type machine struct {
-	t       *testing.T
+	t       testing.TB
 	root    string
 	cdi     string // directory of the host's specifications
 	private string
@@ -31,7 +31,7 @@ type machine struct {
 	devices []devices.Device
 }
 
-func newMachine(t *testing.T) *machine {
+func newMachine(t testing.TB) *machine {
 	t.Helper()
 	dir := t.TempDir()
 	m := &machine{t: t, root: filepath.Join(dir, "root"), cdi: filepath.Join(dir, "cdi"), private: filepath.Join(dir, "private"), program: filepath.Join(dir, "nvidia-ctk")}

@@ -17,7 +17,9 @@
 //     trusted: the file may be older than the last boot, and so may be its numbers.
 //   - What a file says is compared with the host before it is used: nodes exist and have the number that the file gives
 //     them, mounts and hooks exist, no other device's node is among them. A stale file is an error that names it,
-//     instead of a neighbour's device.
+//     instead of a neighbour's device. Slices of a GPU share its node; what tells them apart are the nodes of
+//     their MIG instances below /dev/nvidia-caps, so a slice gets those that the driver names for it, and a
+//     whole GPU none: neither a neighbour's nor those that configure MIG.
 //   - Files are read with the ecosystem's parser but without its cache: that one watches directories from a
 //     goroutine that nobody can stop, sees a change some time later, has one process-wide instance, and a file
 //     with a null in a list makes it panic. Here directories are listed on each request, and a file is parsed anew when it has changed.

@@ -23,6 +23,7 @@ const libraryPath = "LD_LIBRARY_PATH"
 type ownership struct {
 	pattern *regexp.Regexp
 	given   []string
+	doubt   error  // why given may lack some
 	renew   string // how to make a stale file anew
 }
 
@@ -66,6 +67,9 @@ func (a *Attacher) check(e cdispecs.ContainerEdits, own ownership) (cdispecs.Con
 	e.DeviceNodes = nil
 	for _, n := range nodes {
 		if node := a.inRoot(hostPath(n), own); node != "" && !slices.Contains(own.given, node) {
+			if own.doubt != nil && strings.HasPrefix(node, "/dev/nvidia-caps/") {
+				return e, fmt.Errorf("it gives %s, and it isn't known whose that is: %w", node, own.doubt)
+			}
 			return e, fmt.Errorf("it gives %s, which belongs to another device", node)
 		}
 		full, err := stated(*n)

@@ -25,14 +25,18 @@ const (
 	nvidiaFile = "nvidia.json"
 	// generateTime bounds one run of nvidia-ctk, which takes about a second for each few GPUs.
 	generateTime = 30 * time.Second
+	// capabilityFiles say per GPU and MIG instance which node stands for it.
+	capabilityFiles = "/proc/driver/nvidia/capabilities"
 	// maxMessage of what a failed program said is passed on.
 	maxMessage = 500
 )
 
+var capabilityMinor = regexp.MustCompile(`(?m)^DeviceFileMinor: ([0-9]{1,7})$`)
+
 // nvidia answers the edits for GPUs and slices.
 func (a *Attacher) nvidia(ctx context.Context, list, all []devices.Device) (*cdi.ContainerEdits, error) {
 	own := ownership{
-		pattern: regexp.MustCompile(`^/dev/nvidia[0-9]+$`),
+		pattern: regexp.MustCompile(`^/dev/(nvidia|nvidia-caps/nvidia-cap)[0-9]+$`),
 		renew:   "write it anew with nvidia-ctk cdi generate --output=FILE",
 	}
 	var targets []target
@@ -43,6 +47,11 @@ func (a *Attacher) nvidia(ctx context.Context, list, all []devices.Device) (*cdi
 		}
 		if d.ParentID != "" {
 			node = "" // shared with the parent's other slices
+			nodes, err := a.capabilities(d, all)
+			if err != nil {
+				own.doubt = err
+			}
+			own.given = append(own.given, nodes...)
 		}
 		targets = append(targets, target{id: d.ID, node: node})
 	}
@@ -62,6 +71,29 @@ func (a *Attacher) nvidia(ctx context.Context, list, all []devices.Device) (*cdi
 		err = fmt.Errorf("neither a CDI specification (searched %s) nor nvidia-ctk names the NVIDIA device %s", a.host.searched(), lacks)
 	}
 	return edits, err
+}
+
+// capabilities answers the nodes with which the driver lets a slice's holder use its GPU instance and its part of that.
+// The parent's node alone opens neither.
+func (a *Attacher) capabilities(d devices.Device, all []devices.Device) ([]string, error) {
+	parent := slices.IndexFunc(all, func(p devices.Device) bool { return p.ID == d.ParentID })
+	if parent < 0 || all[parent].Minor == nil || d.GPUInstance == nil || d.ComputeInstance == nil {
+		return nil, fmt.Errorf("the driver doesn't tell the instances of slice %s", d.ID)
+	}
+	instance := filepath.Join(a.cfg.Root, capabilityFiles, fmt.Sprintf("gpu%d/mig/gi%d", *all[parent].Minor, *d.GPUInstance))
+	var nodes []string
+	for _, path := range []string{filepath.Join(instance, "access"), filepath.Join(instance, fmt.Sprintf("ci%d/access", *d.ComputeInstance))} {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("slice %s: %w", d.ID, err)
+		}
+		minor := capabilityMinor.FindSubmatch(raw)
+		if minor == nil {
+			return nil, fmt.Errorf("slice %s: %s names no node", d.ID, path)
+		}
+		nodes = append(nodes, "/dev/nvidia-caps/nvidia-cap"+string(minor[1]))
+	}
+	return nodes, nil
 }
 
 // nvidiaNode answers the node of a GPU, of a slice that of its parent; empty when the driver didn't say.

@@ -1,7 +1,9 @@
 package attach_test
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,16 +30,26 @@ devices:
 - {name: all, containerEdits: {deviceNodes: [{path: /dev/nvidia0, hostPath: ROOT/dev/nvidia0}, {path: /dev/nvidia1, hostPath: ROOT/dev/nvidia1}]}}
 `
 
-func nvidiaMachine(t *testing.T) *machine {
+// slice of GPU-b, the only one in its GPU instance.
+func slice(id string, instance int) devices.Device {
+	return devices.Device{ID: id, Vendor: "nvidia", ParentID: "GPU-b", Health: fleetv1.Healthy, GPUInstance: &instance, ComputeInstance: new(int)}
+}
+
+func nvidiaMachine(t testing.TB) *machine {
 	t.Helper()
 	m := newMachine(t)
-	for i, name := range []string{"nvidia0", "nvidia1", "nvidiactl", "nvidia-caps/nvidia-cap12"} {
+	for i, name := range []string{"nvidia0", "nvidia1", "nvidiactl", "nvidia-caps/nvidia-cap12", "nvidia-caps/nvidia-cap13",
+		"nvidia-caps/nvidia-cap1", "nvidia-caps/nvidia-cap21", "nvidia-caps/nvidia-cap22"} {
 		m.node(name, uint32(30+i))
+	}
+	for of, minor := range map[string]int{"config": 1, "gpu1/mig/gi3/access": 12, "gpu1/mig/gi3/ci0/access": 13,
+		"gpu1/mig/gi4/access": 21, "gpu1/mig/gi4/ci0/access": 22} {
+		m.write(filepath.Join(m.root, "proc/driver/nvidia/capabilities", of), fmt.Sprintf("DeviceFileMinor: %d\nDeviceFileMode: 292\nDeviceFileModify: 1\n", minor))
 	}
 	m.write(filepath.Join(m.root, "usr/bin/nvidia-cdi-hook"), "")
 	m.write(filepath.Join(m.root, "lib/libcuda.so.1"), "")
 	m.devices = []devices.Device{
-		gpu("GPU-a", 0), gpu("GPU-b", 1), {ID: "MIG-x", Vendor: "nvidia", ParentID: "GPU-b", Health: fleetv1.Healthy},
+		gpu("GPU-a", 0), gpu("GPU-b", 1), slice("MIG-x", 3), slice("MIG-y", 4),
 	}
 	return m
 }
@@ -69,6 +81,52 @@ func TestNvidiaFromTheHost(t *testing.T) {
 		"deviceNodes":[{"path":"/dev/nvidia1","hostPath":"ROOT/dev/nvidia1"}]}}]}`)
 	if s := inject(t, a, "GPU-b"); !slices.Contains(s.Process.Env, "LATER=yes") {
 		t.Errorf("the later directory does not win: %v", s.Process.Env)
+	}
+}
+
+// Slices share their GPU's node: what a container can do is in the nodes of their instances.
+func TestNeighboursSlices(t *testing.T) {
+	file := func(extra string, nodes ...string) string {
+		text := "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\n" + extra + "devices: [{name: MIG-x, containerEdits: {deviceNodes: ["
+		for _, n := range append([]string{"nvidia1"}, nodes...) {
+			text += "{path: /dev/" + n + ", hostPath: ROOT/dev/" + n + "},"
+		}
+		return text + "]}}, {name: GPU-a, containerEdits: {deviceNodes: [{path: /dev/nvidia0, hostPath: ROOT/dev/nvidia0}]}}]\n"
+	}
+	const instance, part = "nvidia-caps/nvidia-cap12", "nvidia-caps/nvidia-cap13"
+	m := nvidiaMachine(t)
+	m.spec("gpu.yaml", file("", instance, part))
+	if got := given(t, inject(t, m.attacher(), "MIG-x")); got != "/dev/nvidia-caps/nvidia-cap12 60:33, /dev/nvidia-caps/nvidia-cap13 60:34, /dev/nvidia1 60:31" {
+		t.Errorf("given: %s", got)
+	}
+	everyone := "containerEdits: {deviceNodes: [{path: /dev/nvidia-caps/nvidia-cap22, hostPath: ROOT/dev/nvidia-caps/nvidia-cap22}]}\n"
+	for name, c := range map[string]struct {
+		text, id, want string
+		change         func(*machine)
+	}{
+		"neighbour's instance": {text: file("", instance, part, "nvidia-caps/nvidia-cap21"), want: "nvidia-cap21, which belongs to another device"},
+		"neighbour's part":     {text: file("", instance, "nvidia-caps/nvidia-cap22"), want: "nvidia-cap22, which belongs to another device"},
+		"configuration":        {text: file("", instance, part, "nvidia-caps/nvidia-cap1"), want: "nvidia-cap1, which belongs to another device"},
+		"for all":              {text: file(everyone, instance, part), want: "nvidia-cap22, which belongs to another device"},
+		"a whole GPU":          {text: file(everyone, instance, part), id: "GPU-a", want: "nvidia-cap22, which belongs to another device"},
+		"unnamed node": {text: file("", instance, part), want: "it isn't known whose that is: slice MIG-x: ROOT/proc/driver/nvidia/capabilities/gpu1/mig/gi3/ci0/access names no node",
+			change: func(m *machine) {
+				m.write(filepath.Join(m.root, "proc/driver/nvidia/capabilities/gpu1/mig/gi3/ci0/access"), "")
+			}},
+		"silent driver": {text: file("", instance, part), want: "it isn't known whose that is: the driver doesn't tell the instances of slice MIG-x",
+			change: func(m *machine) { m.devices[2].GPUInstance = nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := nvidiaMachine(t)
+			if c.change != nil {
+				c.change(m)
+			}
+			m.spec("gpu.yaml", c.text)
+			err := m.attacher().Inject(t.Context(), container(), []string{cmp.Or(c.id, "MIG-x")}, false)
+			if err == nil || !strings.Contains(strings.ReplaceAll(err.Error(), m.root, "ROOT"), c.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%v; want %q", err, c.want)
+			}
+		})
 	}
 }
 
@@ -234,8 +292,10 @@ func FuzzSpecification(f *testing.F) {
 		"kind: nvidia.com/gpu\ncdiVersion: 0.7.0\ndevices: [{name: GPU-a, containerEdits: {deviceNodes: [{path: /dev/null}], hooks: [{hookName: prestart, path: /bin/sh}], additionalGids: [7]}}]"} {
 		f.Add(text)
 	}
+	host := nvidiaMachine(f)
 	f.Fuzz(func(t *testing.T, text string) {
-		m := nvidiaMachine(t)
+		m := *host
+		m.t = t
 		m.spec("fuzz.yaml", text)
 		s := container()
 		if err := m.attacher().Inject(t.Context(), s, []string{"GPU-a"}, false); err != nil {

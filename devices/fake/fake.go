@@ -30,9 +30,10 @@ type Backend struct {
 	script []step  // ordered by time
 
 	mu      sync.Mutex
-	started time.Time // of the first use, for the script
-	faults  []fault   // of each device
-	silent  bool      // the whole library hangs
+	started time.Time       // of the first use, for the script
+	faults  []fault         // of each device
+	held    map[string]bool // nil: nobody has said who holds what
+	silent  bool            // the whole library hangs
 	wake    chan struct{}
 	signals []devices.Signal
 }

@@ -40,7 +40,7 @@ func TestParse(t *testing.T) {
 		"8xH100-80GB": true, "1xMI-300x-1024GB": true, "": false, "x": false, "0xH100-80GB": false, "65xH100-80GB": false,
 		"8xH100": false, "8x80GB": false, "8x-80GB": false, "8xH100-0GB": false, "8xH 100-80GB": false, "8xH100-80": false, "H100-80GB": false,
 		"8xH100-80GB,2xAscend910B-64GB": true, "60xH100-80GB,5xA100-40GB": false, "8xH100-80GB,": false,
-		"8xH100-80GB;30s:3:lost;1m:all:xid 79;1h:0:recover": true, "8xH100-80GB;": false, "8xH100-80GB;30s:8:lost": false,
+		"8xH100-80GB;30s:3:lost;1m:all:xid 79;1h:0:recover": true, "1xH100-80GB;1s:0:leak": true, "1xH100-80GB;1s:0:leak 2": false, "8xH100-80GB;": false, "8xH100-80GB;30s:8:lost": false,
 		"8xH100-80GB;soon:3:lost": false, "8xH100-80GB;-1s:3:lost": false, "8xH100-80GB;1s:3:burn": false,
 		"8xH100-80GB;1s:3:xid": false, "8xH100-80GB;1s:3:xid -1": false, "8xH100-80GB;1s:3:lost 4": false, "8xH100-80GB;1s:3": false,
 	} {

@@ -32,6 +32,7 @@ type fault struct {
 	health, reason string
 	flapping       time.Time // since when
 	errors         int64     // uncorrectable ones of memory
+	leaks          bool      // a process and its memory stay when the holder has gone
 }
 
 // at answers a device's health.
@@ -74,16 +75,17 @@ func parseFailure(text string) (failure string, code int64, err error) {
 			return "", 0, fmt.Errorf("failure %q: an XID is a number", text)
 		}
 		return failure, code, nil
-	case "lost", "ecc", "unresponsive", "flapping", "recover":
+	case "lost", "ecc", "unresponsive", "flapping", "leak", "recover":
 		if !numbered {
 			return failure, 0, nil
 		}
 	}
-	return "", 0, fmt.Errorf("failure %q is none of lost, xid N, ecc, unresponsive, flapping, recover", text)
+	return "", 0, fmt.Errorf("failure %q is none of lost, xid N, ecc, unresponsive, flapping, leak, recover", text)
 }
 
 // Inject makes a device fail now: "lost", "xid N" (which alone changes no health), "ecc", "unresponsive",
-// "flapping" (unhealthy and healthy by turns of 10 s), or makes it "recover". Index -1 is every device;
+// "flapping" (unhealthy and healthy by turns of 10 s), "leak" (a process and its memory stay on it when its holder
+// has gone), or makes it "recover". Index -1 is every device;
 // "unresponsive" of every one is the library hanging.
 func (b *Backend) Inject(index int, failure string) error {
 	word, code, err := parseFailure(failure)
@@ -126,6 +128,8 @@ func (b *Backend) applyLocked(s step) {
 		case "flapping":
 			f.flapping = now
 			tell(devices.SignalFault, "flapping")
+		case "leak":
+			f.leaks = true
 		case "recover":
 			*f = fault{errors: f.errors}
 			tell(devices.SignalRecovered, "")

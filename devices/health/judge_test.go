@@ -287,12 +287,3 @@ func TestOldSamplesDontCount(t *testing.T) {
 func TestUnknownDevice(t *testing.T) {
 	equal(t, Verdict{State: fleetv1.Healthy}, New().Verdict("nobody"), "nobody")
 }
-
-func TestShortfall(t *testing.T) {
-	all := []devices.Device{
-		{ID: "1", Vendor: "nvidia"}, {ID: "2", Vendor: "nvidia", Health: fleetv1.Lost}, {ID: "3", Vendor: "nvidia", ParentID: "1"},
-		{ID: "4", Vendor: "ascend", Health: fleetv1.Unhealthy},
-	}
-	equal(t, []string{"fewer devices than declared: 1 of nvidia where 2 are declared"}, Shortfall(map[string]int{"nvidia": 2, "ascend": 1}, all), "")
-	equal(t, 0, len(Shortfall(nil, all)), "nothing declared")
-}

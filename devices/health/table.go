@@ -3,6 +3,7 @@ package health
 import (
 	"slices"
 
+	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
@@ -73,7 +74,7 @@ const (
 	signSilent       = "driver silent"
 	signReset        = "reset required"
 	signFails        = "fails"
-	signFewer        = "fewer devices than declared"
+	signFewer        = devices.FewerThanDeclared
 
 	noRecovery = "none"
 )

@@ -1,9 +1,7 @@
 package health
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -94,22 +92,4 @@ func (f *fault) reason() string {
 		text += "; reboot the node"
 	}
 	return text
-}
-
-// Shortfall answers a line for each vendor of which fewer devices are there than were declared, by vendor. Lost
-// devices and slices don't count.
-func Shortfall(declared map[string]int, all []devices.Device) []string {
-	there := map[string]int{}
-	for _, d := range all {
-		if d.ParentID == "" && d.Health != fleetv1.Lost {
-			there[d.Vendor]++
-		}
-	}
-	var lines []string
-	for _, vendor := range slices.SortedFunc(maps.Keys(declared), cmp.Compare[string]) {
-		if want, have := declared[vendor], there[vendor]; have < want {
-			lines = append(lines, fmt.Sprintf("%s: %d of %s where %d are declared", signFewer, have, vendor, want))
-		}
-	}
-	return lines
 }

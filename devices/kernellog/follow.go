@@ -81,13 +81,14 @@ func read(ctx context.Context, log io.Reader, logger *slog.Logger, f func(Messag
 	return ctx.Err()
 }
 
-// openEnd opens the log behind its last record. It doesn't block, so that closing ends a read that waits.
+// openEnd opens the log behind its last record, or a pipe of records. It doesn't block, so that closing ends a
+// read that waits.
 func openEnd(path string) (io.ReadCloser, error) {
 	log, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := log.Seek(0, io.SeekEnd); err != nil {
+	if _, err := log.Seek(0, io.SeekEnd); err != nil && !errors.Is(err, syscall.ESPIPE) {
 		log.Close()
 		return nil, err
 	}

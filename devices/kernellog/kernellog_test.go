@@ -7,8 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -166,6 +168,31 @@ func TestBrokenLog(t *testing.T) {
 		if err := Follow(t.Context(), Config{Logger: slog.New(slog.DiscardHandler), Open: open}, nil); !errors.Is(err, broken) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A pipe stands for the log where a test, or a container, has no other.
+func TestPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pipe, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	if _, err := pipe.WriteString("4,1,1,-;NVRM: Xid (PCI:0000:3b:00): 79, gone\n"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var told []int64
+	err = Follow(ctx, Config{Path: path, Logger: slog.New(slog.DiscardHandler)}, func(m Message) {
+		told = append(told, m.Code)
+		cancel()
+	})
+	if err != nil || !slices.Equal(told, []int64{79}) {
+		t.Errorf("%v, %v", told, err)
 	}
 }
 

@@ -36,6 +36,7 @@ type Backend struct {
 	lib     *library
 	gpus    []*gpu                  // as the last Discover listed them
 	said    string                  // why there was no driver, when it was last logged
+	told    map[string]bool         // what of single devices the log has already
 	tried   string                  // the unlisted GPUs for which NVML was initialised again
 	session atomic.Pointer[session] // written with mu held
 	closed  bool
@@ -68,7 +69,7 @@ func New(cfg Config) *Backend {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Backend{cfg: cfg, news: make(chan struct{}, 1)}
+	return &Backend{cfg: cfg, told: map[string]bool{}, news: make(chan struct{}, 1)}
 }
 
 // Vendor implements devices.Backend.

@@ -25,7 +25,7 @@ func TestLibrary(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, string){
 		"Suite": suite, "Discover": discover, "Sample": sample, "Slices": mig, "Refused": refused, "Endless": endless,
 		"ManyProcesses": manyProcesses, "Direct": direct, "Unlinked": unlinked, "Partition": partition, "LinkDown": linkDown,
-		"Lost": lost, "LostAtStart": lostAtStart, "ResetRequired": resetRequired, "Init": initFails, "HotPlug": hotPlug,
+		"Lost": lost, "Upgraded": upgraded, "Twins": twins, "LostAtStart": lostAtStart, "ResetRequired": resetRequired, "Init": initFails, "HotPlug": hotPlug,
 		"Crash": crash, "Exit": exits, "Hang": hangs, "Events": events, "SliceEvents": sliceEvents, "LostEvent": lostEvent, "LostUnheard": lostUnheard,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, library) })
@@ -102,6 +102,8 @@ func mig(t *testing.T, library string) {
 	equal(t, "", parent.ParentID)
 	for i, s := range []devices.Device{big, small} {
 		equal(t, sliceID(1, i), s.ID)
+		equal(t, []int{1, 9}[i], *s.GPUInstance)
+		equal(t, 0, *s.ComputeInstance)
 		equal(t, uuid(1), s.ParentID)
 		equal(t, []string{"3g.40gb", "1g.10gb"}[i], s.Profile)
 		equal(t, []int64{40448 * mib, 9984 * mib}[i], s.MemoryBytes)
@@ -233,6 +235,31 @@ func lostAtStart(t *testing.T, library string) {
 	contains(t, c.said(), "does not answer")
 	c.control("")
 	listed(t, c.devices(), 8)
+}
+
+// upgraded is a driver that doesn't fit the library any more: no GPU is lost by that.
+func upgraded(t *testing.T, library string) {
+	c := start(t, library, "")
+	listed(t, c.devices(), 8)
+	c.control("handles 18")
+	contains(t, c.do("discover").Error, "versions of library and kernel module differ")
+	c.control("")
+	for _, d := range c.devices() {
+		equal(t, fleetv1.Healthy, d.Health)
+	}
+}
+
+// twins can't be told apart: the first is used, and the log says so once.
+func twins(t *testing.T, library string) {
+	c := start(t, library, "twin 5")
+	for range 3 {
+		found := c.devices()
+		listed(t, found, 7)
+		equal(t, uuid(0), found[0].ID)
+		equal(t, 0, found[0].Index)
+		equal(t, 6, found[5].Index)
+	}
+	equal(t, 1, strings.Count(c.said(), "a GPU's UUID is empty or another's"))
 }
 
 func resetRequired(t *testing.T, library string) {

@@ -41,13 +41,16 @@ func (b *Backend) scan(ctx context.Context, lib *library) (found []*gpu, refused
 		if ret == nvml.SUCCESS {
 			id, ret = handle.GetUUID()
 		}
+		if ofLibrary(ret) {
+			return nil, ret, fmt.Errorf("ask for GPU %d: %w", i, answer(ret))
+		}
 		if ret != nvml.SUCCESS {
-			b.cfg.Logger.Warn("a GPU does not answer", "index", i, "reason", answer(ret))
+			b.warn("a GPU does not answer", "index", i, "reason", answer(ret).Error())
 			refused = ret
 			continue
 		}
 		if id == "" || seen[id] {
-			b.cfg.Logger.Warn("a GPU's UUID is empty or another's: left out", "index", i, "uuid", id)
+			b.warn("a GPU's UUID is empty or another's: left out", "index", i, "uuid", id)
 			continue
 		}
 		seen[id] = true
@@ -55,7 +58,7 @@ func (b *Backend) scan(ctx context.Context, lib *library) (found []*gpu, refused
 		found = append(found, g)
 		for _, slice := range b.cut(lib, g) {
 			if slice.ID == "" || seen[slice.ID] {
-				b.cfg.Logger.Warn("a slice's UUID is empty or another's: left out", "gpu", id, "uuid", slice.ID)
+				b.warn("a slice's UUID is empty or another's: left out", "gpu", id, "uuid", slice.ID)
 				continue
 			}
 			seen[slice.ID] = true
@@ -63,6 +66,23 @@ func (b *Backend) scan(ctx context.Context, lib *library) (found []*gpu, refused
 		}
 	}
 	return found, refused, nil
+}
+
+// ofLibrary says whether an answer is about NVML as a whole, which says nothing against the GPU that was asked for.
+func ofLibrary(ret nvml.Return) bool {
+	switch ret {
+	case nvml.ERROR_LIB_RM_VERSION_MISMATCH, nvml.ERROR_DRIVER_NOT_LOADED, nvml.ERROR_UNINITIALIZED, nvml.ERROR_OPERATING_SYSTEM:
+		return true
+	}
+	return false
+}
+
+// warn logs what a discovery finds, unless one before has found it.
+func (b *Backend) warn(what string, args ...any) {
+	if key := what + fmt.Sprint(args...); !b.told[key] {
+		b.told[key] = true
+		b.cfg.Logger.Warn(what, args...)
+	}
 }
 
 // host is what all GPUs have in common.
@@ -150,7 +170,7 @@ func (b *Backend) cut(lib *library, parent *gpu) []*gpu {
 		}
 		id, ret := handle.GetUUID()
 		if a.note(ret); ret != nvml.SUCCESS {
-			b.cfg.Logger.Warn("a slice tells no UUID: left out", "gpu", parent.ID, "slice", i, "reason", answer(ret))
+			b.warn("a slice tells no UUID: left out", "gpu", parent.ID, "slice", i, "reason", answer(ret).Error())
 			continue
 		}
 		s := &gpu{handle: handle, Device: parent.Device, gpuInstance: -1, computeInstance: -1}
@@ -184,9 +204,9 @@ func (g *gpu) describeSlice(a *asker, parent *gpu) {
 	}
 	g.Profile = profileOf(name, parent.MemoryBytes, g.MemoryBytes, attributes.GpuInstanceSliceCount, attributes.ComputeInstanceSliceCount)
 	if v := ask(a, callGPUInstanceID, g.handle.GetGpuInstanceId); v != nil {
-		g.gpuInstance = *v
+		g.gpuInstance, g.GPUInstance = *v, v
 	}
 	if v := ask(a, callComputeInstanceID, g.handle.GetComputeInstanceId); v != nil {
-		g.computeInstance = *v
+		g.computeInstance, g.ComputeInstance = *v, v
 	}
 }

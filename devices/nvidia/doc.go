@@ -49,7 +49,7 @@
 //     works was deleted, and is no longer listed.
 //   - NVML lists the GPUs that were there when it was initialised. When sysfs shows one more, NVML is initialised again.
 //   - A library that was used can't be unloaded: after an upgrade of the driver Discover fails (versions
-//     differ) until the process is started again.
+//     differ) until the process is started again, which devices/probe does after each discovery that fails.
 //   - Single-bit errors are no signals: they are corrected, come in storms, and are counted in the samples.
 //   - An idle GPU's lower clock isn't throttling.
 //   - LinksDown counts the links that were up since the process started and no longer are: a link without a

@@ -34,7 +34,11 @@ type Config struct {
 // closeWithin is how long Close waits for the child to be gone.
 const closeWithin = time.Second
 
-var errClosed = errors.New("the probe is closed")
+var (
+	errClosed = errors.New("the probe is closed")
+	// errAnew ends a child whose library didn't find devices.
+	errAnew = errors.New("the probe is started anew after its library failed")
+)
 
 // Backend is a devices.Backend whose vendor's library is in a child process.
 type Backend struct {
@@ -176,7 +180,10 @@ func (b *Backend) ask(ctx context.Context, req request) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	return answer, answer.err()
+	if err = answer.err(); err != nil && req.Call == callDiscover {
+		child.end(errAnew)
+	}
+	return answer, err
 }
 
 // living answers a child that isn't known to have ended, and whether it is yet to answer its first call.
@@ -216,6 +223,9 @@ func (b *Backend) backOffLocked(err error) {
 
 // childEnded is called once for each child.
 func (b *Backend) childEnded(c *child, started time.Time, err error) {
+	if errors.Is(err, errAnew) {
+		return // no fault of the child's
+	}
 	b.mu.Lock()
 	closed := b.closed
 	if time.Since(started) >= b.cfg.MostPause {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,7 +45,7 @@ type library struct {
 	*fake.Backend
 	discover, sample func()
 	watch            func(f func(devices.Signal)) error
-	found            func() []devices.Device
+	found            func() ([]devices.Device, error)
 }
 
 func (l *library) Discover(ctx context.Context) ([]devices.Device, error) {
@@ -52,7 +53,7 @@ func (l *library) Discover(ctx context.Context) ([]devices.Device, error) {
 		l.discover()
 	}
 	if l.found != nil {
-		return l.found(), nil
+		return l.found()
 	}
 	return l.Backend.Discover(ctx)
 }
@@ -118,12 +119,15 @@ func beChild(mode, argument string) error {
 			}
 		}
 	case "late": // no library until the file exists
-		lib.found = func() []devices.Device {
-			if _, err := os.Stat(argument); err != nil {
-				return nil
+		lib.found = func() ([]devices.Device, error) {
+			if there, err := filepath.Glob(argument); err != nil || there == nil {
+				return nil, err
 			}
-			d, _ := made.Discover(context.Background()) // never fails
-			return d
+			return made.Discover(context.Background())
+		}
+	case "upgraded": // the library that was loaded is the wrong one, unless the file existed by then
+		if _, err := os.Stat(argument); err != nil {
+			lib.found = func() ([]devices.Device, error) { return nil, errors.New("versions differ") }
 		}
 	case "watch-ends":
 		lib.watch = func(f func(devices.Signal)) error {
@@ -201,7 +205,7 @@ func misbehave(mode, argument string) error {
 }
 
 // inherited answers a device for each file that this process was given.
-func inherited() []devices.Device {
+func inherited() ([]devices.Device, error) {
 	var out []devices.Device
 	for fd := range 64 {
 		name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
@@ -209,7 +213,7 @@ func inherited() []devices.Device {
 			out = append(out, devices.Device{ID: fmt.Sprintf("%d %s", fd, name)})
 		}
 	}
-	return out
+	return out, nil
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

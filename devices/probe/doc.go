@@ -15,6 +15,10 @@
 // one stuck child. A child that has ended is started again after a pause that doubles, from a second to a
 // minute; it starts over when a child has lived for a minute.
 //
+// A child whose library answers a discovery with an error is ended too, without a pause: a process can't get rid of
+// the library that it has loaded, and after an upgrade of the driver that is the wrong one. The next call starts
+// another with the library that is installed by then.
+//
 // A call of the child can't be taken back: when its caller's context is cancelled the answer is thrown
 // away when it comes.
 //

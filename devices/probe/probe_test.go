@@ -235,6 +235,34 @@ func TestLibraryAppears(t *testing.T) {
 	}
 }
 
+// A driver was upgraded under a library that stays loaded as long as its process lives.
+func TestLibraryOfAnotherVersion(t *testing.T) {
+	flag := filepath.Join(t.TempDir(), "libnvidia-ml.so.1")
+	log := &locked{}
+	b := backend(t, "upgraded", flag, func(c *Config) {
+		c.LeastPause, c.MostPause, c.Logger = time.Hour, time.Hour, slog.New(slog.NewTextHandler(log, nil))
+	})
+	for range 3 {
+		if _, err := b.Discover(t.Context()); err == nil || errors.Is(err, devices.ErrUnresponsive) || !strings.Contains(err.Error(), "versions differ") {
+			t.Fatal(err)
+		}
+		gone(t, b)
+	}
+	if text := log.String(); text != "" {
+		t.Errorf("log %s", text)
+	}
+	if err := os.WriteFile(flag, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := b.Discover(t.Context()); err != nil || len(all) != 8 {
+		t.Errorf("%v, %v", all, err)
+	}
+	pid := b.now().pid()
+	if _, err := b.Sample(t.Context(), devices.Usage); err != nil || b.now().pid() != pid {
+		t.Errorf("a child that answers was replaced: %v", err)
+	}
+}
+
 func TestNoChildUntilPresent(t *testing.T) {
 	var there atomic.Bool
 	dir := t.TempDir()

@@ -23,7 +23,11 @@
 //     unless what was asked since then overrules it (effectiveState): nobody should see "Running" after
 //     his stop was accepted.
 //   - The service loop tells of starts, stops and deletions when it sets about them. The API emits only the
-//     events that nobody else knows of: Scaled, QuotaExceeded, NodeCordoned, NodeUncordoned.
+//     events that nobody else knows of: Scaled, QuotaExceeded, NodeCordoned, NodeUncordoned, DeviceCordoned,
+//     DeviceUncordoned.
+//   - A device's cordon is kept in the spec of its node, by ID, so that it outlives the device's absence: one that no
+//     node lists any more can still be uncordoned. A slice is cordoned with the device that it is cut from; to
+//     uncordon it alone then is refused, rather than to say "done" of a slice that stays closed.
 //
 // Dependencies: grpc for statuses and streams, genproto's errdetails because BadRequest is the form in
 // which generic clients show field errors, google/uuid for object IDs.

@@ -2,13 +2,15 @@
 // ListEndpoints.
 //
 // The answer of a service is rendered when something changes (a service, an instance, a pool, a node's
-// lease) and served from memory: a request hashes its token, finds the service in a map and writes bytes
+// lease or devices) and served from memory: a request hashes its token, finds the service in a map and writes bytes
 // that exist already. It takes no lock and reads no store. One goroutine (Run) does all the rendering; it
 // replaces the whole map when services come or go, and swaps one pointer when an answer changes.
 //
 // Decisions:
 //   - An instance is in the answer when it is meant to run, is ready, has an address, and its node's lease
 //     is valid. A service that isn't meant to run has no endpoints, whatever its instances still do.
+//   - An instance that holds a device which its node reports as failed is not in the answer, ready or not: an
+//     agent that can't write its journal can't report the instance as not ready, but still tells of its devices.
 //   - The index is that of the store when the answer last changed. A lease that is lost changes the answer
 //     and not the store, so the ETag covers the bytes, too.
 //   - A service that can't be looked up (pool not dedicated) answers 409 with the condition that fails;

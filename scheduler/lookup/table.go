@@ -180,6 +180,15 @@ func markNode(view state.ReadView, node string, dirty map[string]bool) {
 	}
 }
 
+// markDevices marks the services whose instances hold a device of the node that has failed or works again.
+func markDevices(view state.ReadView, c state.Change, dirty map[string]bool) {
+	for _, i := range view.InstancesOnNode(c.Key.Key) {
+		if state.FailedDevice(c.Before.GetNode(), i) != state.FailedDevice(c.After.GetNode(), i) {
+			dirty[i.GetSpec().GetServiceId()] = true
+		}
+	}
+}
+
 // apply takes changes over: those of services that stay as they are by name and ID touch only their own
 // answers.
 func (t *Table) apply(sets []state.ChangeSet, resync bool) {
@@ -211,6 +220,7 @@ func (t *Table) apply(sets []state.ChangeSet, resync bool) {
 				if c.Before.GetNode().GetStatus().GetState() != c.After.GetNode().GetStatus().GetState() {
 					markNode(view, c.Key.Key, dirty)
 				}
+				markDevices(view, c, dirty)
 			}
 		}
 	}
@@ -329,7 +339,7 @@ func (t *Table) answerOf(view state.ReadView, s *fleetv1.Service) *answer {
 	resp := &fleetv1.ListEndpointsResponse{Index: view.Index(), MaxAgeSeconds: int32(t.cfg.MaxAge / time.Second)}
 	if s.GetDesired().GetState() == fleetv1.DesiredRunning {
 		for _, i := range view.InstancesOfService(s.GetMeta().GetId()) {
-			if e := t.endpointOf(s, i); e != nil {
+			if e := t.endpointOf(view, s, i); e != nil {
 				resp.Endpoints = append(resp.Endpoints, e)
 			}
 		}
@@ -339,10 +349,10 @@ func (t *Table) answerOf(view state.ReadView, s *fleetv1.Service) *answer {
 }
 
 // endpointOf is nil when the instance must not be called.
-func (t *Table) endpointOf(s *fleetv1.Service, i *fleetv1.Instance) *fleetv1.Endpoint {
+func (t *Table) endpointOf(view state.ReadView, s *fleetv1.Service, i *fleetv1.Instance) *fleetv1.Endpoint {
 	seen := i.GetObserved()
 	if i.GetDesired().GetState() != fleetv1.DesiredRunning || !seen.GetReady() || seen.GetIp() == "" || seen.GetPort() == 0 ||
-		!t.cfg.LeaseValid(i.GetSpec().GetNode()) {
+		!t.cfg.LeaseValid(i.GetSpec().GetNode()) || state.FailedDevice(view.Node(i.GetSpec().GetNode()), i) != "" {
 		return nil
 	}
 	e := &fleetv1.Endpoint{

@@ -2,6 +2,7 @@ package place
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -43,8 +44,8 @@ func filters() []filter {
 			return fmt.Sprintf("%s port %d taken", verb(ns, "has", "have"), r.HostPort)
 		}},
 		{"devices", func(n *node, r *Request) bool { return n.count(n.free, r) >= r.devices() }, func(ns []*node, r *Request) string {
-			return fmt.Sprintf("%s free devices (need %s, %s)", verb(ns, "lacks", "lack"), r.wanted(),
-				most(ns, func(n *node) int64 { return int64(n.count(n.free, r)) }, plain, "most free"))
+			return fmt.Sprintf("%s free devices (need %s, %s%s)", verb(ns, "lacks", "lack"), r.wanted(),
+				most(ns, func(n *node) int64 { return int64(n.count(n.free, r)) }, plain, "most free"), barred(ns, r))
 		}},
 		resource("CPU", cores, func(r *Request) int64 { return r.CPUMillis }, func(n *node) int64 { return n.cpu }),
 		resource("memory", bytes, func(r *Request) int64 { return r.MemoryBytes }, func(n *node) int64 { return n.memory }),
@@ -97,6 +98,27 @@ func (x *Index) Explain(r *Request) *fleetv1.Explanation {
 		}
 	}
 	return &fleetv1.Explanation{Summary: explain(nodes, r), Nodes: int32(len(nodes)), Remedies: []string{x.remedy(nodes, r)}}
+}
+
+// barred counts the devices of the nodes that would suit but are given to nobody, by why; empty when there
+// are none.
+func barred(ns []*node, r *Request) string {
+	counts := map[string]int{}
+	for _, n := range ns {
+		for i, k := range n.topology.kinds {
+			if word := n.barred[n.ids[i]]; word != "" && r.matches(k) {
+				counts[word]++
+			}
+		}
+	}
+	var phrases []string
+	for _, word := range slices.Sorted(maps.Keys(counts)) {
+		phrases = append(phrases, fmt.Sprintf("%d %s %s", counts[word], plural(counts[word], "device", "devices"), word))
+	}
+	if len(phrases) == 0 {
+		return ""
+	}
+	return "; " + strings.Join(phrases, ", ")
 }
 
 // wanted names the devices, such as "8 × nvidia H100* with 80.0 GiB".

@@ -23,6 +23,7 @@ type node struct {
 	last   mask // usable ones that had trouble lately
 	ids    []string
 	groups []presence
+	barred map[string]string // devices that nobody new gets: why, as state.Barred says
 
 	// What the object says.
 	cordoned, unreachable bool
@@ -50,7 +51,7 @@ func (n *node) describe(o *fleetv1.Node, intern func(*topology) *topology) {
 		}
 	}
 	n.devices, n.total = f.GetDevices(), state.Allocatable(o)
-	n.usable, n.last = n.condition(o.GetSpec().GetDeviceCordons())
+	n.condition(o)
 	n.cpu, n.memory, n.disk = n.total.CPUMillis, n.total.MemoryBytes, n.total.DiskBytes
 	n.free, n.ports = n.usable, n.ports[:0]
 }
@@ -65,35 +66,33 @@ func sameMake(a, b *fleetv1.Device) bool {
 		})
 }
 
-// condition answers which devices may be given out, and which of them had trouble lately. A slice shares
-// the fate of the device that it is cut from.
-func (n *node) condition(cordons []*fleetv1.DeviceCordon) (usable, last mask) {
-	bad, troubled := map[string]bool{}, map[string]bool{}
-	for _, c := range cordons {
-		bad[c.GetDeviceId()] = true
-	}
+// condition notes which devices may be given out, and which of them had trouble lately. A slice shares the
+// trouble of the device that it is cut from.
+func (n *node) condition(o *fleetv1.Node) {
+	n.usable, n.last, n.barred = mask{}, mask{}, nil
+	troubled := map[string]bool{}
 	for _, d := range n.devices {
-		switch {
-		case d.GetHealth() != fleetv1.Healthy || d.GetQuarantined():
-			bad[d.GetId()] = true
-		case d.GetAction() == "":
-		case d.GetAction() == "observe":
+		if d.GetAction() != "" {
 			troubled[d.GetId()] = true
-		default: // it is to be left
-			bad[d.GetId()] = true
 		}
 	}
 	for _, d := range n.devices {
 		i := slices.Index(n.ids, d.GetId())
-		if i < 0 || bad[d.GetId()] || d.GetParentId() != "" && bad[d.GetParentId()] {
+		if i < 0 {
 			continue
 		}
-		usable.add(i)
+		if word, _ := state.Barred(o, d); word != "" {
+			if n.barred == nil {
+				n.barred = map[string]string{}
+			}
+			n.barred[d.GetId()] = word
+			continue
+		}
+		n.usable.add(i)
 		if troubled[d.GetId()] || troubled[d.GetParentId()] {
-			last.add(i)
+			n.last.add(i)
 		}
 	}
-	return usable, last
 }
 
 // occupy takes what an instance holds from its placement until it is reaped.

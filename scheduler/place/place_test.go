@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -42,6 +43,15 @@ func host(name string, devices int, change ...func(*fleetv1.Node)) *fleetv1.Node
 		f(n)
 	}
 	return n
+}
+
+// shut cordons devices of a node.
+func shut(ids ...string) func(*fleetv1.Node) {
+	return func(n *fleetv1.Node) {
+		for _, id := range ids {
+			n.Spec.DeviceCordons = append(n.Spec.DeviceCordons, &fleetv1.DeviceCordon{DeviceId: id, Reason: "r"})
+		}
+	}
 }
 
 func gpus(n int32) *fleetv1.Accelerator {
@@ -83,7 +93,20 @@ func TestExplanations(t *testing.T) {
 		{"device memory", []proto.Message{host("a", 2)}, Request{Accelerator: &fleetv1.Accelerator{Count: 1, MemoryMinBytes: 81 * gib}},
 			`0 of 1 node of pool "p" fit: 1 does not have the devices (need 1 × device with 81.0 GiB, most 0 on a)`, true},
 		{"sick device", []proto.Message{host("a", 2, sick), host("b", 1)}, Request{Accelerator: gpus(2)},
-			`0 of 2 nodes of pool "p" fit: 1 does not have the devices (need 2 × nvidia H100*, most 1 on b), 1 lacks free devices (need 2 × nvidia H100*, most free 1 on a)`, false},
+			`0 of 2 nodes of pool "p" fit: 1 does not have the devices (need 2 × nvidia H100*, most 1 on b), 1 lacks free devices (need 2 × nvidia H100*, most free 1 on a; 1 device unhealthy)`, false},
+		{"barred devices", []proto.Message{host("a", 8, shut("a-0", "a-1"), func(n *fleetv1.Node) {
+			d := n.Facts.Devices
+			d[2].Quarantined, d[2].Health, d[2].Action = true, fleetv1.Unhealthy, fleetv1.ActionDrain
+			d[3].Health, d[3].Action = fleetv1.Unhealthy, fleetv1.ActionResetNeeded
+			d[4].Health = fleetv1.Unresponsive
+			d[5].Action = fleetv1.ActionObserve // is used
+			d[6].Vendor = "ascend"              // isn't asked for
+			d[7].Action = fleetv1.ActionDrain
+		}), host("b", 8, shut("b-0"), cordon), host("c", 6, shut("c-5"))}, Request{Accelerator: gpus(6)},
+			`0 of 3 nodes of pool "p" fit: 1 is cordoned, 2 lack free devices (need 6 × nvidia H100*, most free 5 on c; 3 devices cordoned, ` +
+				`1 device healthy (drain), 1 device quarantined, 1 device unhealthy (reset-needed), 1 device unresponsive)`, false},
+		{"cordoned whole", []proto.Message{host("a", 2, sliced, shut("a-1"))}, Request{Accelerator: &fleetv1.Accelerator{Model: "slice", Count: 1, Share: "1g.10gb"}},
+			`0 of 1 node of pool "p" fit: 1 lacks free devices (need 1 × slice, most free 0 on a; 1 device cordoned)`, false},
 		{"cut device", []proto.Message{host("a", 2, sliced)}, Request{Accelerator: gpus(2)},
 			`0 of 1 node of pool "p" fit: 1 does not have the devices (need 2 × nvidia H100*, most 1 on a)`, true},
 	} {
@@ -127,7 +150,13 @@ func TestRemedies(t *testing.T) {
 		{"devices", []proto.Message{host("a", 1), on("a", "s-1", 8000), on("a", "s-2", 10, "a-0")}, Request{Accelerator: gpus(1)}, "it would fit on a after the end of s-2"},
 		{"port", []proto.Message{host("a", 0), port}, Request{HostPort: 80}, "it would fit on a after the end of web-1"},
 		{"sick device", []proto.Message{host("a", 1, func(n *fleetv1.Node) { n.Facts.Devices[0].Health = fleetv1.Unhealthy })}, Request{Accelerator: gpus(1)},
-			"it would fit on a if nothing else ran there and all devices worked"},
+			"it would fit on a if nothing else ran there and all devices could be given out"},
+		{"cordoned devices", []proto.Message{host("a", 2, shut("a-0", "a-1")), host("b", 1)}, Request{Accelerator: gpus(2)},
+			"uncordoning devices may make room: on a"},
+		{"cordoned and held devices", []proto.Message{host("a", 2, shut("a-0", "a-1")), on("a", "s-1", 1, "a-1")}, Request{Accelerator: gpus(2)},
+			"it would fit on a if nothing else ran there and all devices could be given out"},
+		{"whose end gives back a cordoned device", []proto.Message{host("a", 2, shut("a-1")), on("a", "s-1", 1, "a-1"), on("a", "s-2", 1, "a-0")},
+			Request{Accelerator: gpus(1)}, "it would fit on a after the end of s-2"},
 		{"cordoned", []proto.Message{host("a", 0, away), host("b", 0, cordon)}, Request{}, "uncordoning may make room: b"},
 		{"away", []proto.Message{host("a", 0, away)}, Request{}, "it waits for the return of a"},
 	} {
@@ -192,8 +221,15 @@ func TestPlansAreSound(t *testing.T) {
 		for i := range 1 + rng.IntN(6) {
 			n := host(fmt.Sprintf("n%d", i), rng.IntN(9))
 			for _, d := range n.Facts.Devices {
-				if rng.IntN(5) == 0 {
+				switch rng.IntN(12) {
+				case 0, 1:
 					d.Health = fleetv1.Lost
+				case 2:
+					d.Quarantined = true
+				case 3:
+					d.Action = fleetv1.ActionDrain
+				case 4:
+					shut(d.Id)(n)
 				}
 			}
 			nodes, hosts[n.Meta.Name] = append(nodes, n), n
@@ -238,8 +274,9 @@ func TestPlansAreSound(t *testing.T) {
 		}
 		for _, n := range hosts {
 			for _, d := range n.Facts.Devices {
-				if held[d.Id] && d.Health != fleetv1.Healthy {
-					t.Fatalf("seed %d: lost device %s given out", seed, d.Id)
+				cordoned := slices.ContainsFunc(n.Spec.DeviceCordons, func(c *fleetv1.DeviceCordon) bool { return c.DeviceId == d.Id })
+				if held[d.Id] && (d.Health != fleetv1.Healthy || d.Quarantined || d.Action != "" || cordoned) {
+					t.Fatalf("seed %d: device %v given out", seed, d)
 				}
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // remedy says what would make room for a request that no node fits: the fewest instances whose end would do
@@ -13,7 +14,7 @@ import (
 func (x *Index) remedy(nodes []*node, r *Request) string {
 	fs := filters()
 	on := ""
-	var ending, closed, lost, able []string
+	var ending, closed, shut, lost, able []string
 	for _, n := range nodes {
 		if !fits(n.emptied(), r, fs) {
 			continue // never
@@ -25,6 +26,8 @@ func (x *Index) remedy(nodes []*node, r *Request) string {
 			closed = append(closed, n.name)
 		case ok && (on == "" || len(names) < len(ending)):
 			on, ending = n.name, names
+		case !ok && x.opened(n, r, fs):
+			shut = append(shut, n.name)
 		case !ok:
 			able = append(able, n.name)
 		}
@@ -34,11 +37,13 @@ func (x *Index) remedy(nodes []*node, r *Request) string {
 		return "it would fit on " + on + " after the end of " + several(ending)
 	case len(closed) > 0:
 		return "uncordoning may make room: " + several(closed)
+	case len(shut) > 0:
+		return "uncordoning devices may make room: on " + several(shut)
 	case len(lost) > 0:
 		return "it waits for the return of " + several(lost)
 	}
 	if len(able) > 0 { // what is in the way was placed just now, or is a device
-		return "it would fit on " + several(able) + " if nothing else ran there and all devices worked"
+		return "it would fit on " + several(able) + " if nothing else ran there and all devices could be given out"
 	}
 	return "add a node that can hold it"
 }
@@ -53,13 +58,13 @@ func (n *node) emptied() *node {
 }
 
 // inTheWay names instances of a node, biggest first, without which the request would fit; false when what
-// keeps it out is no instance of the store, such as a device that does not work.
+// keeps it out is no instance of the store, such as a device that does not work or is cordoned.
 func (x *Index) inTheWay(n *node, r *Request, fs []filter) (names []string, ok bool) {
 	free := *n
 	free.ports = slices.Clone(n.ports)
 	running := x.view.InstancesOnNode(n.name)
 	slices.SortFunc(running, func(a, b *fleetv1.Instance) int {
-		return cmp.Or(cmp.Compare(len(b.GetSpec().GetDeviceIds()), len(a.GetSpec().GetDeviceIds())),
+		return cmp.Or(cmp.Compare(n.giveBack(b), n.giveBack(a)),
 			cmp.Compare(b.GetSpec().GetCpuMillis(), a.GetSpec().GetCpuMillis()), cmp.Compare(a.GetMeta().GetId(), b.GetMeta().GetId()))
 	})
 	for _, inst := range running {
@@ -79,6 +84,28 @@ func (x *Index) inTheWay(n *node, r *Request, fs []filter) (names []string, ok b
 		names = append(names, inst.GetMeta().GetName())
 	}
 	return names, len(names) > 0 && fits(&free, r, fs)
+}
+
+// giveBack is how many devices the end of an instance would make free.
+func (n *node) giveBack(i *fleetv1.Instance) int {
+	count := 0
+	for _, id := range i.GetSpec().GetDeviceIds() {
+		if n.barred[id] == "" {
+			count++
+		}
+	}
+	return count
+}
+
+// opened says whether the request would fit if no device of the node were cordoned.
+func (x *Index) opened(n *node, r *Request, fs []filter) bool {
+	free := *n
+	for i, id := range n.ids {
+		if n.barred[id] == state.BarredCordoned && x.view.DeviceHolder(n.name, id) == nil {
+			free.free.add(i)
+		}
+	}
+	return fits(&free, r, fs)
 }
 
 // several lists names, the first three of many.

@@ -149,6 +149,12 @@ func (c *counting) sort(inst *fleetv1.Instance) {
 	case inst.GetObserved().GetState() == fleetv1.InstanceFailed:
 		c.stop = append(c.stop, fate{inst, "it failed: " + cmp.Or(inst.GetObserved().GetReason(), "no reason was given"), true})
 		broken = "has failed"
+	case inst.GetObserved().GetState() == fleetv1.InstanceReclaiming: // stopped on its node by hand
+		c.stop = append(c.stop, fate{inst, "it has ended on its node", false})
+		broken = "has ended on its node"
+	case reachable && state.FailedDevice(node, inst) != "":
+		broken = state.FailedDevice(node, inst)
+		c.stop = append(c.stop, fate{inst, broken, true})
 	case !reachable && c.away(node, patience(svc)):
 		broken = "is lost: its node " + node.GetMeta().GetName() + " is unreachable"
 		c.stop = append(c.stop, fate{inst, "its node " + node.GetMeta().GetName() + " is unreachable", false})

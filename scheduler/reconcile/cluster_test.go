@@ -116,7 +116,11 @@ func (c *cluster) applyLocked(cmd *fleetv1.Command) state.Result {
 func (c *cluster) put(m proto.Message, revision uint64) state.Result {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.applyLocked(&fleetv1.Command{Time: timestamppb.Now(), Op: &fleetv1.Command_Write{Write: &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(revision, m)}}}})
+	return c.applyLocked(putCommand(m, revision))
+}
+
+func putCommand(m proto.Message, revision uint64) *fleetv1.Command {
+	return &fleetv1.Command{Time: timestamppb.Now(), Op: &fleetv1.Command_Write{Write: &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(revision, m)}}}}
 }
 
 func (c *cluster) must(m proto.Message) {

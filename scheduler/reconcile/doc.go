@@ -13,7 +13,8 @@
 // An instance is wanted when its service is to run and its version asks for it. It's lost when its node has
 // been Unreachable for reschedule_after_seconds; then it's asked to stop, and stays so when the node comes
 // back: its agent then ends it. Until then its capacity counts as taken. The node of a failed
-// instance is avoided for an hour if another fits. The first replacement comes at once; when replacements
+// instance is avoided for an hour if another fits. An instance that holds a device which its node reports as
+// failed counts as failed, even when its own report is late. The first replacement comes at once; when replacements
 // fail as well, later ones wait 10 s doubling to 5 min, so that a broken image doesn't churn the fleet.
 //
 // # State of a service
@@ -42,7 +43,8 @@
 // 60 s: it becomes Stopped or is deleted, and says so in a StopFailed event. What it had there stays in the store,
 // asked to stop and with its devices taken, until the node is back and has reaped it: no second holder, and a node
 // that never comes back holds up nobody. On a reachable node a stop that takes 30 s longer than the instance's own
-// withdrawal and grace is told as StopFailed once, and goes on.
+// withdrawal and grace is told as StopFailed once, and goes on. An instance that is Reclaiming has ended but for its
+// devices: it is waited for, since it still holds them, and is never late, for its agent bounds that check.
 //
 // # The liveness loop
 //

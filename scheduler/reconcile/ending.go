@@ -16,7 +16,7 @@ const stopSlack = 30 * time.Second
 // ending says what a stop or deletion still waits for, and tells when that takes too long.
 func (s *statusStep) ending(view state.ReadView) string {
 	away := map[string]bool{}
-	var late []string
+	var late, checked []string
 	seen := map[string]time.Time{}
 	for _, inst := range s.c.ending {
 		id, node := inst.GetMeta().GetId(), inst.GetSpec().GetNode()
@@ -29,6 +29,10 @@ func (s *statusStep) ending(view state.ReadView) string {
 			since = s.now
 		}
 		seen[id] = since
+		if inst.GetObserved().GetState() == fleetv1.InstanceReclaiming { // its agent sets the time limit
+			checked = append(checked, fmt.Sprintf("%s on %s", inst.GetMeta().GetName(), node))
+			continue
+		}
 		limit := time.Duration(inst.GetSpec().GetWithdrawSeconds()+inst.GetSpec().GetGracePeriodSeconds())*time.Second + stopSlack
 		if at := since.Add(limit); s.now.Before(at) {
 			s.wakeAt(s.svc.GetMeta().GetId(), at)
@@ -40,6 +44,9 @@ func (s *statusStep) ending(view state.ReadView) string {
 	reason := count(s.c.left(), "instance is", "instances are") + " left"
 	if len(away) > 0 {
 		reason += "; unreachable: " + strings.Join(sortedKeys(away), ", ")
+	}
+	if len(checked) > 0 {
+		reason += "; waiting for devices to be free again: " + strings.Join(checked, ", ")
 	}
 	if len(late) > 0 {
 		what := strings.Join(late, ", ")

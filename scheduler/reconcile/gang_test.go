@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
@@ -177,17 +175,6 @@ func TestDrainMovesAGangAsAWhole(t *testing.T) {
 func (c *cluster) drain(node string, d *fleetv1.Drain) {
 	c.t.Helper()
 	c.node(node, func(n *fleetv1.Node) { n.Spec.Cordoned, n.Spec.Drain = true, d })
-}
-
-// node changes a node.
-func (c *cluster) node(name string, f func(*fleetv1.Node)) {
-	c.t.Helper()
-	n := proto.CloneOf(c.store.View().Node(name))
-	f(n)
-	if r := c.put(n, n.GetMeta().GetRevision()); len(r.Rejections) > 0 {
-		c.t.Fatalf("change of node %s: %v", name, r.Rejections)
-	}
-	c.settled()
 }
 
 // messages are those of the events with this reason.

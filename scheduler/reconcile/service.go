@@ -180,6 +180,11 @@ func (l *serviceLoop) markNode(name string, before, after *fleetv1.Node) {
 	case st.GetAssignmentGeneration() == after.GetMeta().GetRevision():
 		// Only what is placed on it has changed: instances tell that themselves.
 	default:
+		for _, inst := range l.cfg.State.View().InstancesOnNode(name) {
+			if state.FailedDevice(after, inst) != state.FailedDevice(before, inst) {
+				l.dirty[inst.GetSpec().GetServiceId()] = true
+			}
+		}
 		l.freed = true
 	}
 }

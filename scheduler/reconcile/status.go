@@ -91,6 +91,9 @@ func (s *statusStep) become(to, reason string) {
 	case fleetv1.ServiceRunning:
 		want, _ := s.c.counts()
 		message := fmt.Sprintf("all %d instances are ready", want)
+		if want == 1 {
+			message = "its instance is ready"
+		}
 		if first && started {
 			s.event(fleetv1.EventNormal, "Started", message)
 		}

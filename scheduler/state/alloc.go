@@ -170,21 +170,15 @@ func (x Allocation) plus(o Allocation, sign int64) Allocation {
 	}
 }
 
-// Allocatable is what the node's instances may hold together: its totals less what it keeps back.
-// Devices counts its healthy devices; Instances is not limited and 0.
+// Allocatable is what the node's instances may hold together: its totals less what it keeps back. Devices
+// and Instances aren't limited by number and are 0.
 func Allocatable(n *fleetv1.Node) Allocation {
 	f := n.GetFacts()
-	x := Allocation{
+	return Allocation{
 		CPUMillis:   f.GetCpuMillis() - f.GetReservedCpuMillis(),
 		MemoryBytes: f.GetMemoryBytes() - f.GetReservedMemoryBytes(),
 		DiskBytes:   f.GetDiskBytes() - f.GetReservedDiskBytes(),
 	}
-	for _, d := range f.GetDevices() {
-		if d.GetHealth() == fleetv1.Healthy {
-			x.Devices++
-		}
-	}
-	return x
 }
 
 // exceeds says which resource of the node would be exceeded, or "".

@@ -121,7 +121,7 @@ func TestPlanChecksEachPart(t *testing.T) {
 	}{
 		{[]*fleetv1.Instance{testInstance("x", "a", "n9")}, RejectNotFound, "node n9"},
 		{[]*fleetv1.Instance{testInstance("x", "a", "n2")}, RejectUnfit, "cordoned"},
-		{[]*fleetv1.Instance{testInstance("x", "a", "n1", "d3")}, RejectUnfit, "Unhealthy"},
+		{[]*fleetv1.Instance{testInstance("x", "a", "n1", "d3")}, RejectUnfit, "unhealthy"},
 		{[]*fleetv1.Instance{testInstance("x", "a", "n1", "d9")}, RejectNotFound, "no device d9"},
 		{[]*fleetv1.Instance{testInstance("x", "a", "n1", "d0", "d0")}, RejectInUse, "twice"},
 		{[]*fleetv1.Instance{testInstance("x", "a", "n1", "d0"), testInstance("y", "a", "n1", "d0")}, RejectInUse, "twice"},

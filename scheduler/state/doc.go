@@ -17,8 +17,8 @@
 // A Write puts and deletes objects, all or none, each guarded by the revision that the proposer saw. It
 // can't leave a dangling reference: a service needs its pool, flavors and models, and what is in use
 // can't be deleted. A Plan places instances part by part; a part is checked against the store as it is
-// now and refused whole when it no longer fits: service, nodes, free capacity, free and healthy devices that
-// nobody has cordoned, the quota of the project. Its instances are whole gangs; what it preempts is as the
+// now and refused whole when it no longer fits: service, nodes, free capacity, devices that are free and not
+// barred, the quota of the project. Its instances are whole gangs; what it preempts is as the
 // planner saw it, preemptible, of less priority, and whole gangs too. Victims keep what they hold until they are
 // reaped: nothing is placed in their room by the same part. A Report touches nothing but the observed part of
 // instances that its node holds. A device never gets a second holder, whoever asks.
@@ -33,8 +33,14 @@
 // a Write can't change it. Because that raises the node's revision as well, writers of nodes must be ready
 // to try again. Fields that are filled in on reads are cleared before an object is stored.
 //
+// A device is barred, given to nobody new, while it or the device that it is cut from is cordoned, while it is
+// quarantined, or while its node reports it as not healthy or to be drained or worse. One function says so for
+// the planner, which explains with it, and for the check of the plan, so that the two can't differ. Who holds the device
+// keeps it.
+//
 // An instance holds its CPU, memory, disk and devices from its placement until it is observed as Reaped or
-// deleted. What nodes and projects give away is kept in tables of their own, so that Allocated, DeviceHolder,
+// deleted; also while it is Reclaiming, when its container is gone and its devices may still be in use.
+// What nodes and projects give away is kept in tables of their own, so that Allocated, DeviceHolder,
 // InstancesOnNode and ProjectUsage cost one look-up. The models of an instance's devices are written down
 // when it is placed: quotas count by them even when a device is gone.
 //

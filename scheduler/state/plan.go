@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
@@ -127,8 +128,8 @@ func (a *applying) checkPlaced(i *fleetv1.Instance, s *fleetv1.Service, taken *p
 		if d == nil {
 			return RejectNotFound, fmt.Sprintf("node %s has no device %s", node, id)
 		}
-		if unfit := DeviceUnfit(n, d); unfit != "" {
-			return RejectUnfit, fmt.Sprintf("device %s of node %s %s", id, node, unfit)
+		if word, detail := Barred(n, d); word != "" {
+			return RejectUnfit, strings.TrimSuffix(fmt.Sprintf("device %s of node %s is %s: %s", id, node, word, detail), ": ")
 		}
 		if slices.Contains(taken.devices, nodeDevice{node, id}) {
 			return RejectInUse, fmt.Sprintf("device %s of node %s is given out twice in one part", id, node)
@@ -145,26 +146,4 @@ func deviceOf(n *fleetv1.Node, id string) *fleetv1.Device {
 		}
 	}
 	return nil
-}
-
-// DeviceUnfit says why nothing new may be placed on a device of the node, such as "is cordoned", or "". Who
-// holds the device is not looked at.
-func DeviceUnfit(n *fleetv1.Node, d *fleetv1.Device) string {
-	switch {
-	case d.GetHealth() != fleetv1.Healthy:
-		return "is " + d.GetHealth()
-	case d.GetQuarantined():
-		return "is quarantined"
-	}
-	for _, c := range n.GetSpec().GetDeviceCordons() {
-		if c.GetDeviceId() == d.GetId() || d.GetParentId() != "" && c.GetDeviceId() == d.GetParentId() {
-			return "is cordoned"
-		}
-	}
-	for _, other := range n.GetFacts().GetDevices() {
-		if other.GetParentId() == d.GetId() {
-			return "is cut into slices"
-		}
-	}
-	return ""
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ func testNode(name string) *fleetv1.Node {
 	for i := range 4 {
 		n.Facts.Devices = append(n.Facts.Devices, &fleetv1.Device{Id: fmt.Sprint("d", i), Health: fleetv1.Healthy})
 	}
+	n.Facts.Devices[2].ParentId = "whole"
 	n.Facts.Devices[3].Health = fleetv1.Unhealthy
 	return n
 }
@@ -128,7 +130,7 @@ func randomCommand(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
 	case 5:
 		n := proto.CloneOf(v.Node(node))
 		expect := n.GetMeta().GetRevision()
-		n.Spec = &fleetv1.NodeSpec{Cordoned: r.IntN(3) == 0}
+		randomNode(r, i, n)
 		n.GetMeta().Tags = map[string]string{"x": "1", "y": "2", "z": "3", fmt.Sprint(i): ""}
 		c = writeCommand(int64(i), Put(expect, n))
 	}
@@ -137,6 +139,25 @@ func randomCommand(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
 	}
 	c.Time = at(int64(i) * 3600)
 	return c
+}
+
+// randomNode changes one writer's part of a node.
+func randomNode(r *rand.Rand, i int, n *fleetv1.Node) {
+	if n.Spec == nil {
+		n.Spec = &fleetv1.NodeSpec{}
+	}
+	switch r.IntN(3) {
+	case 0:
+		n.Spec.Cordoned = r.IntN(3) == 0
+	case 1:
+		id := []string{"d0", "d1", "d2", "whole"}[r.IntN(4)]
+		n.Spec.DeviceCordons = slices.DeleteFunc(n.Spec.DeviceCordons, func(c *fleetv1.DeviceCordon) bool { return c.GetDeviceId() == id })
+		if r.IntN(3) > 0 {
+			n.Spec.DeviceCordons = append(n.Spec.DeviceCordons, &fleetv1.DeviceCordon{DeviceId: id, Reason: fmt.Sprint(i), Time: at(int64(i))})
+		}
+	case 2:
+		n.Facts.Devices[r.IntN(3)].Quarantined = r.IntN(3) == 0
+	}
 }
 
 // randomLog makes a log of n commands; each is drawn by looking at the store that the ones before made.
@@ -246,17 +267,43 @@ func checkAllocation(t *testing.T, v ReadView) {
 }
 
 func TestAllocationIsIncremental(t *testing.T) {
-	placed := 0
+	placed, refused := 0, 0
 	for seed := range uint64(10) {
 		s := New()
 		for i, c := range randomLog(100+seed, 200) {
-			s.Apply(uint64(i+1), c)
+			before := s.View()
+			r, _ := s.Apply(uint64(i+1), c)
+			for _, x := range r.Rejections {
+				if strings.Contains(x.Detail, "is "+BarredCordoned) && strings.HasPrefix(x.Detail, "device") {
+					refused++
+				}
+			}
 			checkAllocation(t, s.View())
+			checkBarred(t, before, s.View())
 			placed = max(placed, len(s.View().Instances()))
 		}
 	}
-	if placed < 4 {
-		t.Errorf("at most %d instances were placed at once: the test tries nothing", placed)
+	if placed < 4 || refused < 4 {
+		t.Errorf("at most %d instances were placed at once, %d parts refused for a cordoned device: the test tries nothing", placed, refused)
+	}
+}
+
+// checkBarred looks for an instance that was placed on a device that nobody was to get.
+func checkBarred(t *testing.T, before, after ReadView) {
+	t.Helper()
+	for _, i := range after.Instances() {
+		if before.Instance(i.GetMeta().GetId()) != nil {
+			continue
+		}
+		n := before.Node(i.GetSpec().GetNode())
+		for _, d := range n.GetFacts().GetDevices() {
+			cordoned := slices.ContainsFunc(n.GetSpec().GetDeviceCordons(), func(c *fleetv1.DeviceCordon) bool {
+				return c.GetDeviceId() == d.GetId() || c.GetDeviceId() == d.GetParentId()
+			})
+			if slices.Contains(i.GetSpec().GetDeviceIds(), d.GetId()) && (cordoned || d.GetQuarantined() || d.GetHealth() != fleetv1.Healthy) {
+				t.Fatalf("instance %s was given device %v of a node with cordons %v", i.GetMeta().GetId(), d, n.GetSpec().GetDeviceCordons())
+			}
+		}
 	}
 }
 

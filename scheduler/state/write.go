@@ -207,5 +207,8 @@ func someInstance(what string, all []*fleetv1.Instance) string {
 	if len(all) == 0 {
 		return ""
 	}
+	if len(all) == 1 {
+		return fmt.Sprintf("instance %s is %s", all[0].GetMeta().GetName(), what)
+	}
 	return fmt.Sprintf("%d instances are %s, for example %s", len(all), what, all[0].GetMeta().GetName())
 }

@@ -20,6 +20,12 @@
 //   - Processes per container are the processes in the mount namespace of the measurement, which has one
 //     of its own, before and after, without shims and loggers.
 //
+// Those of devices stand in a report of their own, against a C stand-in for NVIDIA's library with eight GPUs, whose calls
+// cost nothing: what is measured is ours. A round of samples goes through a real `drover device-probe`. The time of a
+// failure is taken from before the stand-in, or the kernel's log, is told of an XID until the first answer of the look-up
+// without the instance, which a client asks for again and again over HTTP. The stand-in looks for
+// what it is told each 5 ms, which is in the figure; a new agent forgets failed devices, and so is started when they run out.
+//
 // Everything runs in its own network and mount namespaces, so neither the machine's rules nor its
 // containers are touched or measured.
 //

@@ -23,6 +23,7 @@ import (
 )
 
 const (
+	firstLight     = "first-light" // name of the report
 	deployRounds   = 30
 	lookupRounds   = 7
 	lookupRequests = 100_000 // a round
@@ -38,14 +39,14 @@ const (
 // TestFigures measures all figures, prints the table, and writes it down.
 func TestFigures(t *testing.T) {
 	if !containerdtest.OwnNetwork(t) {
-		printed(t)
+		printed(t, firstLight)
 		return
 	}
 	// The defaults, which test/machine shortens for tests; how long an endpoint is served after its withdrawal
 	// stays short, for it is waited for between deployments.
 	t.Setenv("DROVER_HEARTBEAT_INTERVAL", "2s")
 	t.Setenv("DROVER_LEASE_DURATION", "10s")
-	b := &bench{t: t, m: machine.Start(t, machine.Options{}), report: &report{}}
+	b := &bench{t: t, m: machine.Start(t, machine.Options{}), report: &report{name: firstLight, title: "Figures"}}
 	info, err := b.m.Runtime.Info(t.Context())
 	b.must(err)
 	b.report.describe(info.Version)
@@ -64,11 +65,11 @@ func TestFigures(t *testing.T) {
 }
 
 // printed shows what the measurement, a process of its own, has written.
-func printed(t *testing.T) {
+func printed(t *testing.T, report string) {
 	if t.Failed() || t.Skipped() {
 		return
 	}
-	r, err := readReport()
+	r, err := readReport(report)
 	if err != nil {
 		t.Fatal(err)
 	}

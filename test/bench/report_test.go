@@ -23,6 +23,8 @@ const results = "../../bench/results"
 
 // report is what a run measured.
 type report struct {
+	name, title string // of its files and page
+
 	Machine []fact   `json:"machine"`
 	Figures []figure `json:"figures"`
 }
@@ -179,7 +181,7 @@ func memoryTotal() string {
 // markdown is the page of the results: the machine, the table.
 func (r *report) markdown() string {
 	var b strings.Builder
-	b.WriteString("# Figures\n\nMade by `make bench`; what is measured and how stands in test/bench/doc.go. Times and rates are medians (p50) with\n" +
+	b.WriteString("# " + r.title + "\n\nMade by `make bench`; what is measured and how stands in test/bench/doc.go. Times and rates are medians (p50) with\n" +
 		"the 90th of 100 beside them; a ratio is measured / bare, taken in the same run, turn by turn.\n\n| machine | |\n| --- | --- |\n")
 	for _, f := range r.Machine {
 		fmt.Fprintf(&b, "| %s | %s |\n", f.Name, f.Value)
@@ -242,14 +244,14 @@ func (r *report) write() error {
 	if err := os.MkdirAll(results, 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(results, "first-light.json"), append(raw, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(results, r.name+".json"), append(raw, '\n'), 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(results, "first-light.md"), []byte(r.markdown()), 0o644)
+	return os.WriteFile(filepath.Join(results, r.name+".md"), []byte(r.markdown()), 0o644)
 }
 
-func readReport() (*report, error) {
-	raw, err := os.ReadFile(filepath.Join(results, "first-light.json"))
+func readReport(name string) (*report, error) {
+	raw, err := os.ReadFile(filepath.Join(results, name+".json"))
 	if err != nil {
 		return nil, err
 	}

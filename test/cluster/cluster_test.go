@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/drover-fleet/drover/client"
+	"github.com/drover-fleet/drover/devices"
+	"github.com/drover-fleet/drover/devices/health"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
@@ -100,5 +102,58 @@ func TestDevices(t *testing.T) {
 	c := Start(t, Options{Devices: "2xH100-80GB"})
 	c.WaitNode(c.Nodes[0].Name, "to report its devices", func(n *fleetv1.Node) bool {
 		return len(n.GetFacts().GetDevices()) == 2
+	})
+}
+
+// An instance leaves a device that fails, its endpoint first, and nobody is given the device.
+func TestDeviceFails(t *testing.T) {
+	c := Start(t, Options{Devices: "2xH100-80GB"})
+	c.Declare()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	if _, err := c.Client.Flavors.CreateFlavor(ctx, &fleetv1.CreateFlavorRequest{Flavor: &fleetv1.Flavor{
+		Meta: &fleetv1.Meta{Name: "gpu.1"},
+		Spec: &fleetv1.FlavorSpec{CpuMillis: 10, MemoryBytes: 16 << 20, Accelerator: &fleetv1.Accelerator{Count: 1}},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	deploy := func(name string) {
+		t.Helper()
+		if _, err := c.Client.Services.DeployService(ctx, &fleetv1.DeployServiceRequest{Service: &fleetv1.Service{
+			Meta: &fleetv1.Meta{Name: name, Project: "default"},
+			Spec: &fleetv1.ServiceSpec{Pool: Pool, Versions: []*fleetv1.ServiceVersion{{Model: Model, Flavor: "gpu.1", Instances: 1}}},
+		}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deploy("iris")
+	was := c.WaitState("iris", fleetv1.ServiceRunning).Instances[0]
+	device := was.Spec.DeviceIds[0]
+	all, err := c.Nodes[0].Devices.Discover(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Nodes[0].Devices.Inject(slices.IndexFunc(all, func(d devices.Device) bool { return d.ID == device }), "xid 48"); err != nil {
+		t.Fatal(err)
+	}
+	c.WaitService("iris", "to be replaced", func(r *fleetv1.WatchServiceResponse) bool {
+		return slices.ContainsFunc(r.Instances, func(i *fleetv1.Instance) bool {
+			return i.GetObserved().GetReady() && i.Meta.Id != was.Meta.Id && i.Spec.DeviceIds[0] != device
+		})
+	})
+	if endpoints := lookup(t, c, "iris"); len(endpoints) != 1 || endpoints[0].InstanceID == was.Meta.Id {
+		t.Errorf("endpoints %v", endpoints)
+	}
+	c.WaitNode(c.Nodes[0].Name, "to show the device's fault", func(n *fleetv1.Node) bool {
+		return slices.ContainsFunc(n.GetFacts().GetDevices(), func(d *fleetv1.Device) bool {
+			return d.Id == device && d.Health == fleetv1.Unhealthy && d.Action == string(health.ResetNeeded)
+		})
+	})
+	deploy("next")
+	c.WaitService("next", "to say why it waits", func(r *fleetv1.WatchServiceResponse) bool {
+		if len(r.Instances) > 0 {
+			t.Fatalf("it was placed: %v", r.Instances)
+		}
+		return slices.ContainsFunc(r.Service.GetStatus().GetVersions(), func(v *fleetv1.ServiceVersionStatus) bool { return v.GetWaitingReason() != "" })
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/drover-fleet/drover/agent"
 	"github.com/drover-fleet/drover/devices"
 	fakedevices "github.com/drover-fleet/drover/devices/fake"
+	"github.com/drover-fleet/drover/devices/health"
 	"github.com/drover-fleet/drover/runtime/fake"
 )
 
@@ -15,6 +16,7 @@ import (
 type Node struct {
 	Name    string
 	Runtime *fake.Runtime
+	Devices *fakedevices.Backend // of the agent that runs; nil without devices
 
 	c      *Cluster
 	index  int
@@ -53,9 +55,11 @@ func (n *Node) Start() {
 		if err != nil {
 			t.Fatalf("devices %q: %v", n.c.opts.Devices, err)
 		}
-		backends = append(backends, backend)
+		n.Devices, backends = backend, append(backends, backend)
 	}
-	deps := agent.Deps{Runtime: n.Runtime, Devices: devices.NewRegistry(logger, backends...), Logger: logger}
+	accelerators := devices.NewRegistry(logger, backends...)
+	accelerators.Judge = health.New()
+	deps := agent.Deps{Runtime: n.Runtime, Devices: accelerators, Logger: logger}
 	if n.c.opts.FaultPoint != nil {
 		deps.FaultPoint = func(name string) { n.c.opts.FaultPoint(n.index, name) }
 	}

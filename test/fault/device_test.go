@@ -3,6 +3,7 @@ package fault
 import (
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -54,4 +55,31 @@ func TestDeviceVanishesBeforeStart(t *testing.T) {
 	if left := m.Containers(); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
+}
+
+// A CDI file that is wrong fails the instances that need it, in words that name the file, and leaves nothing; mended,
+// it is used without a restart.
+func TestWrongCDIFiles(t *testing.T) {
+	gpus := machine.NewGPUs(t, 1)
+	m := machine.Start(t, gpus.Options())
+	good := gpus.Specification()
+	for name, c := range map[string]struct{ text, want string }{
+		"malformed":    {"devices: [", "can't be used"},
+		"missing-node": {strings.Replace(good, "hostPath: /", "hostPath: /none/", 1), "that doesn't exist"},
+		"stranger":     {strings.Replace(good, gpus.ID(0), "GPU-stranger", 1), gpus.ID(0)},
+	} {
+		path := gpus.Specify(c.text)
+		m.Deploy(machine.Deployment{Name: name, Accel: 1})
+		m.WaitEvent(limit, name, "InstanceFailed", c.want)
+		if c.want == gpus.ID(0) {
+			path = filepath.Dir(path)
+		}
+		m.WaitEvent(limit, name, "InstanceFailed", path)
+		m.Delete(name)
+	}
+	if left := m.Containers(); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	gpus.Specify(good)
+	m.DeployRunning(machine.Deployment{Name: "svc", Accel: 1})
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/drover-fleet/drover/client"
@@ -91,6 +93,21 @@ func (m *Machine) DeployRunning(d Deployment) []*fleetv1.Instance {
 	m.Deploy(d)
 	m.WaitService(patience, d.Name, fleetv1.ServiceRunning)
 	return m.Instances(d.Name)
+}
+
+// Delete deletes a service and waits until it and its instances are gone.
+func (m *Machine) Delete(name string) {
+	m.t.Helper()
+	ctx, cancel := m.context()
+	defer cancel()
+	_, err := m.Client.Services.DeleteService(ctx, &fleetv1.DeleteServiceRequest{Name: name})
+	m.must(err)
+	m.Within(patience, "service "+name+" is gone", func() error {
+		if _, err := m.Client.Services.GetService(ctx, &fleetv1.GetServiceRequest{Name: name}); status.Code(err) != codes.NotFound {
+			return fmt.Errorf("it is there: %w", err)
+		}
+		return nil
+	})
 }
 
 func (m *Machine) must(err error) {
@@ -233,11 +250,17 @@ func (m *Machine) WaitEvent(limit time.Duration, service, reason, words string) 
 // NodeEvents counts the node's events with the reason.
 func (m *Machine) NodeEvents(reason string) int {
 	m.t.Helper()
+	return Count(m.EventsOfNode(), reason, "")
+}
+
+// EventsOfNode are the node's.
+func (m *Machine) EventsOfNode() []*fleetv1.Event {
+	m.t.Helper()
 	ctx, cancel := m.context()
 	defer cancel()
 	answer, err := m.Client.Events.ListEvents(ctx, &fleetv1.ListEventsRequest{Filter: &fleetv1.EventFilter{Kind: fleetv1.KindNode, Name: m.Node}})
 	m.must(err)
-	return Count(answer.GetEvents(), reason, "")
+	return answer.GetEvents()
 }
 
 // Metric reads a series of the agent's metrics page: the first of that name whose labels have the value. It

@@ -301,8 +301,10 @@ type DeviceSample struct {
 	MemoryUsedBytes    *int64   `protobuf:"varint,4,opt,name=memory_used_bytes,json=memoryUsedBytes,proto3,oneof" json:"memory_used_bytes,omitempty"`
 	TemperatureCelsius *float64 `protobuf:"fixed64,5,opt,name=temperature_celsius,json=temperatureCelsius,proto3,oneof" json:"temperature_celsius,omitempty"`
 	PowerWatts         *float64 `protobuf:"fixed64,6,opt,name=power_watts,json=powerWatts,proto3,oneof" json:"power_watts,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Those that use it, as far as the driver tells.
+	Processes     []*DeviceProcess `protobuf:"bytes,7,rep,name=processes,proto3" json:"processes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeviceSample) Reset() {
@@ -377,6 +379,68 @@ func (x *DeviceSample) GetPowerWatts() float64 {
 	return 0
 }
 
+func (x *DeviceSample) GetProcesses() []*DeviceProcess {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
+// DeviceProcess uses a device.
+type DeviceProcess struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the host's PID name space.
+	Pid int32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	// Of the device's, when known.
+	MemoryBytes   *int64 `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3,oneof" json:"memory_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceProcess) Reset() {
+	*x = DeviceProcess{}
+	mi := &file_fleet_v1_device_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceProcess) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceProcess) ProtoMessage() {}
+
+func (x *DeviceProcess) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_device_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceProcess.ProtoReflect.Descriptor instead.
+func (*DeviceProcess) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DeviceProcess) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *DeviceProcess) GetMemoryBytes() int64 {
+	if x != nil && x.MemoryBytes != nil {
+		return *x.MemoryBytes
+	}
+	return 0
+}
+
 // DeviceInfo is a device with where it is and who holds it.
 type DeviceInfo struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -400,7 +464,7 @@ type DeviceInfo struct {
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_fleet_v1_device_proto_msgTypes[3]
+	mi := &file_fleet_v1_device_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +476,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[3]
+	mi := &file_fleet_v1_device_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +489,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{3}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *DeviceInfo) GetDevice() *Device {
@@ -503,7 +567,7 @@ type ListDevicesRequest struct {
 
 func (x *ListDevicesRequest) Reset() {
 	*x = ListDevicesRequest{}
-	mi := &file_fleet_v1_device_proto_msgTypes[4]
+	mi := &file_fleet_v1_device_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +579,7 @@ func (x *ListDevicesRequest) String() string {
 func (*ListDevicesRequest) ProtoMessage() {}
 
 func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[4]
+	mi := &file_fleet_v1_device_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +592,7 @@ func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesRequest.ProtoReflect.Descriptor instead.
 func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{4}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListDevicesRequest) GetNode() string {
@@ -554,7 +618,7 @@ type ListDevicesResponse struct {
 
 func (x *ListDevicesResponse) Reset() {
 	*x = ListDevicesResponse{}
-	mi := &file_fleet_v1_device_proto_msgTypes[5]
+	mi := &file_fleet_v1_device_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -566,7 +630,7 @@ func (x *ListDevicesResponse) String() string {
 func (*ListDevicesResponse) ProtoMessage() {}
 
 func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[5]
+	mi := &file_fleet_v1_device_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -579,7 +643,7 @@ func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesResponse.ProtoReflect.Descriptor instead.
 func (*ListDevicesResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{5}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListDevicesResponse) GetDevices() []*DeviceInfo {
@@ -598,7 +662,7 @@ type GetDeviceRequest struct {
 
 func (x *GetDeviceRequest) Reset() {
 	*x = GetDeviceRequest{}
-	mi := &file_fleet_v1_device_proto_msgTypes[6]
+	mi := &file_fleet_v1_device_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +674,7 @@ func (x *GetDeviceRequest) String() string {
 func (*GetDeviceRequest) ProtoMessage() {}
 
 func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[6]
+	mi := &file_fleet_v1_device_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +687,7 @@ func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeviceRequest.ProtoReflect.Descriptor instead.
 func (*GetDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{6}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetDeviceRequest) GetId() string {
@@ -642,7 +706,7 @@ type GetDeviceResponse struct {
 
 func (x *GetDeviceResponse) Reset() {
 	*x = GetDeviceResponse{}
-	mi := &file_fleet_v1_device_proto_msgTypes[7]
+	mi := &file_fleet_v1_device_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -654,7 +718,7 @@ func (x *GetDeviceResponse) String() string {
 func (*GetDeviceResponse) ProtoMessage() {}
 
 func (x *GetDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[7]
+	mi := &file_fleet_v1_device_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -667,7 +731,7 @@ func (x *GetDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeviceResponse.ProtoReflect.Descriptor instead.
 func (*GetDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{7}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetDeviceResponse) GetDevice() *DeviceInfo {
@@ -689,7 +753,7 @@ type SetDeviceCordonRequest struct {
 
 func (x *SetDeviceCordonRequest) Reset() {
 	*x = SetDeviceCordonRequest{}
-	mi := &file_fleet_v1_device_proto_msgTypes[8]
+	mi := &file_fleet_v1_device_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +765,7 @@ func (x *SetDeviceCordonRequest) String() string {
 func (*SetDeviceCordonRequest) ProtoMessage() {}
 
 func (x *SetDeviceCordonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[8]
+	mi := &file_fleet_v1_device_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +778,7 @@ func (x *SetDeviceCordonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDeviceCordonRequest.ProtoReflect.Descriptor instead.
 func (*SetDeviceCordonRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{8}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SetDeviceCordonRequest) GetId() string {
@@ -754,7 +818,7 @@ type SetDeviceCordonResponse struct {
 
 func (x *SetDeviceCordonResponse) Reset() {
 	*x = SetDeviceCordonResponse{}
-	mi := &file_fleet_v1_device_proto_msgTypes[9]
+	mi := &file_fleet_v1_device_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +830,7 @@ func (x *SetDeviceCordonResponse) String() string {
 func (*SetDeviceCordonResponse) ProtoMessage() {}
 
 func (x *SetDeviceCordonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_device_proto_msgTypes[9]
+	mi := &file_fleet_v1_device_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +843,7 @@ func (x *SetDeviceCordonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDeviceCordonResponse.ProtoReflect.Descriptor instead.
 func (*SetDeviceCordonResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_device_proto_rawDescGZIP(), []int{9}
+	return file_fleet_v1_device_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SetDeviceCordonResponse) GetDevice() *DeviceInfo {
@@ -823,7 +887,7 @@ const file_fleet_v1_device_proto_rawDesc = "" +
 	"DeviceLink\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
-	"\x05count\x18\x03 \x01(\x05R\x05count\"\xdd\x02\n" +
+	"\x05count\x18\x03 \x01(\x05R\x05count\"\x94\x03\n" +
 	"\fDeviceSample\x12\x1b\n" +
 	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12%\n" +
@@ -831,11 +895,16 @@ const file_fleet_v1_device_proto_rawDesc = "" +
 	"\x11memory_used_bytes\x18\x04 \x01(\x03H\x01R\x0fmemoryUsedBytes\x88\x01\x01\x124\n" +
 	"\x13temperature_celsius\x18\x05 \x01(\x01H\x02R\x12temperatureCelsius\x88\x01\x01\x12$\n" +
 	"\vpower_watts\x18\x06 \x01(\x01H\x03R\n" +
-	"powerWatts\x88\x01\x01B\x0e\n" +
+	"powerWatts\x88\x01\x01\x125\n" +
+	"\tprocesses\x18\a \x03(\v2\x17.fleet.v1.DeviceProcessR\tprocessesB\x0e\n" +
 	"\f_utilisationB\x14\n" +
 	"\x12_memory_used_bytesB\x16\n" +
 	"\x14_temperature_celsiusB\x0e\n" +
-	"\f_power_watts\"\xb1\x02\n" +
+	"\f_power_watts\"Z\n" +
+	"\rDeviceProcess\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12&\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x03H\x00R\vmemoryBytes\x88\x01\x01B\x0f\n" +
+	"\r_memory_bytes\"\xb1\x02\n" +
 	"\n" +
 	"DeviceInfo\x12(\n" +
 	"\x06device\x18\x01 \x01(\v2\x10.fleet.v1.DeviceR\x06device\x12\x12\n" +
@@ -882,39 +951,41 @@ func file_fleet_v1_device_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_device_proto_rawDescData
 }
 
-var file_fleet_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_fleet_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_fleet_v1_device_proto_goTypes = []any{
 	(*Device)(nil),                  // 0: fleet.v1.Device
 	(*DeviceLink)(nil),              // 1: fleet.v1.DeviceLink
 	(*DeviceSample)(nil),            // 2: fleet.v1.DeviceSample
-	(*DeviceInfo)(nil),              // 3: fleet.v1.DeviceInfo
-	(*ListDevicesRequest)(nil),      // 4: fleet.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil),     // 5: fleet.v1.ListDevicesResponse
-	(*GetDeviceRequest)(nil),        // 6: fleet.v1.GetDeviceRequest
-	(*GetDeviceResponse)(nil),       // 7: fleet.v1.GetDeviceResponse
-	(*SetDeviceCordonRequest)(nil),  // 8: fleet.v1.SetDeviceCordonRequest
-	(*SetDeviceCordonResponse)(nil), // 9: fleet.v1.SetDeviceCordonResponse
-	(*timestamppb.Timestamp)(nil),   // 10: google.protobuf.Timestamp
+	(*DeviceProcess)(nil),           // 3: fleet.v1.DeviceProcess
+	(*DeviceInfo)(nil),              // 4: fleet.v1.DeviceInfo
+	(*ListDevicesRequest)(nil),      // 5: fleet.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),     // 6: fleet.v1.ListDevicesResponse
+	(*GetDeviceRequest)(nil),        // 7: fleet.v1.GetDeviceRequest
+	(*GetDeviceResponse)(nil),       // 8: fleet.v1.GetDeviceResponse
+	(*SetDeviceCordonRequest)(nil),  // 9: fleet.v1.SetDeviceCordonRequest
+	(*SetDeviceCordonResponse)(nil), // 10: fleet.v1.SetDeviceCordonResponse
+	(*timestamppb.Timestamp)(nil),   // 11: google.protobuf.Timestamp
 }
 var file_fleet_v1_device_proto_depIdxs = []int32{
 	1,  // 0: fleet.v1.Device.links:type_name -> fleet.v1.DeviceLink
-	10, // 1: fleet.v1.DeviceSample.time:type_name -> google.protobuf.Timestamp
-	0,  // 2: fleet.v1.DeviceInfo.device:type_name -> fleet.v1.Device
-	2,  // 3: fleet.v1.DeviceInfo.sample:type_name -> fleet.v1.DeviceSample
-	3,  // 4: fleet.v1.ListDevicesResponse.devices:type_name -> fleet.v1.DeviceInfo
-	3,  // 5: fleet.v1.GetDeviceResponse.device:type_name -> fleet.v1.DeviceInfo
-	3,  // 6: fleet.v1.SetDeviceCordonResponse.device:type_name -> fleet.v1.DeviceInfo
-	4,  // 7: fleet.v1.DeviceService.ListDevices:input_type -> fleet.v1.ListDevicesRequest
-	6,  // 8: fleet.v1.DeviceService.GetDevice:input_type -> fleet.v1.GetDeviceRequest
-	8,  // 9: fleet.v1.DeviceService.SetDeviceCordon:input_type -> fleet.v1.SetDeviceCordonRequest
-	5,  // 10: fleet.v1.DeviceService.ListDevices:output_type -> fleet.v1.ListDevicesResponse
-	7,  // 11: fleet.v1.DeviceService.GetDevice:output_type -> fleet.v1.GetDeviceResponse
-	9,  // 12: fleet.v1.DeviceService.SetDeviceCordon:output_type -> fleet.v1.SetDeviceCordonResponse
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	11, // 1: fleet.v1.DeviceSample.time:type_name -> google.protobuf.Timestamp
+	3,  // 2: fleet.v1.DeviceSample.processes:type_name -> fleet.v1.DeviceProcess
+	0,  // 3: fleet.v1.DeviceInfo.device:type_name -> fleet.v1.Device
+	2,  // 4: fleet.v1.DeviceInfo.sample:type_name -> fleet.v1.DeviceSample
+	4,  // 5: fleet.v1.ListDevicesResponse.devices:type_name -> fleet.v1.DeviceInfo
+	4,  // 6: fleet.v1.GetDeviceResponse.device:type_name -> fleet.v1.DeviceInfo
+	4,  // 7: fleet.v1.SetDeviceCordonResponse.device:type_name -> fleet.v1.DeviceInfo
+	5,  // 8: fleet.v1.DeviceService.ListDevices:input_type -> fleet.v1.ListDevicesRequest
+	7,  // 9: fleet.v1.DeviceService.GetDevice:input_type -> fleet.v1.GetDeviceRequest
+	9,  // 10: fleet.v1.DeviceService.SetDeviceCordon:input_type -> fleet.v1.SetDeviceCordonRequest
+	6,  // 11: fleet.v1.DeviceService.ListDevices:output_type -> fleet.v1.ListDevicesResponse
+	8,  // 12: fleet.v1.DeviceService.GetDevice:output_type -> fleet.v1.GetDeviceResponse
+	10, // 13: fleet.v1.DeviceService.SetDeviceCordon:output_type -> fleet.v1.SetDeviceCordonResponse
+	11, // [11:14] is the sub-list for method output_type
+	8,  // [8:11] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_device_proto_init() }
@@ -924,13 +995,14 @@ func file_fleet_v1_device_proto_init() {
 	}
 	file_fleet_v1_device_proto_msgTypes[0].OneofWrappers = []any{}
 	file_fleet_v1_device_proto_msgTypes[2].OneofWrappers = []any{}
+	file_fleet_v1_device_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_device_proto_rawDesc), len(file_fleet_v1_device_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

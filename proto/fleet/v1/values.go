@@ -63,6 +63,23 @@ const (
 	Lost         = "Lost"
 )
 
+// What a device's health asks for (docs/device-health.md), the mildest first; empty is nothing.
+const (
+	ActionObserve      = "observe"
+	ActionDrain        = "drain"
+	ActionEvict        = "evict"
+	ActionResetNeeded  = "reset-needed"
+	ActionRebootNeeded = "reboot-needed"
+)
+
+// States of a device.
+const (
+	DeviceFree        = "free"
+	DeviceAllocated   = "allocated"
+	DeviceReclaiming  = "reclaiming"
+	DeviceQuarantined = "quarantined"
+)
+
 // Types of events (SPEC §1).
 const (
 	EventNormal   = "Normal"

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -96,8 +97,22 @@ func (e *Env) remove(t testing.TB) {
 	if err != nil {
 		t.Errorf("clean up: %v", err)
 	}
+	var ids []string
 	for _, st := range list {
-		if err := rt.Delete(ctx, st.ID); err != nil {
+		ids = append(ids, st.ID)
+	}
+	// An agent that was stopped while it took a container away may have left its network alone.
+	left, err := filepath.Glob(filepath.Join(e.Config.DataDir, "netns", "*"))
+	if err != nil {
+		t.Errorf("clean up: %v", err)
+	}
+	for _, path := range left {
+		if id := filepath.Base(path); !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	for _, id := range ids {
+		if err := rt.Delete(ctx, id); err != nil {
 			t.Errorf("clean up: %v", err)
 		}
 	}

@@ -3,14 +3,18 @@
  *
  * The file named by DROVER_FAKE_NVML says how it behaves; it is read again at each call, one line each:
  *
- *   hang|crash|exit CALL K   the K-th call of the function CALL ("*": of any) never returns, faults, exits with 127
+ *   hang|crash|exit CALL K   the K-th call of the function CALL ("*": of any; K 0: each) never returns, faults, exits
+ *                            with 127
  *   init RETURN              nvmlInit answers RETURN
+ *   handles RETURN           no GPU is given out, RETURN says why
  *   count N                  there are N GPUs (at most 8; the last ones are missing)
  *   lost I                   GPU I fell off the bus
  *   reset I                  GPU I requires a reset
+ *   twin I                   GPU I has the UUID of GPU 0
  *   mig I                    GPU I is in MIG mode and has two slices
  *   refuse                   no versioned struct is accepted, as by a driver that knows another version
  *   processes N              GPU 0 has N processes (2 if not said)
+ *   idle                     no GPU has a process
  *   endless                  the lists of processes are never long enough, one asks for all there is
  *   links direct|none        NVLinks lead to the other GPUs; there are none (not said: to NVSwitches)
  *   partition                the NVSwitches keep GPUs 0-3 from 4-7
@@ -43,7 +47,7 @@ struct nvmlEventSet_st { unsigned long long types[GPUS]; };
 struct event { int n, gpu, gi, ci; long long code; char kind[16]; };
 
 struct control {
-	int init, count, lost[GPUS], reset[GPUS], mig[GPUS], refuse, processes, endless, direct, unlinked, partition;
+	int init, handles, count, twin, lost[GPUS], reset[GPUS], mig[GPUS], refuse, processes, idle, endless, direct, unlinked, partition;
 	int down_gpu, down_link, events;
 	struct event event[16];
 	char fault[8], fault_call[64];
@@ -74,18 +78,24 @@ static struct control control(void)
 			c.fault_k = l;
 		} else if (!strcmp(word, "init")) {
 			c.init = i;
+		} else if (!strcmp(word, "handles")) {
+			c.handles = i;
 		} else if (!strcmp(word, "count")) {
 			c.count = i;
 		} else if (!strcmp(word, "lost")) {
 			c.lost[i % GPUS] = 1;
 		} else if (!strcmp(word, "reset")) {
 			c.reset[i % GPUS] = 1;
+		} else if (!strcmp(word, "twin")) {
+			c.twin = i;
 		} else if (!strcmp(word, "mig")) {
 			c.mig[i % GPUS] = 1;
 		} else if (!strcmp(word, "refuse")) {
 			c.refuse = 1;
 		} else if (!strcmp(word, "processes")) {
 			c.processes = i;
+		} else if (!strcmp(word, "idle")) {
+			c.idle = 1;
 		} else if (!strcmp(word, "endless")) {
 			c.endless = 1;
 		} else if (!strcmp(word, "links")) {
@@ -114,7 +124,8 @@ static struct control enter(const char *call, atomic_int *calls)
 	struct control c = control();
 	int k = atomic_fetch_add(calls, 1) + 1, all = atomic_fetch_add(&all_calls, 1) + 1;
 
-	if (c.fault[0] && ((!strcmp(c.fault_call, "*") && all == c.fault_k) || (!strcmp(c.fault_call, call) && k == c.fault_k))) {
+	if (c.fault[0] && ((!strcmp(c.fault_call, "*") && (!c.fault_k || all == c.fault_k)) ||
+			   (!strcmp(c.fault_call, call) && (!c.fault_k || k == c.fault_k)))) {
 		if (!strcmp(c.fault, "exit"))
 			_exit(127);
 		if (!strcmp(c.fault, "crash")) {
@@ -191,6 +202,8 @@ nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int i, nvmlDevice_t *handle)
 	ENTER;
 	if (!initialised)
 		return NVML_ERROR_UNINITIALIZED;
+	if (c.handles)
+		return c.handles;
 	if ((int)i >= c.count || i >= GPUS)
 		return NVML_ERROR_INVALID_ARGUMENT;
 	if (c.lost[i])
@@ -205,7 +218,8 @@ nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t handle, char *uuid, unsigned int len
 	char id[64];
 	ENTER_GPU;
 	if (device->slice < 0)
-		snprintf(id, sizeof id, "GPU-00000000-0000-4000-8000-00000000000%d", device->gpu);
+		snprintf(id, sizeof id, "GPU-00000000-0000-4000-8000-00000000000%d",
+			 device->gpu == c.twin ? 0 : device->gpu);
 	else
 		snprintf(id, sizeof id, "MIG-00000000-0000-4000-8000-0000000000%d%d", device->gpu, device->slice);
 	return text(uuid, length, id);
@@ -356,6 +370,8 @@ nvmlReturn_t nvmlDeviceGetPcieReplayCounter(nvmlDevice_t handle, unsigned int *v
 
 static int has_process(const struct control *c, struct nvmlDevice_st *device, int list, int i)
 {
+	if (c->idle)
+		return 0;
 	if (list == 0)
 		return i < (device->gpu == 0 ? c->processes : 1);
 	return list == 1 && device->gpu == 0 && i == 0;
