@@ -21,13 +21,13 @@ type drainLoop struct {
 	feed     state.Feed
 	draining map[string]bool      // nodes with a drain, of their own or of a device
 	dirty    map[string]bool      // nodes to look at
-	later    map[string]time.Time // and when to look at others
+	later    agenda               // and when to look at others
 	late     map[string]time.Time // drain → start time of one of which the end of the deadline has been told
 }
 
 func newDrainLoop(cfg Config) *drainLoop {
 	return &drainLoop{proposer: proposer{cfg}, feed: cfg.State.Subscribe(), draining: map[string]bool{}, dirty: map[string]bool{},
-		later: map[string]time.Time{}, late: map[string]time.Time{}}
+		late: map[string]time.Time{}}
 }
 
 func (l *drainLoop) end() { l.feed.Close() }
@@ -42,7 +42,7 @@ func (l *drainLoop) step(ctx context.Context, now time.Time) (next time.Time) {
 			l.cfg.Logger.Warn("drain not carried on", "node", name, "error", err)
 		}
 		if !done {
-			l.later[name] = now.Add(retryDelay)
+			l.later.at(name, now.Add(retryDelay))
 		}
 	}
 	clear(l.dirty)
@@ -50,10 +50,7 @@ func (l *drainLoop) step(ctx context.Context, now time.Time) (next time.Time) {
 	if len(l.dirty) > 0 && ctx.Err() == nil {
 		return now
 	}
-	for _, at := range l.later {
-		next = earlier(next, at)
-	}
-	return next
+	return l.later.next()
 }
 
 // collect marks the nodes that have changed or whose time has come.
@@ -70,12 +67,7 @@ func (l *drainLoop) collect(now time.Time) {
 			l.mark(c)
 		}
 	}
-	for name, at := range l.later {
-		if !now.Before(at) {
-			delete(l.later, name)
-			l.dirty[name] = true
-		}
-	}
+	l.later.due(now, func(name string) { l.dirty[name] = true })
 }
 
 func (l *drainLoop) resync() {
@@ -241,7 +233,7 @@ func (l *drainLoop) overdue(node, device string, drain *fleetv1.Drain, now time.
 		return false
 	}
 	if at := drain.GetDeadline().AsTime(); now.Before(at) {
-		l.later[node] = earlier(l.later[node], at)
+		l.later.at(node, at)
 		return false
 	}
 	key, start := node+"/"+device, drain.GetStartTime().AsTime()
