@@ -180,3 +180,22 @@ func BenchmarkSteady(b *testing.B) {
 		f.settle()
 	}
 }
+
+// BenchmarkWaiting is the end of one instance while 2,000 services wait for devices of a full cluster.
+func BenchmarkWaiting(b *testing.B) {
+	f := newFleet(b, 1_000)
+	f.put(f.service("full", 8_000))
+	f.settle()
+	f.acknowledge()
+	for i := range 2000 {
+		f.put(f.service(fmt.Sprintf("w%04d", i), 3))
+	}
+	f.settle()
+	for b.Loop() {
+		one := f.store.View().Instances()[0]
+		f.apply(&fleetv1.Command{Op: &fleetv1.Command_Report{Report: &fleetv1.Report{Node: one.GetSpec().GetNode(), Instances: []*fleetv1.InstanceReport{{InstanceId: one.GetMeta().GetId(),
+			Observed: &fleetv1.InstanceObserved{State: fleetv1.InstanceReaped, Attempt: 1, Sequence: one.GetObserved().GetSequence() + 1}}}}}})
+		f.now = f.now.Add(100 * time.Millisecond)
+		f.settle()
+	}
+}

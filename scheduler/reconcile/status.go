@@ -277,15 +277,17 @@ func (s *statusStep) trouble() string {
 			if m.ready {
 				continue
 			}
-			at := fmt.Sprintf("instance %s on %s ", m.GetMeta().GetName(), m.GetSpec().GetNode())
-			o := m.GetObserved()
+			o, what := m.GetObserved(), ""
 			switch {
 			case !m.reachable && ran:
-				return at + "is lost: the node is unreachable"
+				what = "is lost: the node is unreachable"
 			case o.GetHealth() == fleetv1.Unhealthy:
-				return at + "fails its health check"
+				what = "fails its health check"
 			case ran && o.GetLastExit() != nil && o.GetLastExit().GetReason() != "Stopped":
-				return at + fmt.Sprintf("ended: %s, code %d", o.GetLastExit().GetReason(), o.GetLastExit().GetCode())
+				what = fmt.Sprintf("ended: %s, code %d", o.GetLastExit().GetReason(), o.GetLastExit().GetCode())
+			}
+			if what != "" {
+				return fmt.Sprintf("instance %s on %s %s", m.GetMeta().GetName(), m.GetSpec().GetNode(), what)
 			}
 		}
 	}

@@ -37,6 +37,7 @@ type wish struct {
 	base       *fleetv1.InstanceSpec
 	share      state.Usage // of one
 	missing    int
+	burst      int      // how many are tried while some wait; 0 for few
 	targets    []string // nodes that the first of them prefer
 
 	fresh     bool      // not planned since it changed
@@ -63,6 +64,9 @@ type wish struct {
 func (w *wish) waits() bool { return w != nil && w.reason != "" }
 
 func (w *wish) service() string { return w.svc.GetMeta().GetId() }
+
+// nodes is how many one logical instance spans.
+func (w *wish) nodes() int { return max(1, int(w.version.GetNodes())) }
 
 func (w *wish) key() string { return versionKey(w.version.GetModel(), w.version.GetModelVersion()) }
 
