@@ -61,7 +61,13 @@ func (s *nodeServer) SetNodeCordon(ctx context.Context, req *fleetv1.SetNodeCord
 			return nil, nil
 		}
 		after := proto.CloneOf(n)
-		after.Spec = &fleetv1.NodeSpec{Cordoned: req.GetCordoned(), CordonReason: req.GetReason()}
+		if after.Spec == nil {
+			after.Spec = &fleetv1.NodeSpec{}
+		}
+		after.Spec.Cordoned, after.Spec.CordonReason = req.GetCordoned(), req.GetReason()
+		if !req.GetCordoned() {
+			after.Spec.Drain = nil // a node that takes instances isn't being drained
+		}
 		reason, message := "NodeUncordoned", fmt.Sprintf("%s opened it for placement again", caller(ctx).Name)
 		if req.GetCordoned() {
 			reason, message = "NodeCordoned", fmt.Sprintf("%s closed it for placement", caller(ctx).Name)
