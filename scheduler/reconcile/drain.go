@@ -36,14 +36,12 @@ func (l *drainLoop) wakes() (feed, told <-chan struct{}) { return l.feed.Ready()
 
 func (l *drainLoop) step(ctx context.Context, now time.Time) (next time.Time) {
 	l.collect(now)
-	for _, name := range slices.Sorted(maps.Keys(l.dirty)) {
-		done, err := l.write(ctx, func(view state.ReadView) *fleetv1.Write { return l.judge(view, name, now) })
-		if err != nil && ctx.Err() == nil {
-			l.cfg.Logger.Warn("drain not carried on", "node", name, "error", err)
-		}
-		if !done {
-			l.later.at(name, now.Add(retryDelay))
-		}
+	w := &writing{proposer: l.proposer, ctx: ctx, what: "drains not carried on",
+		compute: func(node string) []*fleetv1.Write {
+			return []*fleetv1.Write{l.judge(l.cfg.State.View(), node, now)}
+		}}
+	for node := range w.all(slices.Sorted(maps.Keys(l.dirty))) {
+		l.later.at(node, now.Add(retryDelay))
 	}
 	clear(l.dirty)
 	l.collect(now)
@@ -123,7 +121,7 @@ func (l *drainLoop) judge(view state.ReadView, name string, now time.Time) *flee
 	w := &fleetv1.Write{}
 	here := view.InstancesOnNode(name)
 	for _, inst := range here {
-		if inst.GetDesired().GetState() == fleetv1.DesiredStopped || len(w.GetMutations()) >= maxSettledAtOnce {
+		if inst.GetDesired().GetState() == fleetv1.DesiredStopped || len(w.GetMutations()) >= maxMutations {
 			continue
 		}
 		drain, has := node.GetSpec().GetDrain(), inst.GetDesired().GetLeave()

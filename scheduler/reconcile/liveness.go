@@ -59,14 +59,12 @@ func (l *livenessLoop) take(now time.Time) []string {
 }
 
 func (l *livenessLoop) step(ctx context.Context, now time.Time) (next time.Time) {
-	for _, node := range l.take(now) {
-		done, err := l.write(ctx, func(view state.ReadView) *fleetv1.Write { return l.judge(view, node, now) })
-		if err != nil && ctx.Err() == nil {
-			l.cfg.Logger.Warn("node state not written", "node", node, "error", err)
-		}
-		if !done {
-			l.later.at(node, now.Add(retryDelay))
-		}
+	w := &writing{proposer: l.proposer, ctx: ctx, what: "node states not written",
+		compute: func(node string) []*fleetv1.Write {
+			return []*fleetv1.Write{l.judge(l.cfg.State.View(), node, now)}
+		}}
+	for node := range w.all(l.take(now)) {
+		l.later.at(node, now.Add(retryDelay))
 	}
 	return l.later.next()
 }

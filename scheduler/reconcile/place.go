@@ -69,8 +69,10 @@ func (l *serviceLoop) place(ctx context.Context, now time.Time) (concerned []str
 			w.reserve(nil, now)
 			w.wait(w.excess, "", now)
 		}
-		l.stale(w.service())
-		concerned = append(concerned, w.service())
+		if w.missing < w.lacked || w.refused || w.shows() != w.shown {
+			l.stale(w.service())
+			concerned = append(concerned, w.service())
+		}
 	}
 	return concerned
 }

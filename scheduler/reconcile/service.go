@@ -173,15 +173,7 @@ func (l *serviceLoop) pass(ctx context.Context, now time.Time, ids []string) {
 	for _, id := range ids {
 		l.remembered(id).urgent = false
 	}
-	for left := ids; len(left) > 0 && ctx.Err() == nil; {
-		l.writeEach(ctx, now, left, "instances not settled", l.settle)
-		left = slices.DeleteFunc(slices.Clone(left), func(id string) bool {
-			m := l.remembered(id)
-			more := m.unsettled
-			m.unsettled = false
-			return !more
-		})
-	}
+	l.writeEach(ctx, now, ids, "instances not settled", l.settle)
 	for _, id := range ids {
 		l.wish(l.look(id, now), now)
 	}
