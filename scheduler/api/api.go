@@ -85,11 +85,12 @@ type Config struct {
 type API struct {
 	cfg       Config
 	admission admission
+	planner   planner
 }
 
 // New makes the API.
 func New(cfg Config) *API {
-	return &API{cfg: cfg, admission: admission{pending: map[string]*fleetv1.Service{}}}
+	return &API{cfg: cfg, admission: admission{pending: map[string]*fleetv1.Service{}}, planner: planner{store: cfg.Store}}
 }
 
 // Register adds every service of the operator's API to a gRPC server, which must use UnaryErrors and

@@ -19,6 +19,12 @@
 //     happened, and sending it again with its request ID is safe. No other error has that code.
 //   - Reads are answered from this scheduler's store; only mutations wait for the leader's confirmation.
 //     A mutation on a scheduler that isn't the leader is Unavailable and names the leader.
+//   - Questions about placement (where a service would go, why an instance waits, what a drain would do) are put to
+//     the planner on the caller's own time, with an index of its own beside the service loop's: it follows the store
+//     while it is asked and is dropped a minute later. What else waits in line is planned first, so that nobody is
+//     promised what is kept for others. Changes that are only supposed, such as a drained node, are laid over the view
+//     (scene) and taken back; nothing of it is written.
+//   - A drain is written into the spec of its node and carried out by the drain loop. Opening a node ends its drain.
 //   - The API writes spec and desired. The state that it shows is the one that the service loop found last,
 //     unless what was asked since then overrules it (effectiveState): nobody should see "Running" after
 //     his stop was accepted.

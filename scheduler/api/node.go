@@ -65,6 +65,9 @@ func (s *nodeServer) SetNodeCordon(ctx context.Context, req *fleetv1.SetNodeCord
 			after.Spec = &fleetv1.NodeSpec{}
 		}
 		after.Spec.Cordoned, after.Spec.CordonReason = req.GetCordoned(), req.GetReason()
+		if !req.GetCordoned() {
+			after.Spec.Drain = nil // a node that takes instances isn't being drained
+		}
 		reason, message := "NodeUncordoned", fmt.Sprintf("%s opened it for placement again", caller(ctx).Name)
 		if req.GetCordoned() {
 			reason, message = "NodeCordoned", fmt.Sprintf("%s closed it for placement", caller(ctx).Name)

@@ -123,7 +123,7 @@ func (s *serviceServer) GetService(ctx context.Context, req *fleetv1.GetServiceR
 		return nil, err
 	}
 	return &fleetv1.GetServiceResponse{
-		Service: shownService(service), Instances: view.InstancesOfService(service.GetMeta().GetId())}, nil
+		Service: s.explained(shownService(service)), Instances: view.InstancesOfService(service.GetMeta().GetId())}, nil
 }
 
 func (s *serviceServer) ListEndpoints(ctx context.Context, req *fleetv1.ListEndpointsRequest) (*fleetv1.ListEndpointsResponse, error) {

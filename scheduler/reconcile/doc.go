@@ -1,14 +1,20 @@
 // Package reconcile holds the leader's loops: they compare what is asked for with what is reported and
-// propose the difference. Each works alike: the store's feed marks objects dirty, a pass looks at each dirty
-// object from scratch, and proposes. Nothing is queued, and no view is kept while a proposal is under way.
-// What a loop remembers between passes only delays or explains; a new leader does without it.
+// propose the difference. Each works alike: the store's feed marks objects dirty, a step looks at each dirty
+// object from scratch, and proposes. Nothing is queued. What a loop remembers between steps only delays or
+// explains; a new leader does without it.
+//
+// A loop waits for nothing but the Proposer, reads no clock but the time that Step is given (commands carry
+// Config.Now), and makes no IDs but by Config.NewID. So Run drives a Term with goroutines and the wall clock, and
+// a simulation with neither: equal histories give equal stores.
 //
 // # The service loop
 //
-// A pass has three steps, each on a fresh view. It settles instances whose fate is sealed: failed and lost
-// ones, and those that are too many, are asked to stop, and reaped ones are deleted. It places what is
-// missing, of all dirty services in one plan. And it writes the services' status with the events of each
-// change. A write that lost a race is computed again.
+// A pass has three steps. It settles instances whose fate is sealed: failed and lost ones, and those that are too
+// many, are asked to stop, and reaped ones are deleted. It places what is missing anywhere, in one plan. And it
+// writes the services' status with the events of each change. A census is taken of each service once in a pass,
+// and again when something of it was written. Many services share a log entry; a write that lost a race is taken
+// out of it and computed again. A census costs what a service has instances, so a service of more than 500 is not
+// looked at again before 10 µs for each have passed: then the reports that came meanwhile are taken in together.
 //
 // An instance is wanted when its service is to run and its version asks for it. It's lost when its node has
 // been Unreachable for reschedule_after_seconds; then it's asked to stop, and stays so when the node comes
@@ -16,6 +22,42 @@
 // instance is avoided for an hour if another fits. An instance that holds a device which its node reports as
 // failed counts as failed, even when its own report is late. The first replacement comes at once; when replacements
 // fail as well, later ones wait 10 s doubling to 5 min, so that a broken image doesn't churn the fleet.
+//
+// # Placing
+//
+// A wish is what a version lacks. All wishes stand in one line, by priority and then by how long they wait, and every
+// plan takes the whole line: the planner keeps what it reserves for one from those behind it, and only within a
+// plan. (Of a version that waits few instances are tried, more as long as all of them fit.) The line is planned when a
+// wish is new or something may have become free. The index of free capacity lives as long as the leadership and is
+// brought up to date from the feed. A plan is committed in entries of at most 1 MiB, and under Run the next one is
+// made while the last is being committed.
+//
+// A wish that has waited for 30 s may have nodes reserved. waiting_since and the reservation stand in the service's
+// status, from where a new leader takes them: nobody loses a place in line. Why a version waits is asked of the planner
+// when it begins to, and at most once a minute after that.
+//
+// Quotas are looked at before planning, so that who may not be placed takes no room in the plan; who finds no node
+// leaves its share to those behind it. Where a flavor leaves the model of its devices open only the store can tell,
+// which refuses the part: then the version waits, and is tried again every 30 s or when a quota changes.
+//
+// Preemption has two steps. A wish with priority that fits nowhere asks the planner for victims; one part of a plan
+// asks them all to stop, or none. Their nodes are kept for the wish, and it is placed when they have ended: a
+// device has one holder.
+//
+// # Gangs
+//
+// A version's instances may span several nodes each: a gang of one Instance object for each node, placed in one part.
+// A gang counts as one instance, is ready when all of its members are, and is restarted, moved and stopped as a whole.
+// When a member has failed, ended or is lost, the others are asked to stop and a new gang is placed.
+//
+// # Leaving and draining
+//
+// desired.leave asks for an instance to be replaced before it is stopped. The census counts it as missing, so that a
+// replacement is placed beside it, and as serving, so that the service stays Running; it is stopped when enough of
+// those that stay are ready, or at its deadline when it is preemptible. The drain loop sets it on what is on a
+// draining node or holds a draining device, takes it back when the drain has been cancelled, and ends a drain (and
+// leaves the cordon) when nothing is left: so its end is told once. Starting and cancelling a drain is the API's, and
+// so are their events.
 //
 // # State of a service
 //

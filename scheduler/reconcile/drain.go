@@ -21,13 +21,13 @@ type drainLoop struct {
 	feed     state.Feed
 	draining map[string]bool      // nodes with a drain, of their own or of a device
 	dirty    map[string]bool      // nodes to look at
-	later    map[string]time.Time // and when to look at others
+	later    agenda               // and when to look at others
 	late     map[string]time.Time // drain → start time of one of which the end of the deadline has been told
 }
 
 func newDrainLoop(cfg Config) *drainLoop {
 	return &drainLoop{proposer: proposer{cfg}, feed: cfg.State.Subscribe(), draining: map[string]bool{}, dirty: map[string]bool{},
-		later: map[string]time.Time{}, late: map[string]time.Time{}}
+		late: map[string]time.Time{}}
 }
 
 func (l *drainLoop) end() { l.feed.Close() }
@@ -36,24 +36,19 @@ func (l *drainLoop) wakes() (feed, told <-chan struct{}) { return l.feed.Ready()
 
 func (l *drainLoop) step(ctx context.Context, now time.Time) (next time.Time) {
 	l.collect(now)
-	for _, name := range slices.Sorted(maps.Keys(l.dirty)) {
-		done, err := l.write(ctx, func(view state.ReadView) *fleetv1.Write { return l.judge(view, name, now) })
-		if err != nil && ctx.Err() == nil {
-			l.cfg.Logger.Warn("drain not carried on", "node", name, "error", err)
-		}
-		if !done {
-			l.later[name] = now.Add(retryDelay)
-		}
+	w := &writing{proposer: l.proposer, ctx: ctx, what: "drains not carried on",
+		compute: func(node string) []*fleetv1.Write {
+			return []*fleetv1.Write{l.judge(l.cfg.State.View(), node, now)}
+		}}
+	for node := range w.all(slices.Sorted(maps.Keys(l.dirty))) {
+		l.later.at(node, now.Add(retryDelay))
 	}
 	clear(l.dirty)
 	l.collect(now)
 	if len(l.dirty) > 0 && ctx.Err() == nil {
 		return now
 	}
-	for _, at := range l.later {
-		next = earlier(next, at)
-	}
-	return next
+	return l.later.next()
 }
 
 // collect marks the nodes that have changed or whose time has come.
@@ -70,12 +65,7 @@ func (l *drainLoop) collect(now time.Time) {
 			l.mark(c)
 		}
 	}
-	for name, at := range l.later {
-		if !now.Before(at) {
-			delete(l.later, name)
-			l.dirty[name] = true
-		}
-	}
+	l.later.due(now, func(name string) { l.dirty[name] = true })
 }
 
 func (l *drainLoop) resync() {
@@ -131,7 +121,7 @@ func (l *drainLoop) judge(view state.ReadView, name string, now time.Time) *flee
 	w := &fleetv1.Write{}
 	here := view.InstancesOnNode(name)
 	for _, inst := range here {
-		if inst.GetDesired().GetState() == fleetv1.DesiredStopped || len(w.GetMutations()) >= maxSettledAtOnce {
+		if inst.GetDesired().GetState() == fleetv1.DesiredStopped || len(w.GetMutations()) >= maxMutations {
 			continue
 		}
 		drain, has := node.GetSpec().GetDrain(), inst.GetDesired().GetLeave()
@@ -241,7 +231,7 @@ func (l *drainLoop) overdue(node, device string, drain *fleetv1.Drain, now time.
 		return false
 	}
 	if at := drain.GetDeadline().AsTime(); now.Before(at) {
-		l.later[node] = earlier(l.later[node], at)
+		l.later.at(node, at)
 		return false
 	}
 	key, start := node+"/"+device, drain.GetStartTime().AsTime()

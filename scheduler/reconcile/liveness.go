@@ -19,15 +19,15 @@ import (
 type livenessLoop struct {
 	proposer
 	forget func()
-	wake   chan struct{}        // capacity 1
-	later  map[string]time.Time // nodes whose state could not be written, and when to try again
+	wake   chan struct{} // capacity 1
+	later  agenda        // nodes whose state could not be written, and when to try again
 
 	mu    sync.Mutex
 	dirty map[string]bool // names of nodes to look at
 }
 
 func newLivenessLoop(cfg Config) *livenessLoop {
-	l := &livenessLoop{proposer: proposer{cfg}, wake: make(chan struct{}, 1), later: map[string]time.Time{}, dirty: map[string]bool{}}
+	l := &livenessLoop{proposer: proposer{cfg}, wake: make(chan struct{}, 1), dirty: map[string]bool{}}
 	l.forget = cfg.Sessions.OnLease(l.mark)
 	for _, n := range cfg.State.View().Nodes() {
 		l.mark(n.GetMeta().GetName())
@@ -52,31 +52,21 @@ func (l *livenessLoop) mark(node string) {
 func (l *livenessLoop) take(now time.Time) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for node, at := range l.later {
-		if !now.Before(at) {
-			delete(l.later, node)
-			l.dirty[node] = true
-		}
-	}
+	l.later.due(now, func(node string) { l.dirty[node] = true })
 	names := slices.Sorted(maps.Keys(l.dirty))
 	clear(l.dirty)
 	return names
 }
 
 func (l *livenessLoop) step(ctx context.Context, now time.Time) (next time.Time) {
-	for _, node := range l.take(now) {
-		done, err := l.write(ctx, func(view state.ReadView) *fleetv1.Write { return l.judge(view, node, now) })
-		if err != nil && ctx.Err() == nil {
-			l.cfg.Logger.Warn("node state not written", "node", node, "error", err)
-		}
-		if !done {
-			l.later[node] = now.Add(retryDelay)
-		}
+	w := &writing{proposer: l.proposer, ctx: ctx, what: "node states not written",
+		compute: func(node string) []*fleetv1.Write {
+			return []*fleetv1.Write{l.judge(l.cfg.State.View(), node, now)}
+		}}
+	for node := range w.all(l.take(now)) {
+		l.later.at(node, now.Add(retryDelay))
 	}
-	for _, at := range l.later {
-		next = earlier(next, at)
-	}
-	return next
+	return l.later.next()
 }
 
 // judge is the write that brings the node's state in line with its lease, or nil.

@@ -170,27 +170,6 @@ func (p proposer) propose(ctx context.Context, cmd *fleetv1.Command) (state.Resu
 	return p.cfg.Proposer.Propose(ctx, cmd)
 }
 
-// write commits what compute answers, which may be nil for nothing. When the store has changed meanwhile it
-// asks again. done is false when that happened too often.
-func (p proposer) write(ctx context.Context, compute func(state.ReadView) *fleetv1.Write) (done bool, err error) {
-	for range writeTries {
-		w := compute(p.cfg.State.View())
-		if w == nil || len(w.GetMutations()) == 0 && len(w.GetEvents()) == 0 {
-			return true, nil
-		}
-		result, err := p.propose(ctx, &fleetv1.Command{Op: &fleetv1.Command_Write{Write: w}})
-		if err != nil {
-			return false, err
-		}
-		if len(result.Rejections) == 0 {
-			return true, nil
-		}
-		r := result.Rejections[0]
-		p.cfg.Logger.Debug("write refused", "reason", r.Reason, "detail", r.Detail)
-	}
-	return false, nil
-}
-
 // earlier is the earlier one of two times, of which zero is none.
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {

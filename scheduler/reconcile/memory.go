@@ -16,7 +16,6 @@ type memory struct {
 	looked    time.Time // when its instances were last counted
 	instances int       // how many there were
 	urgent    bool      // it is looked at again at once, however big it is
-	unsettled bool      // more instances are to be settled than went into one entry
 }
 
 func (m *memory) clock(version string) *clock {

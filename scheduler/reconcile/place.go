@@ -11,11 +11,12 @@ import (
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
-// Bounds of one plan: instances in all, so that who comes meanwhile isn't kept waiting by a big service; and of a
-// version that has been waiting, for most likely they don't fit either.
+// maxPlanned is how many instances are planned at once, so that who comes meanwhile isn't kept waiting by a big
+// service. Those that wait don't count: of each version few are tried, and more as long as all of them fit.
 const (
-	maxPlanned        = 8192
-	maxPlannedWaiting = 64
+	maxPlanned  = 8192
+	firstBurst  = 2
+	burstGrowth = 16
 )
 
 // place plans what services lack, all in one plan and in their order, and commits it. It answers the services whose
@@ -32,13 +33,16 @@ func (l *serviceLoop) place(ctx context.Context, now time.Time) (concerned []str
 		quota := &allowance{view: view, used: map[string]*state.Usage{}}
 		room := maxPlanned
 		for _, w := range line {
-			wanted := min(w.missing, room)
+			wanted := min(w.missing, max(0, room/w.nodes()))
 			if w.waits() {
-				wanted = min(wanted, maxPlannedWaiting)
+				wanted = min(w.missing, max(w.burst, firstBurst))
 			}
 			w.asked, w.excess = quota.admit(w, wanted)
-			w.denied, room = wanted-w.asked, room-w.asked
-			w.fresh = w.fresh || wanted == 0 // it is its turn in the next plan
+			w.denied = wanted - w.asked
+			if !w.waits() {
+				room -= w.asked * w.nodes()
+				w.fresh = w.fresh || wanted == 0 // it is its turn in the next plan
+			}
 		}
 		l.plan(c, view, line, quota)
 		// What found no node leaves its share of the quota to others.
@@ -65,8 +69,10 @@ func (l *serviceLoop) place(ctx context.Context, now time.Time) (concerned []str
 			w.reserve(nil, now)
 			w.wait(w.excess, "", now)
 		}
-		l.stale(w.service())
-		concerned = append(concerned, w.service())
+		if w.missing < w.lacked || w.refused || w.shows() != w.shown {
+			l.stale(w.service())
+			concerned = append(concerned, w.service())
+		}
 	}
 	return concerned
 }
@@ -131,7 +137,9 @@ func (l *serviceLoop) take(c *commits, view state.ReadView, w *wish, placements 
 	w.targets = w.targets[min(placed, len(w.targets)):]
 	w.unfit = placed < len(placements)
 	w.fresh = !w.unfit && w.missing > w.denied
+	w.burst = min(maxPlanned, max(w.burst, firstBurst)*burstGrowth)
 	if w.unfit {
+		w.burst = 0
 		w.reserve(kept, c.now)
 		l.explain(w, changed || placed > 0, c.now)
 	}

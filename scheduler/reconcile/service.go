@@ -16,10 +16,10 @@ import (
 type serviceLoop struct {
 	proposer
 	feed    state.Feed
-	dirty   map[string]bool      // IDs of services to look at
-	wakeups map[string]time.Time // and when to look again at others
-	memory  map[string]*memory   // by service ID
-	looks   map[string]*look     // of the present pass
+	dirty   map[string]bool    // IDs of services to look at
+	wakeups agenda             // of others: when to look again
+	memory  map[string]*memory // by service ID
+	looks   map[string]*look   // of the present pass
 
 	index     *place.Index      // nil before the first plan and after a resync
 	changes   []state.ChangeSet // that the index has not heard of
@@ -35,7 +35,7 @@ type serviceLoop struct {
 }
 
 func newServiceLoop(cfg Config) *serviceLoop {
-	l := &serviceLoop{proposer: proposer{cfg}, dirty: map[string]bool{}, wakeups: map[string]time.Time{},
+	l := &serviceLoop{proposer: proposer{cfg}, dirty: map[string]bool{},
 		memory: map[string]*memory{}, looks: map[string]*look{}, wishes: map[*wish]bool{}, feed: cfg.State.Subscribe(), pullWake: make(chan struct{}, 1), pulled: map[string]bool{}}
 	l.preempter = func(x *place.Index) preempter {
 		p, _ := any(x).(preempter)
@@ -61,10 +61,7 @@ func (l *serviceLoop) step(ctx context.Context, now time.Time) (next time.Time) 
 	if ctx.Err() == nil && (len(l.dirty) > 0 || l.unplanned(now)) {
 		return now
 	}
-	for _, at := range l.wakeups {
-		next = earlier(next, at)
-	}
-	return next
+	return l.wakeups.next()
 }
 
 // turn answers the dirty services whose turn it is. A big service is not looked at again at once, so that its
@@ -89,7 +86,7 @@ func (l *serviceLoop) turn(now time.Time) []string {
 func (l *serviceLoop) collect(now time.Time) {
 	l.poll()
 	l.pullsMoved(now)
-	l.due(now)
+	l.wakeups.due(now, func(id string) { l.dirty[id] = true })
 }
 
 // poll takes in what the store tells.
@@ -107,22 +104,8 @@ func (l *serviceLoop) poll() {
 	l.mark(sets, resync)
 }
 
-// due marks the services whose time has come.
-func (l *serviceLoop) due(now time.Time) {
-	for id, at := range l.wakeups {
-		if !now.Before(at) {
-			delete(l.wakeups, id)
-			l.dirty[id] = true
-		}
-	}
-}
-
 // wakeAt has the service looked at again then, or earlier.
-func (l *serviceLoop) wakeAt(id string, at time.Time) {
-	if !at.IsZero() {
-		l.wakeups[id] = earlier(l.wakeups[id], at)
-	}
-}
+func (l *serviceLoop) wakeAt(id string, at time.Time) { l.wakeups.at(id, at) }
 
 // mark notes which services the changes concern.
 func (l *serviceLoop) mark(sets []state.ChangeSet, resync bool) {
@@ -195,15 +178,7 @@ func (l *serviceLoop) pass(ctx context.Context, now time.Time, ids []string) {
 	for _, id := range ids {
 		l.remembered(id).urgent = false
 	}
-	for left := ids; len(left) > 0 && ctx.Err() == nil; {
-		l.writeEach(ctx, now, left, "instances not settled", l.settle)
-		left = slices.DeleteFunc(slices.Clone(left), func(id string) bool {
-			m := l.remembered(id)
-			more := m.unsettled
-			m.unsettled = false
-			return !more
-		})
-	}
+	l.writeEach(ctx, now, ids, "instances not settled", l.settle)
 	for _, id := range ids {
 		l.wish(l.look(id, now), now)
 	}
@@ -258,5 +233,5 @@ func (l *serviceLoop) remembered(id string) *memory {
 func (l *serviceLoop) forget(id string) {
 	l.unwish(id)
 	delete(l.memory, id)
-	delete(l.wakeups, id)
+	l.wakeups.drop(id)
 }

@@ -12,31 +12,33 @@ import (
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
-// settle is the write that stops and deletes instances whose fate is sealed, and takes the next step of an
-// ordered restart. When there is too much for one entry it notes that.
-func (l *serviceLoop) settle(seen *look, now time.Time) *fleetv1.Write {
+// settle are the writes that stop and delete instances whose fate is sealed, and that take the next step of an
+// ordered restart.
+func (l *serviceLoop) settle(seen *look, now time.Time) []*fleetv1.Write {
 	c, m := seen.census, l.remembered(seen.id)
 	l.wakeAt(seen.id, c.look)
 	w := &fleetv1.Write{}
-	for _, f := range c.stop {
-		if m.unsettled = len(w.GetMutations()) >= maxSettledAtOnce; m.unsettled {
-			return w
+	writes := []*fleetv1.Write{w}
+	add := func(mutation *fleetv1.Mutation) {
+		if len(w.GetMutations()) >= maxMutations {
+			w = &fleetv1.Write{}
+			writes = append(writes, w)
 		}
+		w.Mutations = append(w.Mutations, mutation)
+	}
+	for _, f := range c.stop {
 		if f.failed {
 			m.failed(versionKey(f.GetSpec().GetModel(), f.GetSpec().GetModelVersion()), f.GetSpec().GetNode(), f.GetMeta().GetCreateTime().AsTime(), now)
 			m.gaveUp = fmt.Sprintf("instance %s on %s: %s", f.GetMeta().GetName(), f.GetSpec().GetNode(), f.reason)
 		}
-		w.Mutations = append(w.Mutations, order(f.Instance, &fleetv1.InstanceDesired{
+		add(order(f.Instance, &fleetv1.InstanceDesired{
 			State: fleetv1.DesiredStopped, Restart: f.GetDesired().GetRestart(), Reason: f.reason, Leave: f.GetDesired().GetLeave()}))
 	}
 	for _, inst := range c.remove {
-		if m.unsettled = len(w.GetMutations()) >= maxSettledAtOnce; m.unsettled {
-			return w
-		}
-		w.Mutations = append(w.Mutations, state.Delete(inst.GetMeta().GetRevision(), state.InstanceKey(inst.GetMeta().GetId())))
+		add(state.Delete(inst.GetMeta().GetRevision(), state.InstanceKey(inst.GetMeta().GetId())))
 	}
 	l.restart(seen.svc, c, w, now)
-	return w
+	return writes
 }
 
 // order asks something else of an instance. What stays is shared with the stored object: neither is written to.

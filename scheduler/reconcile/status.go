@@ -25,9 +25,9 @@ type statusStep struct {
 	timedOut  []string // versions whose timeout has passed
 }
 
-// status is the write that brings a service's status up to date, deletes a service of which nothing is
-// left, and stops one whose auto-stop time has come. It's nil when nothing changes.
-func (l *serviceLoop) status(seen *look, now time.Time) *fleetv1.Write {
+// status are the writes (one, or none) that bring a service's status up to date, delete a service of which nothing is
+// left, and stop one whose auto-stop time has come.
+func (l *serviceLoop) status(seen *look, now time.Time) []*fleetv1.Write {
 	view, svc, id := seen.view, seen.svc, seen.id
 	if svc == nil {
 		l.forget(id)
@@ -42,7 +42,7 @@ func (l *serviceLoop) status(seen *look, now time.Time) *fleetv1.Write {
 		if s.c.left() == 0 {
 			s.part()
 			key := state.ServiceKey(svc.GetMeta().GetProject(), svc.GetMeta().GetName())
-			return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Delete(svc.GetMeta().GetRevision(), key)}, Events: s.events}
+			return []*fleetv1.Write{{Mutations: []*fleetv1.Mutation{state.Delete(svc.GetMeta().GetRevision(), key)}, Events: s.events}}
 		}
 		s.become(fleetv1.ServiceDeleting, s.ending(view))
 	case fleetv1.DesiredStopped:
@@ -63,7 +63,7 @@ func (l *serviceLoop) status(seen *look, now time.Time) *fleetv1.Write {
 	if proto.Equal(s.next.GetStatus(), svc.GetStatus()) && proto.Equal(s.next.GetDesired(), svc.GetDesired()) {
 		return nil
 	}
-	return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(svc.GetMeta().GetRevision(), s.next)}, Events: s.events}
+	return []*fleetv1.Write{{Mutations: []*fleetv1.Mutation{state.Put(svc.GetMeta().GetRevision(), s.next)}, Events: s.events}}
 }
 
 func (s *statusStep) event(kind, reason, message string) {
@@ -280,15 +280,17 @@ func (s *statusStep) trouble() string {
 			if m.ready {
 				continue
 			}
-			at := fmt.Sprintf("instance %s on %s ", m.GetMeta().GetName(), m.GetSpec().GetNode())
-			o := m.GetObserved()
+			o, what := m.GetObserved(), ""
 			switch {
 			case !m.reachable && ran:
-				return at + "is lost: the node is unreachable"
+				what = "is lost: the node is unreachable"
 			case o.GetHealth() == fleetv1.Unhealthy:
-				return at + "fails its health check"
+				what = "fails its health check"
 			case ran && o.GetLastExit() != nil && o.GetLastExit().GetReason() != "Stopped":
-				return at + fmt.Sprintf("ended: %s, code %d", o.GetLastExit().GetReason(), o.GetLastExit().GetCode())
+				what = fmt.Sprintf("ended: %s, code %d", o.GetLastExit().GetReason(), o.GetLastExit().GetCode())
+			}
+			if what != "" {
+				return fmt.Sprintf("instance %s on %s %s", m.GetMeta().GetName(), m.GetSpec().GetNode(), what)
 			}
 		}
 	}

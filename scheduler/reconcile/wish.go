@@ -37,6 +37,7 @@ type wish struct {
 	base       *fleetv1.InstanceSpec
 	share      state.Usage // of one
 	missing    int
+	burst      int      // how many are tried while some wait; 0 for few
 	targets    []string // nodes that the first of them prefer
 
 	fresh     bool      // not planned since it changed
@@ -51,8 +52,10 @@ type wish struct {
 	reservation    *fleetv1.Reservation
 	making         []string // nodes on which room is being made
 
-	// In the present plan: how many are asked for and how many the quota keeps out, by which limit; whether some of
+	// In the present plan: what was missing and shown before it; how many are asked for and how many the quota keeps out, by which limit; whether some of
 	// those asked for fit nowhere; and whether the store refused some.
+	lacked        int
+	shown         shown
 	asked, denied int
 	excess        string
 	unfit         bool
@@ -63,6 +66,18 @@ type wish struct {
 func (w *wish) waits() bool { return w != nil && w.reason != "" }
 
 func (w *wish) service() string { return w.svc.GetMeta().GetId() }
+
+// shown is what a service's status shows of a wish.
+type shown struct {
+	reason      string
+	since       time.Time
+	reservation *fleetv1.Reservation
+}
+
+func (w *wish) shows() shown { return shown{w.reason, w.since, w.reservation} }
+
+// nodes is how many one logical instance spans.
+func (w *wish) nodes() int { return max(1, int(w.version.GetNodes())) }
 
 func (w *wish) key() string { return versionKey(w.version.GetModel(), w.version.GetModelVersion()) }
 
@@ -185,6 +200,7 @@ func (l *serviceLoop) waiting() map[string]bool {
 func (l *serviceLoop) line(now time.Time) []*wish {
 	var line []*wish
 	for w := range l.wishes {
+		w.lacked, w.shown = w.missing, w.shows()
 		w.asked, w.denied, w.excess, w.unfit, w.refused = 0, 0, "", false, false
 		switch {
 		case w.missing <= 0 || w.held(now):
@@ -224,14 +240,16 @@ func (w *wish) satisfied() {
 
 // reserve notes what is kept free; the time stays while the nodes do.
 func (w *wish) reserve(r *fleetv1.Reservation, now time.Time) {
-	if r != nil {
-		since := timestamppb.New(now)
-		if slices.Equal(r.GetNodes(), w.reservation.GetNodes()) && w.reservation.GetSince() != nil {
-			since = w.reservation.GetSince()
-		}
-		r = &fleetv1.Reservation{Nodes: r.GetNodes(), Detail: r.GetDetail(), Since: since}
+	same := r != nil && w.reservation != nil && slices.Equal(r.GetNodes(), w.reservation.GetNodes())
+	switch {
+	case r == nil:
+		w.reservation = nil
+	case same && r.GetDetail() == w.reservation.GetDetail():
+	case same:
+		w.reservation = &fleetv1.Reservation{Nodes: r.GetNodes(), Detail: r.GetDetail(), Since: w.reservation.GetSince()}
+	default:
+		w.reservation = &fleetv1.Reservation{Nodes: r.GetNodes(), Detail: r.GetDetail(), Since: timestamppb.New(now)}
 	}
-	w.reservation = r
 }
 
 // explain asks the planner why the rest of the wish waits, not more often than people can read.

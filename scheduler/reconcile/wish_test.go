@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -254,6 +255,75 @@ func TestWaitingIsExplainedAgainNotTooOften(t *testing.T) {
 		}
 		if n := c.count("WaitingForResources"); n != 1 {
 			t.Errorf("told %d times", n)
+		}
+		c.after(2 * explainAgain)
+		c.quiet()
+	})
+}
+
+// A request that has waited for long gets what becomes free, though small ones come by all the time.
+func TestReservationKeepsSmallOnesAway(t *testing.T) {
+	run(t, 2, func(c *cluster) {
+		c.must(&fleetv1.Flavor{Meta: &fleetv1.Meta{Name: "pair", Id: "pair"}, Spec: &fleetv1.FlavorSpec{CpuMillis: 1000, MemoryBytes: gib, Accelerator: &fleetv1.Accelerator{Vendor: "fake", Count: 2}}})
+		for _, name := range []string{"a", "b", "c", "d"} {
+			c.add(name, 1, gpu(0))
+			c.settled()
+		}
+		c.deploy(1, func(s *fleetv1.Service) { s.Spec.Versions[0].Flavor = "pair" })
+		c.after(reserveAfter + time.Second)
+		kept := c.statusOf("s").GetReservation()
+		if len(kept.GetNodes()) != 1 || kept.GetDetail() == "" || kept.GetSince() == nil {
+			t.Fatalf("reservation %v", kept)
+		}
+		var there []string
+		for _, name := range []string{"a", "b", "c", "d"} {
+			if c.store.View().InstancesOfService(name + "id")[0].GetSpec().GetNode() == kept.GetNodes()[0] {
+				there = append(there, name)
+			}
+		}
+		c.stopService(there[0])
+		c.add("small", 1, gpu(0))
+		c.after(time.Minute)
+		if now := c.statusOf("s").GetReservation(); !slices.Equal(now.GetNodes(), kept.GetNodes()) || !proto.Equal(now.GetSince(), kept.GetSince()) {
+			t.Errorf("reservation %v, then %v", kept, now)
+		}
+		if c.ready("small") != 0 || c.statusOf("small").GetWaitingReason() == "" {
+			t.Errorf("a small one took what is reserved: %v", c.statusOf("small"))
+		}
+		c.stopService(there[1])
+		c.expect(fleetv1.ServiceRunning, 1)
+		if r := c.statusOf("s").GetReservation(); r != nil {
+			t.Errorf("reservation %v after it was placed", r)
+		}
+		c.after(2 * explainAgain)
+		c.quiet()
+	})
+}
+
+// However many wait, everybody gets a turn, and room for many is filled at once.
+func TestManyWaitAndAllGetTheirTurn(t *testing.T) {
+	run(t, 1, func(c *cluster) {
+		c.add("full", 2, gpu(0))
+		c.settled()
+		for i := range 300 {
+			c.add(fmt.Sprintf("w%03d", i), 100, gpu(0))
+		}
+		c.settled()
+		for i := range 300 {
+			if c.statusOf(fmt.Sprintf("w%03d", i)).GetWaitingReason() == "" {
+				t.Fatalf("w%03d does not say why it waits", i)
+			}
+		}
+		c.must(&fleetv1.Node{Meta: &fleetv1.Meta{Name: "big", Id: "big"}, Spec: &fleetv1.NodeSpec{}, Status: &fleetv1.NodeStatus{State: fleetv1.NodeReady},
+			Facts: &fleetv1.NodeFacts{Arch: "amd64", CpuMillis: 400000, MemoryBytes: 800 * gib, Labels: map[string]string{"pool": "p"}, Devices: func() (all []*fleetv1.Device) {
+				for i := range 64 {
+					all = append(all, &fleetv1.Device{Id: fmt.Sprintf("big-d%03d", i), Vendor: "fake", Model: "X1", Health: fleetv1.Healthy})
+				}
+				return all
+			}()}})
+		c.settled()
+		if a, b := c.ready("w000"), c.ready("w001"); a+b < 2 || len(c.store.View().InstancesOnNode("big")) != 64 {
+			t.Errorf("ready: w000 %d, w001 %d; %d instances on the new node", a, b, len(c.store.View().InstancesOnNode("big")))
 		}
 		c.after(2 * explainAgain)
 		c.quiet()

@@ -2,121 +2,119 @@ package reconcile
 
 import (
 	"context"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
-	"github.com/drover-fleet/drover/scheduler/state"
 )
 
-// Bounds of a log entry: bytes of what it carries, and mutations of one service in it, so that an entry that lost a
-// race is soon computed again.
+// Bounds of a log entry: bytes of what it carries, parts of a plan, and mutations of one service that stand or fall
+// together, so that a lost race spoils little.
 const (
-	maxEntryBytes    = 1 << 20
-	maxEntryParts    = 4096
-	maxSettledAtOnce = 256
+	maxEntryBytes = 1 << 20
+	maxEntryParts = 4096
+	maxMutations  = 256
 )
 
-// look is what a pass sees of one service.
-type look struct {
-	id     string
-	view   state.ReadView
-	svc    *fleetv1.Service // nil when it is gone
-	census *census
+// writing commits the writes of many objects, many in one entry. What loses a race is computed again.
+type writing struct {
+	proposer
+	ctx  context.Context
+	what string // of a failure, for the log
+	// compute answers the writes of one object, as it is now. Each stands or falls by itself.
+	compute func(id string) []*fleetv1.Write
+	// wrote hears of each object of which something was committed or refused; nil for nobody.
+	wrote func(id string)
+
+	failed map[string]bool
 }
 
-// look takes a census of a service, once in a pass unless it has become stale.
-func (l *serviceLoop) look(id string, now time.Time) *look {
-	if seen := l.looks[id]; seen != nil {
-		return seen
-	}
-	view := l.cfg.State.View()
-	svc := view.ServiceByID(id)
-	seen := &look{id: id, view: view, svc: svc, census: take(view, svc, id, now)}
-	l.looks[id] = seen
-	if m := l.memory[id]; m != nil {
-		m.looked, m.instances = now, seen.census.instances
-	}
-	return seen
-}
-
-// stale has the next look at the service be a new one.
-func (l *serviceLoop) stale(id string) { delete(l.looks, id) }
-
-// job is the write of one service on its way into an entry.
+// job is one write on its way into an entry.
 type job struct {
 	id    string
 	write *fleetv1.Write
+	only  bool // of its object
 	tries int
 }
 
-// writeEach commits a write for each of the services, many in one entry. A service whose write lost a race is looked
-// at anew; what fails is tried again after a while, and is answered.
-func (l *serviceLoop) writeEach(ctx context.Context, now time.Time, ids []string, what string, compute func(*look, time.Time) *fleetv1.Write) (failed map[string]bool) {
-	failed = map[string]bool{}
-	later := func(j *job) {
-		failed[j.id] = true
-		l.wakeAt(j.id, now.Add(retryDelay))
-	}
+// all commits the writes of all objects. It answers those of which something could not be written.
+func (w *writing) all(ids []string) (failed map[string]bool) {
+	w.failed = map[string]bool{}
 	var batch []*job
 	size := 0
 	for _, id := range ids {
-		w := compute(l.look(id, now), now)
-		if empty(w) {
-			continue
-		}
-		if batch, size = append(batch, &job{id: id, write: w}), size+proto.Size(w); size >= maxEntryBytes {
-			l.commit(ctx, now, batch, what, compute, later)
-			batch, size = nil, 0
+		for _, j := range w.jobs(id, 0) {
+			if batch, size = append(batch, j), size+proto.Size(j.write); size >= maxEntryBytes {
+				w.commit(batch)
+				batch, size = nil, 0
+			}
 		}
 	}
-	l.commit(ctx, now, batch, what, compute, later)
-	return failed
+	w.commit(batch)
+	return w.failed
 }
 
-// commit commits the jobs in one entry, again without those that the store refuses; these follow by themselves.
-func (l *serviceLoop) commit(ctx context.Context, now time.Time, batch []*job, what string, compute func(*look, time.Time) *fleetv1.Write, later func(*job)) {
-	var alone []*job
-	for len(batch) > 0 {
-		all := &fleetv1.Write{}
-		for _, j := range batch {
-			all.Mutations = append(all.Mutations, j.write.GetMutations()...)
-			all.Events = append(all.Events, j.write.GetEvents()...)
+func (w *writing) jobs(id string, tries int) []*job {
+	var jobs []*job
+	writes := w.compute(id)
+	for _, one := range writes {
+		if len(one.GetMutations()) > 0 || len(one.GetEvents()) > 0 {
+			jobs = append(jobs, &job{id: id, write: one, only: len(writes) == 1, tries: tries})
 		}
-		result, err := l.propose(ctx, &fleetv1.Command{Op: &fleetv1.Command_Write{Write: all}})
-		if err != nil && ctx.Err() == nil {
-			l.cfg.Logger.Warn(what, "services", len(batch), "for example", batch[0].id, "error", err)
+	}
+	return jobs
+}
+
+// commit commits the jobs in one entry, again without those that the store refuses.
+func (w *writing) commit(batch []*job) {
+	var refused []*job
+	for len(batch) > 0 && w.ctx.Err() == nil {
+		entry := &fleetv1.Write{}
+		for _, j := range batch {
+			entry.Mutations = append(entry.Mutations, j.write.GetMutations()...)
+			entry.Events = append(entry.Events, j.write.GetEvents()...)
+		}
+		result, err := w.propose(w.ctx, &fleetv1.Command{Op: &fleetv1.Command_Write{Write: entry}})
+		if err != nil && w.ctx.Err() == nil {
+			w.cfg.Logger.Warn(w.what, "objects", len(batch), "for example", batch[0].id, "error", err)
 		}
 		if err == nil && len(result.Rejections) > 0 {
-			refused := result.Rejections[0]
-			l.cfg.Logger.Debug("write refused", "reason", refused.Reason, "detail", refused.Detail)
-			at := owner(batch, refused.Part)
-			alone = append(alone, batch[at])
+			r := result.Rejections[0]
+			w.cfg.Logger.Debug("write refused", "reason", r.Reason, "detail", r.Detail)
+			at := owner(batch, r.Part)
+			refused = append(refused, batch[at])
 			batch = append(batch[:at:at], batch[at+1:]...)
 			continue
 		}
 		for _, j := range batch {
-			l.stale(j.id)
-			if err != nil {
-				later(j)
-			}
+			w.done(j, err == nil)
 		}
 		break
 	}
-	for _, j := range alone {
-		l.stale(j.id)
-		if j.tries++; j.tries >= writeTries {
-			later(j)
-			continue
-		}
-		if j.write = compute(l.look(j.id, now), now); !empty(j.write) {
-			l.commit(ctx, now, []*job{j}, what, compute, later)
-		}
+	for _, j := range refused {
+		w.again(j)
 	}
 }
 
-func empty(w *fleetv1.Write) bool { return len(w.GetMutations()) == 0 && len(w.GetEvents()) == 0 }
+// again computes the write of an object anew, unless others of the object are on their way: then its owner looks
+// at it again.
+func (w *writing) again(j *job) {
+	if w.done(j, j.only && j.tries+1 < writeTries); w.failed[j.id] {
+		return
+	}
+	if next := w.jobs(j.id, j.tries+1); len(next) > 0 {
+		w.commit(next)
+	}
+}
+
+func (w *writing) done(j *job, ok bool) {
+	if w.wrote != nil {
+		w.wrote(j.id)
+	}
+	if !ok {
+		w.failed[j.id] = true
+	}
+}
 
 // owner is the place of the job that the mutation belongs to.
 func owner(batch []*job, mutation int) int {

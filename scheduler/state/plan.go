@@ -11,16 +11,26 @@ import (
 // plan applies each part or refuses it whole. Parts see what the parts before them took.
 func (a *applying) plan(p *fleetv1.Plan) []Rejection {
 	var rejections []Rejection
+	var completed []*fleetv1.Instance
 	for i, part := range p.GetParts() {
-		if reason, detail := a.checkPart(part); reason != "" {
+		reason, detail := a.checkPart(part)
+		if reason == "" {
+			completed = completed[:0]
+			for _, planned := range part.GetInstances() {
+				completed = append(completed, a.completed(planned))
+			}
+			reason, detail = a.checkQuota(completed)
+		}
+		if reason != "" {
 			rejections = append(rejections, Rejection{Part: i, Reason: reason, Detail: detail})
 			continue
 		}
 		for _, p := range part.GetPreemptions() {
 			a.preempt(p)
 		}
-		for _, i := range part.GetInstances() {
-			a.placed(i)
+		for _, i := range completed {
+			a.alike.instance(i, nil)
+			a.put(ObjectOf(i))
 		}
 		for _, e := range part.GetEvents() {
 			a.event(e)
@@ -29,8 +39,9 @@ func (a *applying) plan(p *fleetv1.Plan) []Rejection {
 	return rejections
 }
 
-// placed stores an instance that has passed all checks.
-func (a *applying) placed(planned *fleetv1.Instance) {
+// completed is an instance that its node takes, with what the store alone knows: its epoch, and the models of
+// its devices.
+func (a *applying) completed(planned *fleetv1.Instance) *fleetv1.Instance {
 	i := shallow(planned)
 	i.Meta, i.Spec = shallow(planned.GetMeta()), shallow(planned.GetSpec())
 	i.Spec.Epoch = a.index
@@ -43,8 +54,7 @@ func (a *applying) placed(planned *fleetv1.Instance) {
 			i.Spec.DeviceIds[at], i.Spec.DeviceModels[at] = d.GetId(), d.GetModel()
 		}
 	}
-	a.alike.instance(i, nil)
-	a.put(ObjectOf(i))
+	return i
 }
 
 func (a *applying) checkPart(part *fleetv1.PlanPart) (RejectReason, string) {
@@ -68,13 +78,7 @@ func (a *applying) checkPart(part *fleetv1.PlanPart) (RejectReason, string) {
 			return reason, detail
 		}
 	}
-	if reason, detail := a.checkGangs(part.GetInstances(), s); reason != "" {
-		return reason, detail
-	}
-	if over := a.overQuota(s.GetMeta().GetProject(), part.GetInstances()); over != "" {
-		return RejectQuota, over
-	}
-	return "", ""
+	return a.checkGangs(part.GetInstances(), s)
 }
 
 // partShare is what the instances of one part take together, each node's share on top of what was

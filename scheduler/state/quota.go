@@ -12,7 +12,7 @@ import (
 // Usage is what quotas limit. A gang counts as one instance on each of its nodes.
 type Usage struct {
 	CPUMillis, MemoryBytes, Instances int64
-	// Devices by model, whole ones and slices alike.
+	// Devices by model, whole ones and slices alike. In a view it is shared and must not be written to.
 	Devices map[string]int64
 }
 
@@ -124,18 +124,22 @@ func size(n int64) string {
 	return strconv.FormatFloat(float64(int64(v*100+0.5))/100, 'f', -1, 64) + " " + units[unit]
 }
 
-// overQuota says which limit of the project's quota a part would exceed, or "".
-func (a *applying) overQuota(project string, instances []*fleetv1.Instance) string {
+// checkQuota finds a limit that the instances of a part, which are of one project, would exceed together.
+func (a *applying) checkQuota(instances []*fleetv1.Instance) (RejectReason, string) {
+	if len(instances) == 0 {
+		return "", ""
+	}
+	project := instances[0].GetMeta().GetProject()
 	quota := a.Quota(project)
 	if quota == nil {
-		return ""
+		return "", ""
 	}
 	var more Usage
 	for _, i := range instances {
 		more.AddInstance(i.GetSpec(), 1)
 	}
 	if e := Exceeded(quota.GetSpec(), a.ProjectUsage(project), more); e != nil {
-		return fmt.Sprintf("quota of project %s would be exceeded: %s", project, e)
+		return RejectQuota, fmt.Sprintf("quota of project %s would be exceeded: %s", project, e)
 	}
-	return ""
+	return "", ""
 }

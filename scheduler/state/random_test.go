@@ -36,7 +36,7 @@ func testNode(name string) *fleetv1.Node {
 		Status: &fleetv1.NodeStatus{State: fleetv1.NodeReady},
 	}
 	for i := range 4 {
-		n.Facts.Devices = append(n.Facts.Devices, &fleetv1.Device{Id: fmt.Sprint("d", i), Health: fleetv1.Healthy})
+		n.Facts.Devices = append(n.Facts.Devices, &fleetv1.Device{Id: fmt.Sprint("d", i), Model: []string{"H100", "A100"}[i/2], Health: fleetv1.Healthy})
 	}
 	n.Facts.Devices[2].ParentId = "whole"
 	n.Facts.Devices[3].Health = fleetv1.Unhealthy
@@ -76,15 +76,32 @@ func reportCommand(node string, reports ...*fleetv1.InstanceReport) *fleetv1.Com
 	}}}
 }
 
-// baseCommands make the flavor, pool, model, nodes n1 and n2, and services a and b.
+// testGang is a gang of two on the nodes n1 and n2.
+func testGang(id, service string, devices ...string) []*fleetv1.Instance {
+	members := []*fleetv1.Instance{testInstance(id+"-0", service, "n1", devices...), testInstance(id+"-1", service, "n2", devices...)}
+	for rank, m := range members {
+		m.Spec.Gang = &fleetv1.Gang{Id: id, Rank: int32(rank), Size: 2}
+	}
+	return members
+}
+
+func testQuota(edit func(*fleetv1.QuotaSpec)) *fleetv1.Quota {
+	q := &fleetv1.Quota{Meta: &fleetv1.Meta{Name: "default", Project: "default"}, Spec: &fleetv1.QuotaSpec{}}
+	edit(q.Spec)
+	return q
+}
+
+// baseCommands make the flavor, pool, model, nodes n1 and n2, and services: a, b of more priority, and g of gangs.
 func baseCommands() []*fleetv1.Command {
+	b, g := testService("b"), testService("g")
+	b.Spec.Versions[0].Priority, g.Spec.Versions[0].Nodes = 5, 2
 	return []*fleetv1.Command{
 		writeCommand(0,
 			Put(0, &fleetv1.Cluster{Meta: &fleetv1.Meta{Name: "cluster", Id: "c"}}),
 			Put(0, &fleetv1.Flavor{Meta: &fleetv1.Meta{Name: "f"}}),
 			Put(0, &fleetv1.Pool{Meta: &fleetv1.Meta{Name: "p"}, Spec: &fleetv1.PoolSpec{Selector: map[string]string{"all": "yes"}}}),
 			Put(0, &fleetv1.Model{Meta: &fleetv1.Meta{Name: "m", Project: "default"}, Spec: &fleetv1.ModelSpec{Version: "0.0.1"}}),
-			Put(0, testNode("n1")), Put(0, testNode("n2")), Put(0, testService("a")), Put(0, testService("b")),
+			Put(0, testNode("n1")), Put(0, testNode("n2")), Put(0, testService("a")), Put(0, b), Put(0, g),
 		),
 	}
 }
@@ -93,7 +110,20 @@ func baseCommands() []*fleetv1.Command {
 func randomCommand(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
 	node, service := fmt.Sprint("n", 1+r.IntN(2)), string(rune('a'+r.IntN(2)))
 	var c *fleetv1.Command
-	switch r.IntN(6) {
+	switch r.IntN(9) {
+	case 6:
+		c = randomGangOrPreemption(r, i, v)
+	case 7:
+		c = writeCommand(int64(i), randomQuota(r, v))
+	case 8:
+		c = writeCommand(int64(i))
+		for _, in := range v.Instances() {
+			if r.IntN(4) == 0 {
+				in = proto.CloneOf(in)
+				in.Desired = &fleetv1.InstanceDesired{State: []string{fleetv1.DesiredRunning, fleetv1.DesiredStopped}[r.IntN(2)]}
+				c.GetWrite().Mutations = append(c.GetWrite().Mutations, Put(in.GetMeta().GetRevision(), in))
+			}
+		}
 	case 0, 1:
 		var instances []*fleetv1.Instance
 		for n := range 1 + r.IntN(2) {
@@ -101,7 +131,9 @@ func randomCommand(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
 			for d := range r.IntN(3) {
 				devices = append(devices, fmt.Sprint("d", (d+r.IntN(4))%4))
 			}
-			instances = append(instances, testInstance(fmt.Sprintf("i%d-%d", i, n), service, node, devices...))
+			in := testInstance(fmt.Sprintf("i%d-%d", i, n), service, node, devices...)
+			in.Spec.Preemptible = r.IntN(2) == 0
+			instances = append(instances, in)
 		}
 		c = planCommand(service, instances...)
 	case 2, 3:
@@ -158,6 +190,36 @@ func randomNode(r *rand.Rand, i int, n *fleetv1.Node) {
 	case 2:
 		n.Facts.Devices[r.IntN(3)].Quarantined = r.IntN(3) == 0
 	}
+}
+
+// randomGangOrPreemption is a part with a gang, now and then one that isn't whole, or with victims, now and
+// then such as can't be preempted.
+func randomGangOrPreemption(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
+	gang := testGang(fmt.Sprint("g", i-r.IntN(3)), "g", []string{"d0", "d1", "d2"}[:r.IntN(2)]...)
+	c := planCommand("g", gang[:2-r.IntN(5)/4]...)
+	part := c.GetPlan().Parts[0]
+	if r.IntN(2) == 0 {
+		part.ServiceId, part.Instances = "id-b", []*fleetv1.Instance{testInstance(fmt.Sprint("p", i), "b", "n1")}
+		for _, in := range v.Instances() {
+			if r.IntN(4) == 0 && (in.GetSpec().GetPreemptible() || r.IntN(4) == 0) {
+				part.Preemptions = append(part.Preemptions, &fleetv1.Preemption{
+					InstanceId: in.GetMeta().GetId(), Revision: in.GetMeta().GetRevision() - uint64(r.IntN(10)/9), Reason: "for b",
+				})
+			}
+		}
+	}
+	return c
+}
+
+func randomQuota(r *rand.Rand, v ReadView) *fleetv1.Mutation {
+	old := v.Quota("default").GetMeta().GetRevision()
+	if old != 0 && r.IntN(3) == 0 {
+		return Delete(old, Key{fleetv1.KindQuota, "default"})
+	}
+	return Put(old, testQuota(func(s *fleetv1.QuotaSpec) {
+		s.CpuMillis, s.Instances = proto.Int64(int64(r.IntN(9000))), proto.Int64(int64(r.IntN(9)))
+		s.Devices = []*fleetv1.DeviceQuota{{Model: "H*", Count: int64(r.IntN(4))}, {Model: "A100", Count: 1}}
+	}))
 }
 
 // randomLog makes a log of n commands; each is drawn by looking at the store that the ones before made.
@@ -231,7 +293,11 @@ func TestReplayIsDeterministic(t *testing.T) {
 func checkAllocation(t *testing.T, v ReadView) {
 	t.Helper()
 	sums, holders := map[string]Allocation{}, map[string]string{}
+	var usage Usage
+	onNode, gangs := map[string]int{}, map[string]int{}
 	for _, i := range v.Instances() {
+		onNode[i.GetSpec().GetNode()]++
+		gangs[i.GetSpec().GetGang().GetId()]++
 		if i.GetObserved().GetState() == fleetv1.InstanceReaped {
 			continue
 		}
@@ -243,6 +309,7 @@ func checkAllocation(t *testing.T, v ReadView) {
 		x.Devices += int64(len(i.GetSpec().GetDeviceIds()))
 		x.Instances++
 		sums[node] = x
+		usage.AddInstance(i.GetSpec(), 1)
 		for _, d := range i.GetSpec().GetDeviceIds() {
 			if other, held := holders[node+d]; held {
 				t.Fatalf("device %s of %s is held by %s and %s", d, node, other, i.GetMeta().GetId())
@@ -250,8 +317,19 @@ func checkAllocation(t *testing.T, v ReadView) {
 			holders[node+d] = i.GetMeta().GetId()
 		}
 	}
+	if got := v.ProjectUsage("default"); !sameUsage(got, usage) {
+		t.Fatalf("the project uses %+v, recomputed %+v", got, usage)
+	}
+	for gang, size := range gangs {
+		if gang != "" && len(v.InstancesOfGang(gang)) != size {
+			t.Fatalf("gang %s has %d members, recomputed %d", gang, len(v.InstancesOfGang(gang)), size)
+		}
+	}
 	for _, n := range v.Nodes() {
 		name := n.GetMeta().GetName()
+		if got := v.InstancesOnNode(name); len(got) != onNode[name] || slices.ContainsFunc(got, func(i *fleetv1.Instance) bool { return v.Instance(i.GetMeta().GetId()) != i }) {
+			t.Fatalf("%s has %v, recomputed %d", name, got, onNode[name])
+		}
 		if got := v.Allocated(name); got != sums[name] {
 			t.Fatalf("%s: allocated %+v, recomputed %+v", name, got, sums[name])
 		}
@@ -264,6 +342,10 @@ func checkAllocation(t *testing.T, v ReadView) {
 			}
 		}
 	}
+}
+
+func sameUsage(a, b Usage) bool {
+	return a.CPUMillis == b.CPUMillis && a.MemoryBytes == b.MemoryBytes && a.Instances == b.Instances && maps.Equal(a.Devices, b.Devices)
 }
 
 func TestAllocationIsIncremental(t *testing.T) {
@@ -304,6 +386,83 @@ func checkBarred(t *testing.T, before, after ReadView) {
 				t.Fatalf("instance %s was given device %v of a node with cordons %v", i.GetMeta().GetId(), d, n.GetSpec().GetDeviceCordons())
 			}
 		}
+	}
+}
+
+// Whatever is planned in whatever order: parts are applied whole or not at all, and none takes a project past
+// a limit of its quota.
+func TestPlansAreWholeAndWithinQuotas(t *testing.T) {
+	applied := map[string]int{}
+	for seed := range uint64(40) {
+		s := New()
+		for i, c := range randomLog(200+seed, 200) {
+			before := s.View()
+			result, _ := s.Apply(uint64(i+1), c)
+			after := s.View()
+			if c.GetPlan() == nil || result.Repeated {
+				continue
+			}
+			refused := map[int]bool{}
+			for _, r := range result.Rejections {
+				refused[r.Part] = true
+				applied["refused for "+string(r.Reason)]++
+			}
+			for p, part := range c.GetPlan().GetParts() {
+				checkPart(t, before, after, part, refused[p])
+				if len(part.GetPreemptions()) > 0 && !refused[p] {
+					applied["preemption"]++
+				}
+				if part.GetInstances()[0].GetSpec().GetGang() != nil && !refused[p] {
+					applied["gang"]++
+				}
+			}
+			checkQuota(t, before.ProjectUsage("default"), after.ProjectUsage("default"), after.Quota("default").GetSpec())
+		}
+	}
+	for _, what := range []string{"preemption", "gang", "refused for quota", "refused for revision", "refused for invalid", "refused for unfit", "refused for in-use"} {
+		if applied[what] == 0 {
+			t.Errorf("no %s: the test tries too little; %v", what, applied)
+		}
+	}
+}
+
+func checkPart(t *testing.T, before, after ReadView, part *fleetv1.PlanPart, refused bool) {
+	t.Helper()
+	for _, in := range part.GetInstances() {
+		id := in.GetMeta().GetId()
+		if before.Instance(id) == nil && (after.Instance(id) == nil) != refused {
+			t.Fatalf("part refused: %v, but instance %s is there: %v", refused, id, after.Instance(id) != nil)
+		}
+		if gang := in.GetSpec().GetGang(); gang != nil && !refused && len(after.InstancesOfGang(gang.GetId())) != int(gang.GetSize()) {
+			t.Fatalf("gang %s was placed with %d of %d members", gang.GetId(), len(after.InstancesOfGang(gang.GetId())), gang.GetSize())
+		}
+	}
+	for _, p := range part.GetPreemptions() {
+		was, is := before.Instance(p.GetInstanceId()), after.Instance(p.GetInstanceId())
+		if refused != (was == is) {
+			t.Fatalf("part refused: %v, but victim %v became %v", refused, was, is)
+		}
+		if !refused && (!is.GetSpec().GetPreemptible() || is.GetDesired().GetState() != fleetv1.DesiredStopped || is.GetDesired().GetReason() != p.GetReason()) {
+			t.Fatalf("victim %v", is)
+		}
+	}
+}
+
+// checkQuota finds a limit that what was placed has exceeded. What was over before may stay so.
+func checkQuota(t *testing.T, before, after Usage, q *fleetv1.QuotaSpec) {
+	t.Helper()
+	over := func(what string, limit *int64, before, after int64) {
+		if limit != nil && after > before && after > *limit {
+			t.Fatalf("%s went from %d to %d over the limit of %d", what, before, after, *limit)
+		}
+	}
+	if q == nil {
+		return
+	}
+	over("CPU", q.CpuMillis, before.CPUMillis, after.CPUMillis)
+	over("instances", q.Instances, before.Instances, after.Instances)
+	for _, d := range q.GetDevices() {
+		over(d.GetModel(), &d.Count, before.Matching(d.GetModel()), after.Matching(d.GetModel()))
 	}
 }
 
