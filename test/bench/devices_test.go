@@ -42,9 +42,11 @@ func TestDeviceFigures(t *testing.T) {
 	t.Setenv("DROVER_HEARTBEAT_INTERVAL", "2s")
 	t.Setenv("DROVER_LEASE_DURATION", "10s")
 	b := &bench{t: t, report: &report{name: deviceReport, title: "Figures of devices"}}
-	b.report.describe("")
 	b.sampling()
 	b.holding()
+	info, err := b.m.Runtime.Info(t.Context())
+	b.must(err)
+	b.report.describe(info.Version)
 	b.failing()
 	b.must(b.report.write())
 }
@@ -90,10 +92,11 @@ func (b *bench) sampling() {
 		b.report.add(figure{Name: name + "processor time of the child", Unit: "ms", Measured: per(childs - childBefore), N: samplings})
 		b.report.add(figure{Name: name + "processor time of the parent", Unit: "ms", Measured: per(own - ownBefore), N: samplings})
 	}
-	resident, proportional, err := memory(child)
-	b.must(err)
-	b.report.add(figure{Name: "the probe: resident memory", Unit: "MiB", Measured: one(mib(resident)), N: 1})
-	b.report.add(figure{Name: "the probe: proportional memory (PSS)", Unit: "MiB", Measured: one(mib(proportional)), N: 1})
+	for _, part := range []struct{ key, name string }{{"VmRSS:", "resident memory"}, {"RssAnon:", "of that its own, not the program that the agent has as well"}} {
+		bytes, err := kilobytes(fmt.Sprintf("/proc/%d/status", child), part.key)
+		b.must(err)
+		b.report.add(figure{Name: "the probe: " + part.name, Unit: "MiB", Measured: one(mib(bytes)), N: 1})
+	}
 }
 
 // ownTime is the processor time of this process.
@@ -190,6 +193,10 @@ func (b *bench) failing() {
 			gpus.Forget()
 			b.m.Agent.Stop()
 			b.m.StartAgent()
+			b.until(func() bool { // it has asked its probe
+				_, err := scrape(b.t.Context(), "http://"+b.m.AgentHTTP()+"/metrics")
+				return err == nil && b.m.Metric("drover_device_temperature_celsius", gpus.ID(0)) > 0
+			})
 			victim = b.m.WaitEndpoints(patience, "victim", 1)[0].InstanceID
 		}
 		const resetNeeded = 48

@@ -143,7 +143,8 @@ func TestContainerdKilled(t *testing.T) {
 	kept, dies := instances[0], instances[1]
 	before := identities(t, instances[:1])
 	endpoints := m.WaitEndpoints(limit, "svc", 2)
-	if err := syscall.Kill(m.Daemon.Pid(), syscall.SIGKILL); err != nil {
+	daemon := m.Daemon.Pid()
+	if err := syscall.Kill(daemon, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if err := syscall.Kill(int(dies.GetObserved().GetPid()), syscall.SIGKILL); err != nil {
@@ -154,6 +155,12 @@ func TestContainerdKilled(t *testing.T) {
 			t.Errorf("while containerd is dead: call %v: %v", e, err)
 		}
 	}
+	m.Within(limit, "containerd is dead", func() error { // else a new one finds it, and takes it for its own
+		if _, err := startTime(daemon); err == nil {
+			return errors.New("it lives")
+		}
+		return nil
+	})
 	if err := m.Daemon.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
