@@ -116,7 +116,7 @@ func TestDevicesOutOfPlacement(t *testing.T) {
 		n.Spec = &fleetv1.NodeSpec{DeviceCordons: []*fleetv1.DeviceCordon{{DeviceId: "d1"}, {DeviceId: "d5"}}}
 	})
 	for device, detail := range map[string]string{
-		"d0": "is quarantined", "d1": "is cordoned", "d2": "is cordoned", "d4": "is cordoned", "d5": "is cordoned", "d3": "is Unhealthy",
+		"d0": "is quarantined", "d1": "is cordoned", "d2": "is cordoned", "d4": "is cordoned", "d5": "is cordoned", "d3": "is unhealthy",
 	} {
 		f.refused(planCommand("a", testInstance("x", "a", "n1", device)), RejectUnfit, "device "+device+" of node n1 "+detail)
 	}
