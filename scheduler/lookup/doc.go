@@ -9,6 +9,7 @@
 // Decisions:
 //   - An instance is in the answer when it is meant to run, is ready, has an address, and its node's lease
 //     is valid. A service that isn't meant to run has no endpoints, whatever its instances still do.
+//   - A gang's endpoint is that of rank 0, and only while every member serves.
 //   - The index is that of the store when the answer last changed. A lease that is lost changes the answer
 //     and not the store, so the ETag covers the bytes, too.
 //   - A service that can't be looked up (pool not dedicated) answers 409 with the condition that fails;

@@ -328,7 +328,12 @@ func (t *Table) answerOf(view state.ReadView, s *fleetv1.Service) *answer {
 	}
 	resp := &fleetv1.ListEndpointsResponse{Index: view.Index(), MaxAgeSeconds: int32(t.cfg.MaxAge / time.Second)}
 	if s.GetDesired().GetState() == fleetv1.DesiredRunning {
-		for _, i := range view.InstancesOfService(s.GetMeta().GetId()) {
+		all := view.InstancesOfService(s.GetMeta().GetId())
+		serving := t.servingMembers(all)
+		for _, i := range all {
+			if g := i.GetSpec().GetGang(); g != nil && (g.GetRank() != 0 || serving[g.GetId()] < g.GetSize()) {
+				continue
+			}
 			if e := t.endpointOf(s, i); e != nil {
 				resp.Endpoints = append(resp.Endpoints, e)
 			}
@@ -338,11 +343,28 @@ func (t *Table) answerOf(view state.ReadView, s *fleetv1.Service) *answer {
 	return render(resp)
 }
 
+// servingMembers counts the members that serve, by gang.
+func (t *Table) servingMembers(all []*fleetv1.Instance) map[string]int32 {
+	var n map[string]int32
+	for _, i := range all {
+		if g := i.GetSpec().GetGang(); g != nil && t.serves(i) {
+			if n == nil {
+				n = map[string]int32{}
+			}
+			n[g.GetId()]++
+		}
+	}
+	return n
+}
+
+func (t *Table) serves(i *fleetv1.Instance) bool {
+	return i.GetDesired().GetState() == fleetv1.DesiredRunning && i.GetObserved().GetReady() && t.cfg.LeaseValid(i.GetSpec().GetNode())
+}
+
 // endpointOf is nil when the instance must not be called.
 func (t *Table) endpointOf(s *fleetv1.Service, i *fleetv1.Instance) *fleetv1.Endpoint {
 	seen := i.GetObserved()
-	if i.GetDesired().GetState() != fleetv1.DesiredRunning || !seen.GetReady() || seen.GetIp() == "" || seen.GetPort() == 0 ||
-		!t.cfg.LeaseValid(i.GetSpec().GetNode()) {
+	if !t.serves(i) || seen.GetIp() == "" || seen.GetPort() == 0 {
 		return nil
 	}
 	e := &fleetv1.Endpoint{
