@@ -11,7 +11,7 @@ import (
 )
 
 func (a *app) deviceCommand() *cobra.Command {
-	return a.noun("device", "Show accelerators", a.deviceList(), a.deviceShow())
+	return a.noun("device", "Show accelerators", a.deviceList(), a.deviceShow(), a.deviceDrain())
 }
 
 func (a *app) deviceList() *cobra.Command {
@@ -62,6 +62,10 @@ func (a *app) deviceShow() *cobra.Command {
 			}
 			d := resp.GetDevice()
 			return a.print(d, func() error {
+				drain, err := a.deviceDrainCell(cmd.Context(), cl, d)
+				if err != nil {
+					return err
+				}
 				v := d.GetDevice()
 				var p pairs
 				p.addf("ID", "%s", v.GetId())
@@ -92,6 +96,9 @@ func (a *app) deviceShow() *cobra.Command {
 					p.addf("Link", "%s", linkText(l))
 				}
 				p.addf("State", "%s", d.GetState())
+				if drain.text != "" {
+					p.add("Drained", drain)
+				}
 				p.addf("Instance", "%s", d.GetInstanceName())
 				return p.draw(a.out, a.colour())
 			})

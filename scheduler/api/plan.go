@@ -227,6 +227,6 @@ func quotaExplanation(view state.ReadView, service *fleetv1.Service, version *fl
 		return nil
 	}
 	return &fleetv1.Explanation{Summary: fmt.Sprintf("quota of project %s: %s", project, excess),
-		Nodes: int32(len(view.PoolNodes(view.Pool(service.GetSpec().GetPool())))),
+		Nodes:    int32(len(view.PoolNodes(view.Pool(service.GetSpec().GetPool())))),
 		Remedies: []string{fmt.Sprintf("it fits when others of the project end, or when the limit of %s is raised", excess.Resource)}}
 }
