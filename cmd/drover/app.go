@@ -92,7 +92,7 @@ func (a *app) root() *cobra.Command {
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.AddCommand(
 		a.applyCommand(), a.deleteCommand(),
-		a.nodeCommand(), a.deviceCommand(), a.flavorCommand(), a.poolCommand(), a.modelCommand(),
+		a.nodeCommand(), a.deviceCommand(), a.flavorCommand(), a.poolCommand(), a.quotaCommand(), a.modelCommand(),
 		a.serviceCommand(), a.instanceCommand(), a.eventCommand(), a.clusterCommand(), a.versionCommand(),
 	)
 	root.AddCommand(a.daemonCommands()...)

@@ -31,8 +31,8 @@ func (a *app) applyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "apply -f FILE…", Short: "Create or change what manifests declare",
 		Long: "Create or change what manifests declare. A FILE is a YAML file of one or more documents, a directory of them, or -\n" +
-			"for standard input. All files are read and checked before anything is sent; then flavors, pools, models and\n" +
-			"services are made in this order. Applying the same files again changes nothing.",
+			"for standard input. All files are read and checked before anything is sent; then flavors, pools, quotas, models\n" +
+			"and services are made in this order. Applying the same files again changes nothing.",
 		Example: "  drover apply -f examples/iris/ --wait\n  drover apply -f flavor.yaml -f service.yaml\n  cat all.yaml | drover apply -f -",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -128,6 +128,9 @@ func (a *app) applyObject(ctx context.Context, cl *client.Client, d manifest.Doc
 			return resp.GetService(), changed, nil
 		}
 		return resp.GetService(), created, nil
+	}
+	if q, ok := d.Object.(*fleetv1.Quota); ok {
+		return a.applyQuota(ctx, cl, q)
 	}
 	stored, err := a.getObject(ctx, cl, d.Object)
 	if err == nil {
@@ -234,6 +237,8 @@ func (a *app) deleteObject(ctx context.Context, cl *client.Client, d manifest.Do
 		_, err = write(ctx, a, cl.Flavors.DeleteFlavor, &fleetv1.DeleteFlavorRequest{Name: name})
 	case *fleetv1.Pool:
 		_, err = write(ctx, a, cl.Pools.DeletePool, &fleetv1.DeletePoolRequest{Name: name})
+	case *fleetv1.Quota:
+		_, err = write(ctx, a, cl.Quotas.DeleteQuota, &fleetv1.DeleteQuotaRequest{Project: name})
 	case *fleetv1.Model:
 		_, err = write(ctx, a, cl.Models.DeleteModel,
 			&fleetv1.DeleteModelRequest{Project: project, Name: name, Version: o.GetSpec().GetVersion()})

@@ -37,7 +37,7 @@ func (a *app) versionCommand() *cobra.Command {
 }
 
 func (a *app) clusterCommand() *cobra.Command {
-	return a.noun("cluster", "Show the schedulers themselves", a.clusterStatus())
+	return a.noun("cluster", "Show the schedulers themselves, and tidy the fleet", a.clusterStatus(), a.clusterDefrag())
 }
 
 func (a *app) clusterStatus() *cobra.Command {

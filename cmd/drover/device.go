@@ -14,7 +14,7 @@ import (
 
 func (a *app) deviceCommand() *cobra.Command {
 	return a.noun("device", "Show accelerators, and take them out of placement",
-		a.deviceList(), a.deviceShow(), a.deviceCordon(true), a.deviceCordon(false))
+		a.deviceList(), a.deviceShow(), a.deviceCordon(true), a.deviceCordon(false), a.deviceDrain())
 }
 
 func (a *app) deviceList() *cobra.Command {

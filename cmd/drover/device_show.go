@@ -30,7 +30,11 @@ func (a *app) deviceShow() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.drawDevice(resp.GetDevice(), byID(node.GetDevices()))
+				drain, err := a.deviceDrainCell(cmd.Context(), cl, resp.GetDevice())
+				if err != nil {
+					return err
+				}
+				return a.drawDevice(resp.GetDevice(), byID(node.GetDevices()), drain)
 			})
 		},
 	}
@@ -38,7 +42,7 @@ func (a *app) deviceShow() *cobra.Command {
 }
 
 // drawDevice shows a device; of are those of its node. What isn't known has no line.
-func (a *app) drawDevice(d *fleetv1.DeviceInfo, of family) error {
+func (a *app) drawDevice(d *fleetv1.DeviceInfo, of family, drain cell) error {
 	v, s := d.GetDevice(), d.GetSample()
 	var p pairs
 	known := func(name, value string) {
@@ -58,6 +62,9 @@ func (a *app) drawDevice(d *fleetv1.DeviceInfo, of family) error {
 	known("Holder", holderText(d))
 	if d.GetCordoned() {
 		p.add("Cordoned", cell{text: strings.TrimSuffix("yes, "+oneLine(d.GetCordonReason()), ", "), colour: yellow})
+	}
+	if drain.text != "" {
+		p.add("Drained", drain)
 	}
 	p.add("Health", stateCell(v.GetHealth()))
 	known("Asks for", actionText(v.GetAction()))

@@ -10,6 +10,20 @@ import (
 )
 
 func (f *fake) node(name string) *fleetv1.Node {
+	n := f.bareNode(name)
+	if f.drain != nil && f.drainDevice == "" && name == "dev-1" {
+		n.Spec.Cordoned, n.Spec.Drain = true, f.drain
+	}
+	if f.drain != nil && f.drainDevice != "" {
+		n.Spec.DeviceCordons = append(n.Spec.DeviceCordons, &fleetv1.DeviceCordon{DeviceId: f.drainDevice, Drain: f.drain})
+	}
+	if f.drained {
+		n.Status.Instances = 0
+	}
+	return n
+}
+
+func (f *fake) bareNode(name string) *fleetv1.Node {
 	return &fleetv1.Node{
 		Meta: made(&fleetv1.Meta{Name: name}),
 		Spec: &fleetv1.NodeSpec{Cordoned: f.cordoned == name, DeviceCordons: f.cordons},

@@ -28,6 +28,10 @@ func (f *fake) DeployService(_ context.Context, r *fleetv1.DeployServiceRequest)
 	s.Meta = made(s.GetMeta())
 	s.Desired = &fleetv1.ServiceDesired{State: fleetv1.DesiredRunning, StartTime: timestamppb.New(started)}
 	s.Status = &fleetv1.ServiceStatus{State: fleetv1.ServiceDeploying}
+	if name == "waits" {
+		s.Status.Versions = []*fleetv1.ServiceVersionStatus{{Model: "iris", Desired: 3, Placed: 1, WaitingReason: "no room", WaitingSince: timestamppb.New(started),
+			Explanation: noRoom(), Reservation: &fleetv1.Reservation{Nodes: []string{"dev-2"}, Detail: "5 of 8 devices are free", Since: timestamppb.New(started)}}}
+	}
 	f.services[name] = s
 	return &fleetv1.DeployServiceResponse{Service: s, Changed: true}, nil
 }
@@ -46,7 +50,16 @@ func (f *fake) GetService(_ context.Context, r *fleetv1.GetServiceRequest) (*fle
 	if err != nil {
 		return nil, err
 	}
-	return &fleetv1.GetServiceResponse{Service: s, Instances: f.instances(s)}, nil
+	resp := &fleetv1.GetServiceResponse{Service: s, Instances: f.instances(s)}
+	if r.GetName() == "waits" { // a gang of two runs, and more wait
+		resp.Instances = resp.GetInstances()[:2]
+		for rank, i := range resp.GetInstances() {
+			i.Spec.Gang = &fleetv1.Gang{Id: "g1", Rank: int32(rank), Size: 2}
+			i.Spec.Node = []string{"dev-1", "dev-2"}[rank]
+			i.Observed.Ready = rank == 0
+		}
+	}
+	return resp, nil
 }
 
 func (f *fake) ListServices(_ context.Context, r *fleetv1.ListServicesRequest) (*fleetv1.ListServicesResponse, error) {

@@ -32,6 +32,7 @@ type fake struct {
 	fleetv1.UnimplementedDeviceServiceServer
 	fleetv1.UnimplementedFlavorServiceServer
 	fleetv1.UnimplementedPoolServiceServer
+	fleetv1.UnimplementedQuotaServiceServer
 	fleetv1.UnimplementedModelServiceServer
 	fleetv1.UnimplementedServiceServiceServer
 	fleetv1.UnimplementedInstanceServiceServer
@@ -47,12 +48,18 @@ type fake struct {
 	cordoned string
 	cordons  []*fleetv1.DeviceCordon
 	requests map[string]int // calls by request ID
+
+	quotas      map[string]*fleetv1.Quota
+	drain       *fleetv1.Drain
+	drainDevice string
+	drainLooks  int
+	drained     bool // nothing is left on the node
 }
 
 func newFake() *fake {
 	return &fake{
 		flavors: make(map[string]*fleetv1.Flavor), pools: make(map[string]*fleetv1.Pool), models: make(map[string]*fleetv1.Model),
-		services: make(map[string]*fleetv1.Service), requests: make(map[string]int),
+		services: make(map[string]*fleetv1.Service), requests: make(map[string]int), quotas: make(map[string]*fleetv1.Quota),
 	}
 }
 
@@ -65,6 +72,7 @@ func serveFake(t testing.TB, socket string) (addr string) {
 	fleetv1.RegisterDeviceServiceServer(s, f)
 	fleetv1.RegisterFlavorServiceServer(s, f)
 	fleetv1.RegisterPoolServiceServer(s, f)
+	fleetv1.RegisterQuotaServiceServer(s, f)
 	fleetv1.RegisterModelServiceServer(s, f)
 	fleetv1.RegisterServiceServiceServer(s, f)
 	fleetv1.RegisterInstanceServiceServer(s, f)

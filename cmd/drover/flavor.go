@@ -51,6 +51,12 @@ func acceleratorText(x *fleetv1.Accelerator) string {
 	if x.GetMemoryMinBytes() > 0 {
 		s += " ≥ " + bytesText(x.GetMemoryMinBytes())
 	}
+	if share := x.GetShare(); share != "" && share != "whole" {
+		s += ", slices " + share
+	}
+	if domain := x.GetDomain(); domain != "" && domain != "any" {
+		s += ", one " + domain + " domain"
+	}
 	return s
 }
 
@@ -97,16 +103,17 @@ func (a *app) flavorCreate() *cobra.Command {
 		cpu                          float64
 		memory, disk, accelMem, arch string
 		vendor, model, shm           string
+		share, domain                string
 		count                        int32
 	}
 	cmd := &cobra.Command{
 		Use: "create FLAVOR", Short: "Create a flavor",
-		Example: "  drover flavor create cpu.2u4g --cpu 2 --memory 4Gi\n  drover flavor create gpu.h100.2 --cpu 16 --memory 256Gi --accelerator 2 --accelerator-model H100-80GB",
+		Example: "  drover flavor create cpu.2u4g --cpu 2 --memory 4Gi\n  drover flavor create gpu.h100.2 --cpu 16 --memory 256Gi --accelerator 2 --accelerator-model H100-80GB --accelerator-domain nvlink",
 		Args:    exactly("FLAVOR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s := &fleetv1.FlavorSpec{CpuMillis: int64(spec.cpu*1000 + 0.5), Arch: spec.arch}
-			if spec.count > 0 || spec.vendor != "" || spec.model != "" || spec.accelMem != "" {
-				s.Accelerator = &fleetv1.Accelerator{Vendor: spec.vendor, Model: spec.model, Count: max(spec.count, 1)}
+			if spec.count > 0 || spec.vendor != "" || spec.model != "" || spec.accelMem != "" || spec.share != "" || spec.domain != "" {
+				s.Accelerator = &fleetv1.Accelerator{Vendor: spec.vendor, Model: spec.model, Count: max(spec.count, 1), Share: spec.share, Domain: spec.domain}
 			}
 			sizes := []struct {
 				flag, text string
@@ -137,10 +144,14 @@ func (a *app) flavorCreate() *cobra.Command {
 	f.StringVar(&spec.memory, "memory", "1Gi", "memory of an instance, such as 4Gi")
 	f.StringVar(&spec.disk, "disk", "", "disk of an instance, such as 20G")
 	f.StringVar(&spec.arch, "arch", "", "amd64 or arm64; empty for either")
-	f.Int32Var(&spec.count, "accelerator", 0, "`number` of whole devices")
+	f.Int32Var(&spec.count, "accelerator", 0, "`number` of devices")
 	f.StringVar(&spec.vendor, "accelerator-vendor", "", "nvidia, ascend or fake")
 	f.StringVar(&spec.model, "accelerator-model", "", "exact model or a glob, such as H100*")
 	f.StringVar(&spec.accelMem, "accelerator-memory", "", "least memory of each device, such as 80G")
+	f.StringVar(&spec.share, "accelerator-share", "", "whole (default), or the profile of a `slice`, such as 1g.10gb")
+	f.StringVar(&spec.domain, "accelerator-domain", "", "how the devices must be linked: any (default), numa, pcie, nvlink or hccs")
+	must(cmd.RegisterFlagCompletionFunc("accelerator-domain", cobra.FixedCompletions([]string{"any", "numa", "pcie", "nvlink", "hccs"}, cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("accelerator-vendor", cobra.FixedCompletions([]string{"nvidia", "ascend", "fake"}, cobra.ShellCompDirectiveNoFileComp)))
 	f.StringVar(&spec.shm, "shm", "", "size of /dev/shm, such as 1Gi")
 	return a.printing(a.online(cmd))
 }

@@ -15,7 +15,7 @@ import (
 
 func (a *app) nodeCommand() *cobra.Command {
 	return a.noun("node", "Show hosts, and take them out of placement",
-		a.nodeList(), a.nodeShow(), a.nodeCordon(true), a.nodeCordon(false))
+		a.nodeList(), a.nodeShow(), a.nodeCordon(true), a.nodeCordon(false), a.nodeDrain())
 }
 
 func (a *app) nodeList() *cobra.Command {
@@ -49,7 +49,9 @@ func (a *app) nodeTable(nodes []*fleetv1.Node) *table {
 	for _, n := range nodes {
 		f, s := n.GetFacts(), n.GetStatus()
 		state := stateCell(s.GetState())
-		if n.GetSpec().GetCordoned() {
+		if n.GetSpec().GetDrain() != nil {
+			state.text += ",draining"
+		} else if n.GetSpec().GetCordoned() {
 			state.text += ",cordoned"
 		}
 		t.add(text("%s", n.GetMeta().GetName()), state,
@@ -136,6 +138,7 @@ func (a *app) drawNode(ctx context.Context, cl *client.Client, n *fleetv1.Node) 
 	for _, line := range f.GetDeviceShortfall() {
 		p.add("Devices missing", cell{text: oneLine(line), colour: red})
 	}
+	a.addDrains(&p, n)
 	p.addf("Host", "%s, %s %s, %s", f.GetHostname(), f.GetOs(), f.GetKernel(), f.GetArch())
 	p.addf("Runtime", "%s", f.GetRuntime())
 	p.addf("Agent", "%s", f.GetAgentVersion())

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"strings"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -41,7 +41,7 @@ func (a *app) poolList() *cobra.Command {
 
 func (a *app) poolShow() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "show POOL", Short: "Show one pool",
+		Use: "show POOL", Short: "Show one pool, with its nodes and what is used of them",
 		Example:           "  drover pool show demo",
 		Args:              exactly("POOL"),
 		ValidArgsFunction: a.names(poolNames),
@@ -56,19 +56,53 @@ func (a *app) poolShow() *cobra.Command {
 			}
 			pool := resp.GetPool()
 			return a.print(pool, func() error {
+				nodes, err := read(cmd.Context(), a, cl.Nodes.ListNodes, &fleetv1.ListNodesRequest{Pool: pool.GetMeta().GetName()})
+				if err != nil {
+					return err
+				}
 				var p pairs
 				p.addf("Name", "%s", pool.GetMeta().GetName())
 				p.addf("ID", "%s", pool.GetMeta().GetId())
 				p.addf("Type", "%s", pool.GetSpec().GetType())
 				p.addf("Account", "%s", pool.GetSpec().GetAccount())
 				p.addf("Selector", "%s", words(pool.GetSpec().GetSelector()))
-				p.addf("Nodes", "%s", strings.Join(pool.GetNodes(), ", "))
+				p.addf("Nodes", "%d", len(pool.GetNodes()))
+				addPoolUsage(&p, nodes.GetNodes())
 				p.addf("Created", "%s by %s", a.when(pool.GetMeta().GetCreateTime()), pool.GetMeta().GetCreatedBy())
-				return a.drawPairs(p)
+				if err := a.drawPairs(p); err != nil || len(nodes.GetNodes()) == 0 {
+					return err
+				}
+				fmt.Fprintln(a.out)
+				return a.draw(a.nodeTable(nodes.GetNodes()), "")
 			})
 		},
 	}
 	return a.printing(a.online(cmd))
+}
+
+// addPoolUsage sums up what instances hold of the nodes.
+func addPoolUsage(p *pairs, nodes []*fleetv1.Node) {
+	var cpu, cpuUsed, memory, memoryUsed, devices, devicesUsed, open int64
+	for _, n := range nodes {
+		f, s := n.GetFacts(), n.GetStatus()
+		cpu += f.GetCpuMillis() - f.GetReservedCpuMillis()
+		memory += f.GetMemoryBytes() - f.GetReservedMemoryBytes()
+		devices += int64(len(f.GetDevices()))
+		cpuUsed, memoryUsed, devicesUsed = cpuUsed+s.GetAllocatedCpuMillis(), memoryUsed+s.GetAllocatedMemoryBytes(), devicesUsed+s.GetAllocatedDevices()
+		if s.GetState() == fleetv1.NodeReady && !n.GetSpec().GetCordoned() {
+			open++
+		}
+	}
+	p.addf("Open nodes", "%d", open)
+	bar := func(used, all int64) string {
+		if all == 0 {
+			return shareBar(0)
+		}
+		return shareBar(float64(used) / float64(all))
+	}
+	p.addf("CPU", "%s %s/%s cores", bar(cpuUsed, cpu), cores(cpuUsed), cores(cpu))
+	p.addf("Memory", "%s %s/%s", bar(memoryUsed, memory), bytesText(memoryUsed), bytesText(memory))
+	p.addf("Devices", "%s %d/%d", bar(devicesUsed, devices), devicesUsed, devices)
 }
 
 func (a *app) poolCreate() *cobra.Command {

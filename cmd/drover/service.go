@@ -13,7 +13,7 @@ import (
 
 func (a *app) serviceCommand() *cobra.Command {
 	return a.noun("service", "Deploy and operate real-time services",
-		a.serviceDeploy(), a.serviceList(), a.serviceShow(), a.serviceScale(), a.serviceStart(), a.serviceStop(),
+		a.serviceDeploy(), a.servicePlan(), a.serviceList(), a.serviceShow(), a.serviceScale(), a.serviceStart(), a.serviceStop(),
 		a.serviceRestart(), a.serviceDelete(), a.serviceEndpoints(), a.serviceEvents())
 }
 
@@ -40,7 +40,7 @@ func (a *app) serviceList() *cobra.Command {
 				ready, desired := readyCount(s)
 				t.add(text("%s", s.GetMeta().GetName()), stateCell(s.GetStatus().GetState()), text("%d/%d", ready, desired),
 					text("%s", modelsText(s)), text("%s", s.GetSpec().GetPool()), text("%s", a.autoStopShort(s)),
-					text("%s", a.age(s.GetMeta().GetCreateTime())), text("%s", oneLine(s.GetStatus().GetReason())))
+					text("%s", a.age(s.GetMeta().GetCreateTime())), text("%s", a.listedReason(s)))
 			}
 			return a.print(resp, func() error { return a.drawTable(t, "no services in project "+a.project) })
 		},
@@ -122,9 +122,12 @@ func (a *app) drawService(ctx context.Context, cl *client.Client, r *fleetv1.Get
 	if err := a.draw(t, "  "); err != nil {
 		return err
 	}
+	if err := a.drawPlacement(s); err != nil {
+		return err
+	}
 	if len(r.GetInstances()) > 0 {
 		fmt.Fprintln(a.out, "\nInstances:")
-		if err := a.draw(a.instanceTable(r.GetInstances()), "  "); err != nil {
+		if err := a.draw(a.unitTable(r.GetInstances()), "  "); err != nil {
 			return err
 		}
 	}

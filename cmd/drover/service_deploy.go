@@ -27,6 +27,10 @@ type deployFlags struct {
 	timeoutMinutes    int32
 	maxInvalid, grace int32
 	wait              waitFlags
+
+	priority, nodes int32
+	preemptible     bool
+	labels          map[string]string
 }
 
 func (a *app) serviceDeploy() *cobra.Command {
@@ -58,6 +62,10 @@ func (a *app) serviceDeploy() *cobra.Command {
 	f.Int32Var(&d.instances, "instances", 1, "`number` of instances")
 	f.StringToStringVar(&d.env, "env", nil, "environment variables, `K=V`")
 	f.StringArrayVar(&d.mounts, "mount", nil, "host directory in the container, `SOURCE:PATH[:ro]`; may be given several times")
+	f.Int32Var(&d.nodes, "nodes", 1, "`number` of nodes that one instance spans")
+	f.StringToStringVar(&d.labels, "node-label", nil, "only nodes with these labels, `K=V`; other rules stand in manifests")
+	f.Int32Var(&d.priority, "priority", 0, "`0–100`: the higher is placed first, and may have preemptible instances of less priority stopped")
+	f.BoolVar(&d.preemptible, "preemptible", false, "its instances may be stopped to make room for others of more priority")
 	f.StringVar(&d.network, "network", "", "bridge (default) or host")
 	f.StringVar(&d.autoStop, "auto-stop", "", "stop after so many whole hours: 1h to 24h, or off (default off; 1h on a terminal)")
 	f.Int32Var(&d.timeoutMinutes, "start-timeout", 0, "`minutes` to be pulled, started and healthy (default 20)")
@@ -127,7 +135,11 @@ func (d *deployFlags) service(cmd *cobra.Command, a *app, name string) (*fleetv1
 		Versions: []*fleetv1.ServiceVersion{{
 			Model: model, ModelVersion: version, Weight: 100, Flavor: d.flavor, Instances: d.instances,
 			Env: d.env, TimeoutMinutes: d.timeoutMinutes, Mounts: mounts,
+			Priority: d.priority, Preemptible: d.preemptible, Nodes: d.nodes,
 		}},
+	}
+	if len(d.labels) > 0 {
+		spec.Versions[0].Placement = &fleetv1.PlacementRules{Required: d.labels}
 	}
 	if cmd.Flags().Changed("grace-period") {
 		spec.GracePeriodSeconds = &d.grace

@@ -338,7 +338,12 @@ func (t *Table) answerOf(view state.ReadView, s *fleetv1.Service) *answer {
 	}
 	resp := &fleetv1.ListEndpointsResponse{Index: view.Index(), MaxAgeSeconds: int32(t.cfg.MaxAge / time.Second)}
 	if s.GetDesired().GetState() == fleetv1.DesiredRunning {
-		for _, i := range view.InstancesOfService(s.GetMeta().GetId()) {
+		all := view.InstancesOfService(s.GetMeta().GetId())
+		serving := t.servingMembers(view, all)
+		for _, i := range all {
+			if g := i.GetSpec().GetGang(); g != nil && (g.GetRank() != 0 || serving[g.GetId()] < g.GetSize()) {
+				continue
+			}
 			if e := t.endpointOf(view, s, i); e != nil {
 				resp.Endpoints = append(resp.Endpoints, e)
 			}
@@ -348,11 +353,29 @@ func (t *Table) answerOf(view state.ReadView, s *fleetv1.Service) *answer {
 	return render(resp)
 }
 
+// servingMembers counts the members that serve, by gang.
+func (t *Table) servingMembers(view state.ReadView, all []*fleetv1.Instance) map[string]int32 {
+	var n map[string]int32
+	for _, i := range all {
+		if g := i.GetSpec().GetGang(); g != nil && t.serves(view, i) {
+			if n == nil {
+				n = map[string]int32{}
+			}
+			n[g.GetId()]++
+		}
+	}
+	return n
+}
+
+func (t *Table) serves(view state.ReadView, i *fleetv1.Instance) bool {
+	node := i.GetSpec().GetNode()
+	return i.GetDesired().GetState() == fleetv1.DesiredRunning && i.GetObserved().GetReady() && t.cfg.LeaseValid(node) && state.FailedDevice(view.Node(node), i) == ""
+}
+
 // endpointOf is nil when the instance must not be called.
 func (t *Table) endpointOf(view state.ReadView, s *fleetv1.Service, i *fleetv1.Instance) *fleetv1.Endpoint {
 	seen := i.GetObserved()
-	if i.GetDesired().GetState() != fleetv1.DesiredRunning || !seen.GetReady() || seen.GetIp() == "" || seen.GetPort() == 0 ||
-		!t.cfg.LeaseValid(i.GetSpec().GetNode()) || state.FailedDevice(view.Node(i.GetSpec().GetNode()), i) != "" {
+	if !t.serves(view, i) || seen.GetIp() == "" || seen.GetPort() == 0 {
 		return nil
 	}
 	e := &fleetv1.Endpoint{

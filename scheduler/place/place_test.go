@@ -2,7 +2,6 @@ package place
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -209,77 +208,6 @@ func TestRanking(t *testing.T) {
 				t.Errorf("got %s, want %s", s, c.want)
 			}
 		})
-	}
-}
-
-// TestPlansAreSound plans random requests on random nodes and checks what must hold for every plan.
-func TestPlansAreSound(t *testing.T) {
-	for seed := range uint64(200) {
-		rng := rand.New(rand.NewPCG(seed, 2))
-		var nodes []proto.Message
-		hosts := map[string]*fleetv1.Node{}
-		for i := range 1 + rng.IntN(6) {
-			n := host(fmt.Sprintf("n%d", i), rng.IntN(9))
-			for _, d := range n.Facts.Devices {
-				switch rng.IntN(12) {
-				case 0, 1:
-					d.Health = fleetv1.Lost
-				case 2:
-					d.Quarantined = true
-				case 3:
-					d.Action = fleetv1.ActionDrain
-				case 4:
-					shut(d.Id)(n)
-				}
-			}
-			nodes, hosts[n.Meta.Name] = append(nodes, n), n
-		}
-		var requests []Request
-		for range rng.IntN(30) {
-			r := Request{Pool: "p", Service: fmt.Sprint(rng.IntN(3)), CPUMillis: int64(rng.IntN(3000)), MemoryBytes: int64(rng.IntN(6)) * gib}
-			if rng.IntN(2) == 0 {
-				r.Accelerator = gpus(int32(1 + rng.IntN(4)))
-			}
-			requests = append(requests, r)
-		}
-		view := store(t, nodes...).View()
-		index := NewIndex(view)
-		plan := index.Plan(requests)
-		if again := NewIndex(view).Plan(requests); !reflect.DeepEqual(plan, again) {
-			t.Fatalf("seed %d: not deterministic:\n%v\n%v", seed, plan, again)
-		}
-		held, cpu, memory := map[string]bool{}, map[string]int64{}, map[string]int64{}
-		for i, p := range plan {
-			if len(p.Members) == 0 {
-				if again := index.Plan(requests[i : i+1])[0]; again.Members != nil {
-					t.Fatalf("seed %d: request %d waits, but fits after the plan: %+v", seed, i, again)
-				}
-				continue
-			}
-			p := p.Members[0]
-			if len(p.DeviceIDs) != requests[i].devices() {
-				t.Fatalf("seed %d: %d devices, want %d", seed, len(p.DeviceIDs), requests[i].devices())
-			}
-			for _, d := range p.DeviceIDs {
-				if held[d] || !strings.HasPrefix(d, p.Node+"-") {
-					t.Fatalf("seed %d: device %s of node %s twice or not there", seed, d, p.Node)
-				}
-				held[d] = true
-			}
-			cpu[p.Node] += requests[i].CPUMillis
-			memory[p.Node] += requests[i].MemoryBytes
-			if cpu[p.Node] > hosts[p.Node].Facts.CpuMillis || memory[p.Node] > hosts[p.Node].Facts.MemoryBytes {
-				t.Fatalf("seed %d: node %s is overcommitted", seed, p.Node)
-			}
-		}
-		for _, n := range hosts {
-			for _, d := range n.Facts.Devices {
-				cordoned := slices.ContainsFunc(n.Spec.DeviceCordons, func(c *fleetv1.DeviceCordon) bool { return c.DeviceId == d.Id })
-				if held[d.Id] && (d.Health != fleetv1.Healthy || d.Quarantined || d.Action != "" || cordoned) {
-					t.Fatalf("seed %d: device %v given out", seed, d)
-				}
-			}
-		}
 	}
 }
 

@@ -191,7 +191,7 @@ func NeverFits(view state.ReadView, r Request) (reason string, never bool) {
 	p, s := newPool(o), &shape{request: r, rules: newRules(&r)}
 	var nodes []*node
 	left := r.members()
-	for _, m := range view.PoolNodes(o) {
+	for m := range view.PoolMembers(o) {
 		n := &node{}
 		n.describe(m, func(t *topology) *topology { return t })
 		n = n.emptied()

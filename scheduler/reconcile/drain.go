@@ -22,7 +22,7 @@ type drainLoop struct {
 	draining map[string]bool      // nodes with a drain, of their own or of a device
 	dirty    map[string]bool      // nodes to look at
 	later    agenda               // and when to look at others
-	late     map[string]time.Time // drain → start time of one of which the end of the deadline has been told
+	late     map[string]time.Time // drain → deadline of which it has been told that it has passed
 }
 
 func newDrainLoop(cfg Config) *drainLoop {
@@ -230,14 +230,14 @@ func (l *drainLoop) overdue(node, device string, drain *fleetv1.Drain, now time.
 	if drain.GetDeadline() == nil {
 		return false
 	}
-	if at := drain.GetDeadline().AsTime(); now.Before(at) {
+	key, at := node+"/"+device, drain.GetDeadline().AsTime()
+	if now.Before(at) {
 		l.later.at(node, at)
 		return false
 	}
-	key, start := node+"/"+device, drain.GetStartTime().AsTime()
-	if l.late[key].Equal(start) {
+	if l.late[key].Equal(at) {
 		return false
 	}
-	l.late[key] = start
+	l.late[key] = at
 	return true
 }

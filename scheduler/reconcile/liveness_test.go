@@ -233,8 +233,9 @@ func TestRunEndsWithItsContext(t *testing.T) {
 // TestHistoriesReachAFixedPoint does random things to a cluster, then lets everybody be well: the service
 // must become what was asked for, with every device held once, and then nothing more may be proposed.
 func TestHistoriesReachAFixedPoint(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(60) {
 		run(t, 4, func(c *cluster) {
+			gang := int32(seed%3) + 1 // members
 			rng, whims := rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2))
 			c.agentsDo(func(_ *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
 				switch {
@@ -245,18 +246,26 @@ func TestHistoriesReachAFixedPoint(t *testing.T) {
 				}
 				return nil
 			})
-			c.deploy(3, func(s *fleetv1.Service) { s.Spec.Versions[0].Flavor = "gpu" })
-			want := 3
+			most := 8 / int(gang)
+			if gang == 3 {
+				most = 2 // 4 nodes of 2 devices hold no more
+			}
+			want := min(3, most)
+			c.deploy(int32(want), func(s *fleetv1.Service) {
+				s.Spec.Versions[0].Flavor, s.Spec.Versions[0].Nodes, s.Spec.Versions[0].Preemptible = "gpu", gang, seed%2 == 0
+			})
 			for range 25 {
-				want = disturb(c, rng, want)
+				want = disturb(c, rng, want, most)
 				checkDevices(c)
+				checkGangs(c)
 				c.after(time.Duration(rng.IntN(40)) * time.Second)
 			}
 			c.agentsDo(nil)
 			for _, n := range c.store.View().Nodes() {
 				c.sessions.set(n.GetMeta().GetName(), false)
+				c.settled()
+				c.node(n.GetMeta().GetName(), func(n *fleetv1.Node) { n.Spec = &fleetv1.NodeSpec{} })
 			}
-			c.settled()
 			c.change(func(s *fleetv1.Service) {
 				s.Desired.State, s.Desired.StartTime = fleetv1.DesiredRunning, timestamppb.Now()
 			})
@@ -264,7 +273,7 @@ func TestHistoriesReachAFixedPoint(t *testing.T) {
 				c.act()
 				c.after(6 * time.Minute)
 			}
-			c.expect(fleetv1.ServiceRunning, want)
+			c.expect(fleetv1.ServiceRunning, want*int(gang))
 			if st := c.service().GetStatus(); st.GetRestarted() != c.service().GetDesired().GetRestart() {
 				t.Errorf("seed %d: restart is still under way: %v", seed, st)
 			}
@@ -278,12 +287,16 @@ func TestHistoriesReachAFixedPoint(t *testing.T) {
 }
 
 // disturb does one random thing; it answers how many instances are asked for now.
-func disturb(c *cluster, rng *rand.Rand, want int) int {
+func disturb(c *cluster, rng *rand.Rand, want, most int) int {
 	nodes := c.store.View().Nodes()
 	node := nodes[rng.IntN(len(nodes))].GetMeta().GetName()
-	switch rng.IntN(7) {
+	switch rng.IntN(9) {
+	case 7:
+		c.drain(node, &fleetv1.Drain{StartTime: timestamppb.Now(), Deadline: timestamppb.New(time.Now().Add(time.Duration(rng.IntN(60)) * time.Second))})
+	case 8:
+		c.node(node, func(n *fleetv1.Node) { n.Spec = &fleetv1.NodeSpec{} })
 	case 0:
-		want = 1 + rng.IntN(8)
+		want = 1 + rng.IntN(most)
 		c.scale(int32(want))
 	case 1, 2:
 		c.sessions.set(node, rng.IntN(2) == 0)
@@ -319,5 +332,22 @@ func checkDevices(c *cluster) {
 			}
 			held[d] = i.GetMeta().GetId()
 		}
+	}
+}
+
+// checkGangs checks that what is to run of a gang is all of it.
+func checkGangs(c *cluster) {
+	c.t.Helper()
+	gangs := map[string]int32{}
+	for _, i := range c.store.View().Instances() {
+		if g := i.GetSpec().GetGang(); g != nil && i.GetDesired().GetState() == fleetv1.DesiredRunning {
+			gangs[g.GetId()] += 1
+			if gangs[g.GetId()] == g.GetSize() {
+				delete(gangs, g.GetId())
+			}
+		}
+	}
+	if len(gangs) > 0 {
+		c.t.Fatalf("broken gangs are to run on: %v", gangs)
 	}
 }

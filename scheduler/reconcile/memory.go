@@ -15,7 +15,6 @@ type memory struct {
 
 	looked    time.Time // when its instances were last counted
 	instances int       // how many there were
-	urgent    bool      // it is looked at again at once, however big it is
 }
 
 func (m *memory) clock(version string) *clock {
@@ -51,9 +50,21 @@ const (
 	pullStall       = time.Minute
 	defaultDeadline = 20 * time.Minute
 
-	bigService       = 500 // instances
-	pausePerInstance = 10 * time.Microsecond
+	// What costs what there is of something is not done again at once when there is much of it.
+	many         = 500
+	pauseForEach = 10 * time.Microsecond
+	longestPause = 500 * time.Millisecond
+
+	maxChanges = 256 // that the index has not heard of: they keep old objects in memory
 )
+
+// pauseAfter is how long nothing is done again that costs what there is of n.
+func pauseAfter(n int) time.Duration {
+	if n < many {
+		return 0
+	}
+	return min(longestPause, time.Duration(n)*pauseForEach)
+}
 
 // note counts a round when the instance was made after the last failure: those that fail side by side have
 // one cause.

@@ -26,7 +26,7 @@ func (l *serviceLoop) place(ctx context.Context, now time.Time) (concerned []str
 		return nil
 	}
 	line := l.line(now)
-	l.freed = false
+	l.freed, l.planned = false, now
 	if len(line) > 0 {
 		view := l.refresh()
 		c := &commits{loop: l, ctx: ctx, now: now}

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/place"
 	"github.com/drover-fleet/drover/scheduler/state"
@@ -24,6 +26,7 @@ type serviceLoop struct {
 	index     *place.Index      // nil before the first plan and after a resync
 	changes   []state.ChangeSet // that the index has not heard of
 	wishes    map[*wish]bool    // what services lack
+	planned   time.Time         // when the line was planned last
 	freed     bool              // something may have become free: wishes that wait are planned again
 	preempter func(*place.Index) preempter
 	ahead     bool // the next entry of a plan is made while one is being committed
@@ -58,8 +61,13 @@ func (l *serviceLoop) step(ctx context.Context, now time.Time) (next time.Time) 
 		l.pass(ctx, now, ids)
 		l.collect(now)
 	}
-	if ctx.Err() == nil && (len(l.dirty) > 0 || l.unplanned(now)) {
+	switch {
+	case ctx.Err() != nil:
+		return time.Time{}
+	case len(l.dirty) > 0 || l.unplanned(now):
 		return now
+	case l.freed:
+		return earlier(l.wakeups.next(), l.planAgain())
 	}
 	return l.wakeups.next()
 }
@@ -69,8 +77,8 @@ func (l *serviceLoop) step(ctx context.Context, now time.Time) (next time.Time) 
 func (l *serviceLoop) turn(now time.Time) []string {
 	var ids []string
 	for id := range l.dirty {
-		if m := l.memory[id]; m != nil && m.instances >= bigService && !m.urgent {
-			if at := m.looked.Add(time.Duration(m.instances) * pausePerInstance); now.Before(at) {
+		if m := l.memory[id]; m != nil {
+			if at := m.looked.Add(pauseAfter(m.instances)); now.Before(at) {
 				l.wakeAt(id, at)
 				continue
 			}
@@ -99,7 +107,10 @@ func (l *serviceLoop) poll() {
 		l.index, l.changes = nil, nil
 	}
 	if l.index != nil {
-		l.changes = append(l.changes, sets...)
+		if l.changes = append(l.changes, sets...); len(l.changes) > maxChanges {
+			l.index.Refresh(l.cfg.State.View(), l.changes)
+			l.changes = nil
+		}
 	}
 	l.mark(sets, resync)
 }
@@ -168,16 +179,21 @@ func (l *serviceLoop) markNode(name string, before, after *fleetv1.Node) {
 				l.dirty[inst.GetSpec().GetServiceId()] = true
 			}
 		}
-		l.freed = true
+		l.freed = l.freed || !sameRoom(before, after)
 	}
+}
+
+// sameRoom says whether a node takes what it took before. Which images it has decides nothing.
+func sameRoom(a, b *fleetv1.Node) bool {
+	f, g := a.GetFacts(), b.GetFacts()
+	return proto.Equal(a.GetSpec(), b.GetSpec()) && state.Allocatable(a) == state.Allocatable(b) && f.GetArch() == g.GetArch() &&
+		maps.Equal(f.GetLabels(), g.GetLabels()) && slices.Equal(f.GetMountDirs(), g.GetMountDirs()) &&
+		slices.EqualFunc(f.GetDevices(), g.GetDevices(), func(d, e *fleetv1.Device) bool { return d == e || proto.Equal(d, e) })
 }
 
 // pass looks at the services, and places what is missing anywhere.
 func (l *serviceLoop) pass(ctx context.Context, now time.Time, ids []string) {
 	clear(l.looks)
-	for _, id := range ids {
-		l.remembered(id).urgent = false
-	}
 	l.writeEach(ctx, now, ids, "instances not settled", l.settle)
 	for _, id := range ids {
 		l.wish(l.look(id, now), now)

@@ -176,15 +176,24 @@ func (l *serviceLoop) quotaChanged() {
 // held says whether the wish isn't planned now.
 func (w *wish) held(now time.Time) bool { return now.Before(w.hold) }
 
-// unplanned says whether there is something to plan.
+// unplanned says whether there is something to plan now.
 func (l *serviceLoop) unplanned(now time.Time) bool {
+	waits := false
 	for w := range l.wishes {
-		if w.missing > 0 && !w.held(now) && (w.fresh || l.freed) {
-			return true
+		if w.missing > 0 && !w.held(now) {
+			if w.fresh {
+				return true
+			}
+			waits = true
 		}
 	}
-	l.freed = false
-	return false
+	l.freed = l.freed && waits
+	return l.freed && !now.Before(l.planAgain())
+}
+
+// planAgain is when those that wait may be planned again.
+func (l *serviceLoop) planAgain() time.Time {
+	return l.planned.Add(pauseAfter(len(l.wishes)))
 }
 
 // waiting is the set of services of which instances wait.

@@ -149,6 +149,9 @@ func (d *decoder) message(n *yaml.Node, path string, m protoreflect.Message) err
 
 func (d *decoder) unknown(key *yaml.Node, path string, md protoreflect.MessageDescriptor) error {
 	at := join(path, key.Value)
+	if to := elsewhere(md.Name(), key.Value); to != "" {
+		return d.errorf(key, at, "is set for each version: %s", to)
+	}
 	if md.ReservedNames().Has(protoreflect.Name(key.Value)) {
 		return d.errorf(key, at, "not available yet")
 	}

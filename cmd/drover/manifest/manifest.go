@@ -27,7 +27,7 @@ type Object interface {
 type Document struct {
 	File string
 	Line int
-	// Kind is one of fleetv1.KindFlavor, KindPool, KindModel, KindService.
+	// Kind is one of fleetv1.KindFlavor, KindPool, KindQuota, KindModel, KindService.
 	Kind   string
 	Object Object
 }
@@ -62,7 +62,7 @@ func (e *Error) Error() string {
 const maxFileBytes = 4 << 20
 
 // kindNames in the order in which objects are made: each may refer to those before it.
-var kindNames = []string{"Flavor", "Pool", "Model", "Service"}
+var kindNames = []string{"Flavor", "Pool", "Quota", "Model", "Service"}
 
 func newObject(kind string) Object {
 	switch kind {
@@ -70,6 +70,8 @@ func newObject(kind string) Object {
 		return &fleetv1.Flavor{}
 	case "Pool":
 		return &fleetv1.Pool{}
+	case "Quota":
+		return &fleetv1.Quota{}
 	case "Model":
 		return &fleetv1.Model{}
 	case "Service":
@@ -80,7 +82,7 @@ func newObject(kind string) Object {
 
 // Load reads files, directories (their .yaml and .yml files, in order of name, without subdirectories)
 // and "-", standard input. Documents come in the order in which they must be made: flavors, pools,
-// models, services. The same object twice is an error.
+// quotas, models, services. The same object twice is an error.
 func Load(paths []string, stdin io.Reader) ([]Document, error) {
 	var docs []Document
 	for _, path := range paths {
@@ -218,7 +220,7 @@ func document(file string, root *yaml.Node) (Document, error) {
 			if err := d.message(e.value, key, m.Mutable(fd).Message()); err != nil {
 				return Document{}, err
 			}
-		case "status", "desired", "nodes":
+		case "status", "desired", "nodes", "usage":
 			return Document{}, d.errorf(e.key, key, "is written by Drover, not by manifests: leave it out")
 		default:
 			return Document{}, d.errorf(e.key, key, "unknown field%s", didYouMean(key, []string{"kind", "meta", "spec"}))

@@ -5,6 +5,8 @@ import (
 	"math"
 	"math/big"
 	"strings"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // units of ParseQuantity, as powers of 10 and of 2.
@@ -37,6 +39,20 @@ func ParseQuantity(s string) (int64, error) {
 		return bad(" that fits 64 bits")
 	}
 	return r.Num().Int64(), nil
+}
+
+// elsewhere is where a field stands that people look for in another message, or nothing.
+func elsewhere(message protoreflect.Name, field string) string {
+	if message != "ServiceSpec" {
+		return ""
+	}
+	switch field {
+	case "priority", "preemptible", "placement":
+		return "versions[]." + field
+	case "spread", "required", "preferred", "anti_affinity":
+		return "versions[].placement." + field
+	}
+	return ""
 }
 
 // didYouMean answers "; did you mean X?" for the nearest of names, or nothing when none is near.
