@@ -45,8 +45,14 @@ func (r *Runtime) exec(ctx context.Context, id string, req runtime.ExecRequest) 
 	if req.TTY && req.Size != (runtime.WindowSize{}) {
 		process.ConsoleSize = &specs.Box{Height: uint(req.Size.Rows), Width: uint(req.Size.Columns)}
 	}
+	ended := make(chan struct{})
+	defer close(ended)
 	stdin := &closingReader{Reader: req.Stdin}
-	p, err := task.Exec(setup, "exec-"+uuid.NewString(), &process, r.execIO(req, stdin))
+	var input io.Reader = stdin
+	if req.TTY {
+		input = &terminalInput{Reader: req.Stdin, ended: ended}
+	}
+	p, err := task.Exec(setup, "exec-"+uuid.NewString(), &process, r.execIO(req, input))
 	if err != nil {
 		return 0, err
 	}
@@ -186,4 +192,41 @@ func (c *closingReader) closed(then func()) {
 	}
 	c.mu.Unlock()
 	then()
+}
+
+// endOfFile is the character that ends a terminal's input at the start of a line, and elsewhere ends the line.
+const endOfFile = 4
+
+// terminalInput ends a terminal's input as who sits at it would, by that character: where the stream itself ends, the
+// shim hangs the terminal up and the command dies of SIGHUP. After it the stream lasts until the command has ended.
+type terminalInput struct {
+	io.Reader
+	ended  <-chan struct{} // the command has
+	inLine bool
+	over   bool
+	last   []byte // what is still to be sent then
+}
+
+func (t *terminalInput) Read(p []byte) (int, error) {
+	if !t.over {
+		n, err := t.Reader.Read(p)
+		if n > 0 {
+			t.inLine = p[n-1] != '\n' && p[n-1] != '\r'
+		}
+		if t.over = err != nil; t.over {
+			t.last = []byte{endOfFile, endOfFile}
+			if !t.inLine {
+				t.last = t.last[1:]
+			}
+		}
+		if n > 0 || !t.over {
+			return n, nil
+		}
+	}
+	if n := copy(p, t.last); n > 0 {
+		t.last = t.last[n:]
+		return n, nil
+	}
+	<-t.ended
+	return 0, io.EOF
 }

@@ -172,24 +172,36 @@ func (m *Machine) WaitNode(state string) {
 // Endpoints looks the service's endpoints up over HTTP, as a client in the network would.
 func (m *Machine) Endpoints(service string) []client.Endpoint {
 	m.t.Helper()
+	found, err := m.lookup(service)
+	m.must(err)
+	return found
+}
+
+func (m *Machine) lookup(service string) ([]client.Endpoint, error) {
 	ctx, cancel := m.context()
 	defer cancel()
 	token, err := os.ReadFile(m.AdminToken())
-	m.must(err)
+	if err != nil {
+		return nil, err
+	}
 	answer, err := client.Lookup(ctx, http.DefaultClient, "http://"+m.addrs.http, strings.TrimSpace(string(token)), fleetv1.Default, service)
-	m.must(err)
-	return answer.HostEndpoints
+	if err != nil {
+		return nil, err
+	}
+	return answer.HostEndpoints, nil
 }
 
-// WaitEndpoints waits until the look-up answers so many endpoints.
+// WaitEndpoints waits until the look-up answers so many endpoints. A scheduler that has just started may refuse to
+// answer at first.
 func (m *Machine) WaitEndpoints(limit time.Duration, service string, count int) []client.Endpoint {
 	m.t.Helper()
 	var found []client.Endpoint
 	m.Within(limit, fmt.Sprintf("%d endpoints of %s", count, service), func() error {
-		if found = m.Endpoints(service); len(found) != count {
-			return fmt.Errorf("there are %v", found)
+		var err error
+		if found, err = m.lookup(service); err == nil && len(found) != count {
+			err = fmt.Errorf("there are %v", found)
 		}
-		return nil
+		return err
 	})
 	return found
 }
