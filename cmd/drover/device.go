@@ -62,10 +62,6 @@ func (a *app) deviceShow() *cobra.Command {
 			}
 			d := resp.GetDevice()
 			return a.print(d, func() error {
-				drain, err := a.deviceDrainCell(cmd.Context(), cl, d)
-				if err != nil {
-					return err
-				}
 				v := d.GetDevice()
 				var p pairs
 				p.addf("ID", "%s", v.GetId())
@@ -96,10 +92,10 @@ func (a *app) deviceShow() *cobra.Command {
 					p.addf("Link", "%s", linkText(l))
 				}
 				p.addf("State", "%s", d.GetState())
-				if drain.text != "" {
-					p.add("Drained", drain)
-				}
 				p.addf("Instance", "%s", d.GetInstanceName())
+				if err := a.addDeviceDrain(cmd.Context(), cl, &p, d); err != nil {
+					return err
+				}
 				return p.draw(a.out, a.colour())
 			})
 		},

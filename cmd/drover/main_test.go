@@ -296,7 +296,8 @@ func TestInstanceShowsItsPlacement(t *testing.T) {
 		Desired: &fleetv1.InstanceDesired{Leave: &fleetv1.Leave{Cause: fleetv1.LeaveDefrag, Target: "n2"}},
 	})
 	var out bytes.Buffer
-	if err := p.draw(&out, false); err != nil {
+	a := &app{out: &out, getenv: func(string) string { return "" }}
+	if err := a.drawPairs(p); err != nil {
 		t.Fatal(err)
 	}
 	want := "Gang:      0a1b2c3d, rank 1 of 2 on 10.0.0.1, 10.0.0.2\nPriority:  7, preemptible\nLeaves:    once it is replaced (defrag) on n2\n"
