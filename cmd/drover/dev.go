@@ -43,7 +43,8 @@ func (a *app) devCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "dev", Short: "Run everything on this machine: scheduler, agent and a private containerd",
 		Long: "Run everything on this machine: a scheduler, an agent, and a containerd of their own. Node dev-1 runs containers for\n" +
-			"real; with --nodes the others, dev-2 and so on, only pretend. Other commands find this scheduler by themselves.\n\n" +
+			"real; with --nodes the others, dev-2 and so on, only pretend. Two nodes each share a value of the label rack. Other\n" +
+			"commands find this scheduler by themselves.\n\n" +
 			"Ctrl-C ends scheduler and agents; containers and containerd run on, and the next `drover dev` takes them over.\n" +
 			"`drover dev stop`, or --cleanup, removes everything.",
 		Example: "  drover dev\n  drover dev --devices fake:8xH100-80GB --nodes 3\n  drover dev stop",
@@ -164,6 +165,7 @@ func (d *dev) startAgents(ctx context.Context, cfg devConfig, schedulerAddr stri
 	for n := 1; n <= cfg.nodes; n++ {
 		ac := agentConfig{Config: agent.DefaultConfig(), Containerd: d.containerdConfig(), Registry: cfg.registry}
 		ac.NodeName, ac.DataDir, ac.MountDirs = fmt.Sprintf("dev-%d", n), d.nodeDir(n), cfg.mountDirs
+		ac.Labels = map[string]string{"rack": fmt.Sprintf("r%d", (n+1)/2)} // two nodes each, to try rules with
 		ac.Schedulers, ac.TokenFile = []string{schedulerAddr}, filepath.Join(d.path("scheduler"), scheduler.AgentTokenFile)
 		if n > 1 || cfg.freePorts {
 			ac.HTTPAddr = anyPort

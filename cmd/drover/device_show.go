@@ -30,8 +30,8 @@ func (a *app) deviceShow() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				drain, err := a.deviceDrainCell(cmd.Context(), cl, resp.GetDevice())
-				if err != nil {
+				var drain pairs
+				if err := a.addDeviceDrain(cmd.Context(), cl, &drain, resp.GetDevice()); err != nil {
 					return err
 				}
 				return a.drawDevice(resp.GetDevice(), byID(node.GetDevices()), drain)
@@ -42,7 +42,7 @@ func (a *app) deviceShow() *cobra.Command {
 }
 
 // drawDevice shows a device; of are those of its node. What isn't known has no line.
-func (a *app) drawDevice(d *fleetv1.DeviceInfo, of family, drain cell) error {
+func (a *app) drawDevice(d *fleetv1.DeviceInfo, of family, drain pairs) error {
 	v, s := d.GetDevice(), d.GetSample()
 	var p pairs
 	known := func(name, value string) {
@@ -63,9 +63,7 @@ func (a *app) drawDevice(d *fleetv1.DeviceInfo, of family, drain cell) error {
 	if d.GetCordoned() {
 		p.add("Cordoned", cell{text: strings.TrimSuffix("yes, "+oneLine(d.GetCordonReason()), ", "), colour: yellow})
 	}
-	if drain.text != "" {
-		p.add("Drained", drain)
-	}
+	p.names, p.values = append(p.names, drain.names...), append(p.values, drain.values...)
 	p.add("Health", stateCell(v.GetHealth()))
 	known("Asks for", actionText(v.GetAction()))
 	known("Reason", oneLine(v.GetHealthReason()))

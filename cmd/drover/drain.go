@@ -202,13 +202,13 @@ func (a *app) addDrains(p *pairs, n *fleetv1.Node) {
 	}
 }
 
-// deviceDrainCell says that a device is being drained; it is empty when the device isn't.
-func (a *app) deviceDrainCell(ctx context.Context, cl *client.Client, d *fleetv1.DeviceInfo) (cell, error) {
+// addDeviceDrain shows the drain of a device, if there is one.
+func (a *app) addDeviceDrain(ctx context.Context, cl *client.Client, p *pairs, d *fleetv1.DeviceInfo) error {
 	resp, err := read(ctx, a, cl.Nodes.GetDrain, &fleetv1.GetDrainRequest{Name: d.GetNode(), DeviceId: d.GetDevice().GetId()})
-	if err != nil || resp.GetDrain() == nil {
-		return cell{}, err
+	if err == nil && resp.GetDrain() != nil {
+		p.add("Drained", cell{text: a.drainText(resp.GetDrain()), colour: yellow})
 	}
-	return cell{text: a.drainText(resp.GetDrain()), colour: yellow}, nil
+	return err
 }
 
 // await waits until nothing is left, and shows how far the drain has got.

@@ -99,6 +99,7 @@ func (a *app) drawInstance(i *fleetv1.Instance) error {
 		p.addf("Reason", "%s", oneLine(o.GetReason()))
 	}
 	p.addf("Asked to be", "%s", strings.TrimSpace(d.GetState()+" "+d.GetReason()))
+	addPlacement(&p, i)
 	p.add("Health", stateCell(o.GetHealth()))
 	p.addf("Ready", "%s", yesNo(o.GetReady()))
 	if o.GetPort() > 0 {

@@ -275,3 +275,39 @@ func TestExampleManifestsParse(t *testing.T) {
 		t.Errorf("objects = %s", got)
 	}
 }
+
+func TestPlacementManifestsParse(t *testing.T) {
+	docs, err := manifest.Load([]string{"../../examples/placement"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, d := range docs {
+		names = append(names, d.Name())
+	}
+	if got := strings.Join(names, " "); got != "flavor/gpu.h100.1 flavor/gpu.h100.8 pool/gpus quota/default model/lm@1.0.0 service/batch service/chat service/large" {
+		t.Errorf("objects = %s", got)
+	}
+}
+
+func TestInstanceShowsItsPlacement(t *testing.T) {
+	var p pairs
+	addPlacement(&p, &fleetv1.Instance{
+		Spec: &fleetv1.InstanceSpec{Priority: 7, Preemptible: true,
+			Gang: &fleetv1.Gang{Id: "0a1b2c3d-0000", Rank: 1, Size: 2, Addresses: []string{"10.0.0.1", "10.0.0.2"}}},
+		Desired: &fleetv1.InstanceDesired{Leave: &fleetv1.Leave{Cause: fleetv1.LeaveDefrag, Target: "n2"}},
+	})
+	var out bytes.Buffer
+	a := &app{out: &out, getenv: func(string) string { return "" }}
+	if err := a.drawPairs(p); err != nil {
+		t.Fatal(err)
+	}
+	want := "Gang:      0a1b2c3d, rank 1 of 2 on 10.0.0.1, 10.0.0.2\nPriority:  7, preemptible\nLeaves:    once it is replaced (defrag) on n2\n"
+	if out.String() != want {
+		t.Errorf("got %q\nwant %q", out.String(), want)
+	}
+	p = pairs{}
+	if addPlacement(&p, &fleetv1.Instance{}); len(p.names) > 0 {
+		t.Errorf("an instance without any of it shows %q", p.names)
+	}
+}

@@ -308,6 +308,23 @@ func (a *app) unitTable(instances []*fleetv1.Instance) *table {
 	return t
 }
 
+// addPlacement shows what an instance is in placement beyond its node: its gang, its priority, and that it leaves.
+func addPlacement(p *pairs, i *fleetv1.Instance) {
+	if g := i.GetSpec().GetGang(); g != nil {
+		p.addf("Gang", "%s, rank %d of %d on %s", shortID(g.GetId()), g.GetRank(), g.GetSize(), strings.Join(g.GetAddresses(), ", "))
+	}
+	if s := i.GetSpec(); s.GetPriority() > 0 || s.GetPreemptible() {
+		p.addf("Priority", "%d%s", s.GetPriority(), map[bool]string{true: ", preemptible"}[s.GetPreemptible()])
+	}
+	if l := i.GetDesired().GetLeave(); l != nil {
+		line := "once it is replaced (" + l.GetCause() + ")"
+		if l.GetTarget() != "" {
+			line += " on " + l.GetTarget()
+		}
+		p.add("Leaves", cell{text: line, colour: yellow})
+	}
+}
+
 // gangRow sums up a gang in the columns of instanceTable.
 func (a *app) gangRow(id string, members []*fleetv1.Instance) []cell {
 	head, ready, restarts := members[0], 0, int32(0)

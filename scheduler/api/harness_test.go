@@ -28,7 +28,7 @@ import (
 
 // world is an API over a real store, with a log that applies at once; what is outside is made up.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	store  *state.Store
 	conn   *grpc.ClientConn
 	images map[string]registry.Image
@@ -47,7 +47,9 @@ type world struct {
 
 var start = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world { return newWorldOf(t, 3) }
+
+func newWorldOf(t testing.TB, servicesPerUser int) *world {
 	w := &world{t: t, store: state.New(), relays: map[string]*fakeRelay{}, onPulls: map[int]func(string){},
 		pulls: map[string]*fleetv1.PullProgress{}, images: map[string]registry.Image{
 			"reg/iris:1": {Digest: "sha256:aa", Arches: []string{"amd64", "arm64"}},
@@ -55,7 +57,7 @@ func newWorld(t *testing.T) *world {
 		}}
 	quiet := slog.New(slog.DiscardHandler)
 	a := New(Config{Store: w.store, Log: w, Sessions: w, Events: w, Images: w, Endpoints: w, Members: w,
-		MaxServicesPerUser: 3, Now: func() time.Time { return start }, Logger: quiet})
+		MaxServicesPerUser: servicesPerUser, Now: func() time.Time { return start }, Logger: quiet})
 	asRoot := auth.Caller{Name: "root", Role: fleetv1.RoleAdmin, Project: fleetv1.Default, Account: fleetv1.Default}
 	srv := grpc.NewServer(
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {

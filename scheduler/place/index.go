@@ -51,15 +51,15 @@ func hasLabels(labels, want map[string]string) bool {
 	return true
 }
 
-// journal lists slots that changed, oldest first. Each shape remembers how far it has read.
+// journal lists nodes that changed, oldest first. Each shape remembers how far it has read.
 type journal struct {
 	start   int // entries that were dropped
 	entries []entry
 }
 
-// entry is a slot that changed.
+// entry is a node that changed.
 type entry struct {
-	slot int32
+	node *node
 	made bool // what the node is has changed, not only what is free there
 }
 
@@ -170,7 +170,7 @@ func (x *Index) take(n *node, r *Request, c class) mask {
 }
 
 func (x *Index) changed(n *node, made bool) {
-	x.journal.entries = append(x.journal.entries, entry{int32(n.slot), made})
+	x.journal.entries = append(x.journal.entries, entry{n, made})
 }
 
 // load reads a node from the view, again or for the first time; one that is gone is dropped.
@@ -184,6 +184,7 @@ func (x *Index) load(name string) {
 			return
 		}
 		n = &node{}
+		n.groups = n.few[:0]
 		x.nodes[name], x.moved = n, true
 	}
 	was := *n

@@ -24,6 +24,14 @@ func (m mask) first() int {
 	return 64 + bits.TrailingZeros64(m[1])
 }
 
+// last is the highest device, which must exist.
+func (m mask) last() int {
+	if m[1] != 0 {
+		return 127 - bits.LeadingZeros64(m[1])
+	}
+	return 63 - bits.LeadingZeros64(m[0])
+}
+
 // lowest are the n lowest devices.
 func (m mask) lowest(n int) mask {
 	var out mask

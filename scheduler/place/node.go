@@ -8,26 +8,27 @@ import (
 )
 
 // node is what is free on a node. All of it is a function of the view that it was loaded from, and of what
-// Plan has taken since.
+// Plan has taken since. What plans look at for most nodes comes first: a line of the processor's cache.
 type node struct {
-	name string
-	slot int // among the index's nodes
-	open bool
-
-	cpu, memory, disk int64
 	free              mask // devices that nobody holds, of the usable ones
+	cpu, memory, disk int64
 	topology          *topology
-	ports             []int32 // taken ones
+	slot              int  // among the index's nodes
+	open              bool // takes instances
+	wary              bool // last is not empty
 
-	usable mask // devices on which instances may be placed
-	last   mask // usable ones that had trouble lately
-	ids    []string
 	groups []presence
+	ids    []string // of the devices
+	name   string
+	few    [4]presence       // where groups are, mostly
+	ports  []int32           // taken ones
 	barred map[string]string // devices that nobody new gets: why, as state.Barred says
 
-	// What the object says.
+	usable                mask // devices on which instances may be placed
+	last                  mask // usable ones that had trouble lately
 	cordoned, unreachable bool
 
+	// What the object says.
 	arch      string
 	labels    map[string]string
 	mountDirs []string
@@ -52,6 +53,7 @@ func (n *node) describe(o *fleetv1.Node, intern func(*topology) *topology) {
 	}
 	n.devices, n.total = f.GetDevices(), state.Allocatable(o)
 	n.condition(o)
+	n.wary = !n.last.empty()
 	n.cpu, n.memory, n.disk = n.total.CPUMillis, n.total.MemoryBytes, n.total.DiskBytes
 	n.free, n.ports = n.usable, n.ports[:0]
 }

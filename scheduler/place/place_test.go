@@ -3,7 +3,6 @@ package place
 import (
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 

@@ -13,7 +13,7 @@ type Placement struct {
 	Reservation *fleetv1.Reservation
 }
 
-// Member is one node's share of an instance.
+// Member is one node's share of an instance. It shares memory with the index and must not be written to.
 type Member struct {
 	Node string
 	// DeviceIDs are the devices that it gets there, DeviceModels the model of each.
@@ -143,42 +143,44 @@ func (x *Index) trim() {
 	}
 }
 
-// binder makes placements of takings, and spares the memory allocator.
+// binder makes members of takings, and spares the memory allocator.
 type binder struct {
 	members []Member
-	words   []string
 }
 
 func newBinder(requests []Request) *binder {
-	members, devices := 0, 0
+	n := 0
 	for i := range requests {
-		members += requests[i].members()
-		devices += requests[i].members() * requests[i].devices()
+		n += requests[i].members()
 	}
-	return &binder{make([]Member, 0, members), make([]string, 0, 2*devices)}
+	return &binder{make([]Member, 0, n)}
 }
-
-// cut answers the last n of a slice, so that appending to them touches nothing else.
-func cut[T any](all []T, n int) []T { return all[len(all)-n : len(all) : len(all)] }
 
 // bind names what was taken.
 func (b *binder) bind(taken []taking) []Member {
+	first := len(b.members)
 	for i := range taken {
 		n, devices := taken[i].node, taken[i].devices
 		m := Member{Node: n.name}
-		if count := devices.count(); count > 0 {
-			for d := devices; !d.empty(); d = d.without(one(d.first())) {
-				b.words = append(b.words, n.ids[d.first()])
-			}
-			m.DeviceIDs = cut(b.words, count)
-			for d := devices; !d.empty(); d = d.without(one(d.first())) {
-				b.words = append(b.words, n.topology.kinds[d.first()].model)
-			}
-			m.DeviceModels = cut(b.words, count)
+		if !devices.empty() {
+			m.DeviceIDs, m.DeviceModels = named(n.ids, devices), named(n.topology.models, devices)
 		}
 		b.members = append(b.members, m)
 	}
-	return cut(b.members, len(taken))
+	return b.members[first:len(b.members):len(b.members)]
+}
+
+// named answers the devices' names: a part of all of them where they are neighbours, which they mostly are.
+func named(all []string, devices mask) []string {
+	first, n := devices.first(), devices.count()
+	if last := devices.last(); last-first+1 == n {
+		return all[first : last+1 : last+1]
+	}
+	out := make([]string, 0, n)
+	for d := devices; !d.empty(); d = d.without(one(d.first())) {
+		out = append(out, all[d.first()])
+	}
+	return out
 }
 
 // NeverFits says whether the request's pool could not hold it even if nothing else ran there, and why. A

@@ -77,7 +77,7 @@ func (s *search) preferred() *node {
 		return nil
 	}
 	shape := s.class.shape
-	at := int(shape.place[n.slot])
+	at := shape.at(n)
 	if at < 0 || shape.keys[at] == noKey || s.taken != nil && s.taken.has(at) {
 		return nil
 	}
@@ -176,7 +176,7 @@ func (s *search) compare(at int) bool {
 	if !s.may(n) {
 		return false
 	}
-	c := candidate{node: n, image: s.image != nil && s.image.has(at), troubled: !n.last.empty()}
+	c := candidate{node: n, image: s.image != nil && s.image.has(at), troubled: n.wary}
 	if s.class.group.total > 0 {
 		c.count = n.having(s.class.group)
 	}

@@ -23,7 +23,7 @@ type shape struct {
 	// places are the nodes that could take the request if they were empty and in order: by cell, then by
 	// name. The sets of the shape hold numbers of places.
 	places  []*node
-	place   []int32 // by slot; -1 for a node that is none
+	place   []int32 // by slot; -1 for a node that is none; nil when places are slots
 	keys    []key   // by place
 	able    *bitset // places in order: open, and with enough usable devices
 	buckets [numKeys]*bucket
@@ -111,18 +111,28 @@ func (s *shape) build(x *Index, p *pool) {
 		}
 	}
 	s.cells = newCells(s.places, &s.rules)
+	s.number(x)
+	s.able = newBitset(len(s.places))
+	s.keys = make([]key, len(s.places))
+	for i := range s.places {
+		s.keys[i] = noKey
+		s.enable(i)
+		s.update(i)
+	}
+}
+
+// number makes the way from slots to places, unless they are the same.
+func (s *shape) number(x *Index) {
+	s.place = nil
+	if s.cells.cellOf == nil && len(s.places) == len(x.slots) {
+		return
+	}
 	s.place = make([]int32, len(x.slots))
 	for i := range s.place {
 		s.place[i] = -1
 	}
 	for i, n := range s.places {
 		s.place[n.slot] = int32(i)
-	}
-	s.able = newBitset(len(s.places))
-	s.keys = make([]key, len(s.places))
-	for i := range s.places {
-		s.keys[i] = noKey
-		s.update(i)
 	}
 }
 
@@ -152,32 +162,53 @@ func (x *Index) catchUp(s *shape, p *pool) {
 		return
 	}
 	for _, e := range x.journal.entries[s.read-x.journal.start:] {
-		at, n := s.place[e.slot], x.slots[e.slot]
-		if e.made && (s.suits(n, p) != (at >= 0) || at >= 0 && !s.cells.same(int(at), n, &s.rules)) {
+		at := s.at(e.node)
+		if e.made && !s.remake(x, p, at, e.node) {
 			s.build(x, p)
 			return
 		}
-		if at < 0 {
-			continue
+		if at >= 0 {
+			s.update(at)
 		}
-		if e.made {
-			for image, set := range s.images {
-				set.put(int(at), x.images[image][n])
-			}
-		}
-		s.update(int(at))
 	}
 	s.read = x.journal.end()
 }
 
-// update puts a place into the bucket where it belongs now.
-func (s *shape) update(at int) {
+// remake looks at what a node is now; false when the shape must be built anew.
+func (s *shape) remake(x *Index, p *pool, at int, n *node) bool {
+	if s.suits(n, p) != (at >= 0) {
+		return false
+	}
+	if at < 0 {
+		return true
+	}
+	s.enable(at)
+	for image, set := range s.images {
+		set.put(at, x.images[image][n])
+	}
+	return s.cells.same(at, n, &s.rules)
+}
+
+// at is the place of a node, or -1.
+func (s *shape) at(n *node) int {
+	if s.place == nil {
+		return n.slot
+	}
+	return int(s.place[n.slot])
+}
+
+// enable notes whether the node at a place could take the request if nothing ran on it.
+func (s *shape) enable(at int) {
 	n := s.places[at]
 	if able := n.open && s.fit(n.topology).hole(n.usable) != noKey; able != s.able.has(at) {
 		s.able.put(at, able)
 		s.cells.play(at, able)
 	}
-	was, now := s.keys[at], s.measure(n)
+}
+
+// update puts a place into the bucket where it belongs now.
+func (s *shape) update(at int) {
+	was, now := s.keys[at], s.measure(s.places[at])
 	if was == now {
 		return
 	}
@@ -221,8 +252,8 @@ func (s *shape) image(x *Index, digest string) *bitset {
 		}
 		set := newBitset(len(s.places))
 		for n := range have {
-			if at := s.place[n.slot]; at >= 0 {
-				set.add(int(at))
+			if at := s.at(n); at >= 0 {
+				set.add(at)
 			}
 		}
 		s.images[digest] = set

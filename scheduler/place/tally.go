@@ -67,8 +67,8 @@ func (t *tally) occupy(n *node, now int32) {
 	if t.taken == nil {
 		return
 	}
-	if at := t.shape.place[n.slot]; at >= 0 {
-		t.taken.put(int(at), now > 0)
+	if at := t.shape.at(n); at >= 0 {
+		t.taken.put(at, now > 0)
 	}
 }
 
@@ -77,7 +77,7 @@ func (t *tally) count(n *node, d int, f func(rule int, value int32)) {
 	c := &t.shape.cells
 	for r := range t.rules {
 		value := int32(unknown)
-		if at := t.shape.place[n.slot]; at >= 0 {
+		if at := t.shape.at(n); at >= 0 {
 			value = c.list[c.cellOf[at]].values[r]
 		} else {
 			value = numberOf(c.values[r], n, t.shape.rules.spread[r].GetLabel())

@@ -11,9 +11,10 @@ import (
 // topology is how the devices of a node are made and linked. Nodes that are built alike share one. Devices
 // are numbered by memory, model, index and ID, so that those with the least memory come first.
 type topology struct {
-	id    int // among the index's topologies
-	kinds []kind
-	all   mask
+	id     int // among the index's topologies
+	kinds  []kind
+	models []string // of the devices
+	all    mask
 	// domains hold two devices or more, small ones first; no two are the same.
 	domains []domain
 }
@@ -111,6 +112,7 @@ func newTopology(all, given []*fleetv1.Device) *topology {
 	}
 	for i, d := range given {
 		t.all.add(i)
+		t.models = append(t.models, d.GetModel())
 		t.kinds = append(t.kinds, kind{d.GetVendor(), d.GetModel(), d.GetProfile(), d.GetMemoryBytes()})
 		at := d
 		if p := whole[d.GetParentId()]; p != nil {
@@ -196,8 +198,14 @@ type fit struct {
 	topology *topology
 	class    mask // the devices that suit
 	need     int
-	by       link // the link that all must have; 0 for any
-	table    []key
+	by       link     // the link that all must have; 0 for any
+	table    []choice // by the set of free devices
+}
+
+// choice is what a request takes, and the hole that it leaves.
+type choice struct {
+	key     key
+	devices uint8
 }
 
 // key ranks the hole that a request would leave, small ones first: free devices of the node, then of the
@@ -208,7 +216,7 @@ const (
 	noKey    key = -1
 	maxLeft      = 15 // larger holes are alike
 	numKeys      = (maxLeft + 1) * (maxLeft + 1)
-	tableMax     = 8 // devices up to which keys are kept for every set of free ones
+	tableMax     = 8 // devices up to which choices are kept for every set of free ones
 )
 
 func newFit(t *topology, r *Request) *fit {
@@ -226,16 +234,25 @@ func newFit(t *topology, r *Request) *fit {
 
 // hole ranks the hole that a request leaves where so many devices are free.
 func (f *fit) hole(free mask) key {
-	if len(f.topology.kinds) > tableMax {
-		return f.rank(free)
+	if t := f.choices(); t != nil {
+		return t[free[0]].key
 	}
-	if f.table == nil {
-		f.table = make([]key, 1<<len(f.topology.kinds))
-		for i := range f.table {
-			f.table[i] = f.rank(mask{uint64(i)})
+	return f.rank(free)
+}
+
+// choices are what the request would take of each set of free devices; nil where there are too many sets.
+func (f *fit) choices() []choice {
+	if f.table != nil || len(f.topology.kinds) > tableMax {
+		return f.table
+	}
+	f.table = make([]choice, 1<<len(f.topology.kinds))
+	for i := range f.table {
+		free := mask{uint64(i)}
+		if f.table[i].key = f.rank(free); f.table[i].key != noKey {
+			f.table[i].devices = uint8(f.pick(free)[0])
 		}
 	}
-	return f.table[free[0]]
+	return f.table
 }
 
 func (f *fit) rank(free mask) key {
@@ -269,17 +286,20 @@ func (f *fit) domain(free mask) (mask, bool) {
 	return best, least <= maxDevices
 }
 
-// choose picks the devices for the request, which must fit: from the smallest hole, and inside it from the
-// smallest again. Devices that are better left alone are taken last.
+// choose picks the devices for the request, which must fit. Those that are better left alone are taken
+// last.
 func (f *fit) choose(free, last mask) mask {
-	if f.need == 0 {
-		return mask{}
+	if sound := free.without(last); sound != free && f.hole(sound) != noKey {
+		free = sound
 	}
-	if sound := free.without(last); sound != free {
-		if _, ok := f.domain(sound); ok {
-			free = sound
-		}
+	if t := f.choices(); t != nil {
+		return mask{uint64(t[free[0]].devices)}
 	}
+	return f.pick(free)
+}
+
+// pick takes devices from the smallest hole, and inside it from the smallest again.
+func (f *fit) pick(free mask) mask {
 	within, _ := f.domain(free)
 	avail, need := free.and(f.class).and(within), f.need
 	var got mask

@@ -17,6 +17,8 @@ const (
 	maxPlanned  = 8192
 	firstBurst  = 2
 	burstGrowth = 16
+
+	maxUnderway = 3 // entries of a plan
 )
 
 // place plans what services lack, all in one plan and in their order, and commits it. It answers the services whose
@@ -156,7 +158,8 @@ type commits struct {
 	wishes []*wish
 	size   int
 
-	underway chan outcome // nil when nothing is
+	underway int // entries that are being committed
+	done     chan outcome
 }
 
 // outcome is that of one entry.
@@ -175,9 +178,8 @@ func (c *commits) add(part *fleetv1.PlanPart, w *wish) {
 }
 
 // flush proposes what has been added. While it is being committed the caller may go on, if the loop is to work
-// ahead.
+// ahead: the parts of a plan don't depend on each other, so entries may overtake one another.
 func (c *commits) flush() {
-	c.wait()
 	o := outcome{parts: c.parts, wishes: c.wishes}
 	c.parts, c.wishes, c.size = nil, nil, 0
 	if len(o.parts) == 0 {
@@ -191,23 +193,28 @@ func (c *commits) flush() {
 		c.loop.committed(propose(), c)
 		return
 	}
-	done := make(chan outcome, 1)
-	go func() { done <- propose() }() // ends when ctx does; wait waits for it
-	c.underway = done
+	if c.done == nil {
+		c.done = make(chan outcome, maxUnderway)
+	}
+	if c.underway == maxUnderway {
+		c.wait()
+	}
+	c.underway++
+	go func() { c.done <- propose() }() // ends when ctx does; finish waits for it
 }
 
+// wait takes in the outcome of one entry.
 func (c *commits) wait() {
-	if c.underway != nil {
-		done := <-c.underway
-		c.underway = nil
-		c.loop.committed(done, c)
-	}
+	c.loop.committed(<-c.done, c)
+	c.underway--
 }
 
 // finish waits until everything is committed.
 func (c *commits) finish() {
 	c.flush()
-	c.wait()
+	for c.underway > 0 {
+		c.wait()
+	}
 }
 
 // committed takes in how an entry fared: what failed or was refused is planned again after a while.

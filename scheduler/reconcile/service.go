@@ -29,7 +29,7 @@ type serviceLoop struct {
 	planned   time.Time         // when the line was planned last
 	freed     bool              // something may have become free: wishes that wait are planned again
 	preempter func(*place.Index) preempter
-	ahead     bool // the next entry of a plan is made while one is being committed
+	ahead     bool // entries of a plan are made while others are being committed
 
 	forgetPulls func()
 	pullWake    chan struct{} // capacity 1
@@ -200,7 +200,7 @@ func (l *serviceLoop) pass(ctx context.Context, now time.Time, ids []string) {
 	}
 	ids = append(ids, l.place(ctx, now)...)
 	slices.Sort(ids)
-	ids = slices.Compact(ids)
+	ids = slices.DeleteFunc(slices.Compact(ids), func(id string) bool { return l.goesOn(id, now) })
 	failed := l.writeEach(ctx, now, ids, "status not written", l.status)
 	for _, id := range ids {
 		if m := l.memory[id]; m != nil && !failed[id] {
@@ -208,6 +208,20 @@ func (l *serviceLoop) pass(ctx context.Context, now time.Time, ids []string) {
 		}
 	}
 	clear(l.looks)
+}
+
+// goesOn says whether more of a service is placed at once: its status can wait for that.
+func (l *serviceLoop) goesOn(id string, now time.Time) bool {
+	m := l.memory[id]
+	if m == nil {
+		return false
+	}
+	for _, w := range m.wishes {
+		if w.fresh && w.missing > 0 && !w.held(now) && !begins(w.svc) {
+			return true
+		}
+	}
+	return false
 }
 
 func (l *serviceLoop) onPull(instance string) {

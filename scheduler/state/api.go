@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"iter"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
@@ -76,6 +77,8 @@ type ReadView interface {
 	Allocated(node string) Allocation
 	// PoolNodes are the nodes that belong to the pool now: listed, or matched by its selector.
 	PoolNodes(pool *fleetv1.Pool) []*fleetv1.Node
+	// PoolMembers are the same nodes for who may need only the first of them.
+	PoolMembers(pool *fleetv1.Pool) iter.Seq[*fleetv1.Node]
 	// DeviceHolder is the instance that holds a device of a node, or nil.
 	DeviceHolder(node, deviceID string) *fleetv1.Instance
 

@@ -184,7 +184,7 @@ func (a *applying) bump(node string) {
 	if stored == nil || stored.GetStatus().GetAssignmentGeneration() == a.index {
 		return
 	}
-	n := &fleetv1.Node{Meta: shallow(stored.GetMeta()), Spec: stored.GetSpec(), Facts: stored.GetFacts(), Status: &fleetv1.NodeStatus{}}
+	n := &fleetv1.Node{Meta: copyMeta(stored.GetMeta()), Spec: stored.GetSpec(), Facts: stored.GetFacts(), Status: &fleetv1.NodeStatus{}}
 	if stored.GetStatus() != nil {
 		n.Status = shallow(stored.GetStatus())
 	}

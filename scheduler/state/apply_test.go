@@ -1,10 +1,12 @@
 package state
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -314,4 +316,42 @@ func TestFeedResyncsWhenItFallsBehind(t *testing.T) {
 	if _, _, err := feed.Next(t.Context()); !errors.Is(err, ErrFeedClosed) {
 		t.Errorf("closed: %v", err)
 	}
+}
+
+// Readers and snapshots need no lock: a view stays whole while later commands are applied.
+func TestViewsWhileCommandsAreApplied(t *testing.T) {
+	s := New()
+	done := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				v := s.View()
+				first := len(v.Instances())
+				for _, n := range v.Nodes() {
+					for _, i := range v.InstancesOnNode(n.GetMeta().GetName()) {
+						if v.Instance(i.GetMeta().GetId()) != i {
+							t.Errorf("index %d: instance %s is not what its node has", v.Index(), i.GetMeta().GetId())
+							return
+						}
+					}
+				}
+				var b bytes.Buffer
+				if _, err := s.Snapshot().WriteTo(&b); err != nil || len(v.Instances()) != first {
+					t.Errorf("index %d: the view went from %d to %d instances, %v", v.Index(), first, len(v.Instances()), err)
+					return
+				}
+			}
+		})
+	}
+	for i, c := range randomLog(9, 300) {
+		s.Apply(uint64(i+1), c)
+	}
+	close(done)
+	readers.Wait()
 }

@@ -120,5 +120,5 @@ func (a *applying) preempt(p *fleetv1.Preemption) {
 		desired = shallow(i.GetDesired())
 	}
 	desired.State, desired.Reason = fleetv1.DesiredStopped, p.GetReason()
-	a.put(ObjectOf(&fleetv1.Instance{Meta: shallow(i.GetMeta()), Spec: i.GetSpec(), Desired: desired, Observed: i.GetObserved()}))
+	a.put(ObjectOf(&fleetv1.Instance{Meta: copyMeta(i.GetMeta()), Spec: i.GetSpec(), Desired: desired, Observed: i.GetObserved()}))
 }

@@ -242,17 +242,49 @@ func restored(t *testing.T, s *Store) *Store {
 	return again
 }
 
-// shallow forgets nothing, not even fields that this version of the program doesn't know.
-func TestShallow(t *testing.T) {
-	m := largeInstance(1, largeNode(1)).GetSpec()
-	fields := m.ProtoReflect().Descriptor().Fields()
-	for i := range fields.Len() {
-		if f := fields.Get(i); !m.ProtoReflect().Has(f) && f.Message() == nil && !f.IsList() && f.Kind() == protoreflect.StringKind {
-			m.ProtoReflect().Set(f, protoreflect.ValueOfString("set"))
+// Copies forget nothing, not even fields that this version of the program doesn't know.
+func TestCopiesAreWhole(t *testing.T) {
+	for _, m := range []proto.Message{&fleetv1.Meta{}, &fleetv1.InstanceSpec{}, &fleetv1.NodeStatus{}, &fleetv1.Event{}} {
+		fill(m.ProtoReflect())
+		m.ProtoReflect().SetUnknown([]byte{0xf8, 0x07, 0x01})
+		copied := proto.Message(nil)
+		switch m := m.(type) {
+		case *fleetv1.Meta:
+			copied = copyMeta(m)
+		default:
+			copied = shallow(m)
+		}
+		if !proto.Equal(copied, m) || copied == m || len(copied.ProtoReflect().GetUnknown()) != 3 {
+			t.Errorf("%v\nof %v", copied, m)
 		}
 	}
-	m.ProtoReflect().SetUnknown([]byte{0xf8, 0x07, 0x01})
-	if got := shallow(m); !proto.Equal(got, m) || got == m || len(got.ProtoReflect().GetUnknown()) != 3 {
-		t.Errorf("%v\nof %v", got, m)
+}
+
+// fill sets every field to something that it isn't when it is left out.
+func fill(m protoreflect.Message) {
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		switch f := fields.Get(i); {
+		case f.IsMap():
+			m.Mutable(f).Map().Set(protoreflect.ValueOfString("k").MapKey(), protoreflect.ValueOfString("v"))
+		case f.IsList() && f.Message() != nil:
+			m.Mutable(f).List().AppendMutable()
+		case f.IsList():
+			m.Mutable(f).List().Append(protoreflect.ValueOfString("v"))
+		case f.Message() != nil:
+			m.Mutable(f)
+		case f.Kind() == protoreflect.StringKind:
+			m.Set(f, protoreflect.ValueOfString("v"))
+		case f.Kind() == protoreflect.BoolKind:
+			m.Set(f, protoreflect.ValueOfBool(true))
+		case f.Kind() == protoreflect.Int32Kind:
+			m.Set(f, protoreflect.ValueOfInt32(7))
+		case f.Kind() == protoreflect.Int64Kind:
+			m.Set(f, protoreflect.ValueOfInt64(7))
+		case f.Kind() == protoreflect.Uint64Kind:
+			m.Set(f, protoreflect.ValueOfUint64(7))
+		default:
+			panic("a field of another kind: " + string(f.FullName()))
+		}
 	}
 }

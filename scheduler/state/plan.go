@@ -42,8 +42,9 @@ func (a *applying) plan(p *fleetv1.Plan) []Rejection {
 // completed is an instance that its node takes, with what the store alone knows: its epoch, and the models of
 // its devices.
 func (a *applying) completed(planned *fleetv1.Instance) *fleetv1.Instance {
-	i := shallow(planned)
-	i.Meta, i.Spec = shallow(planned.GetMeta()), shallow(planned.GetSpec())
+	i := &fleetv1.Instance{
+		Meta: copyMeta(planned.GetMeta()), Spec: shallow(planned.GetSpec()), Desired: planned.GetDesired(), Observed: planned.GetObserved(),
+	}
 	i.Spec.Epoch = a.index
 	n := get(a.t.nodes, i.Spec.GetNode()).GetNode()
 	i.Spec.Node = n.GetMeta().GetName() // the same word, kept once

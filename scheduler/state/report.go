@@ -21,7 +21,7 @@ func (a *applying) report(r *fleetv1.Report) {
 		}
 		if newer(stored.GetObserved(), ir.GetObserved()) {
 			a.put(ObjectOf(&fleetv1.Instance{
-				Meta: shallow(stored.GetMeta()), Spec: stored.GetSpec(), Desired: stored.GetDesired(), Observed: ir.GetObserved(),
+				Meta: copyMeta(stored.GetMeta()), Spec: stored.GetSpec(), Desired: stored.GetDesired(), Observed: ir.GetObserved(),
 			}))
 		}
 	}

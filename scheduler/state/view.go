@@ -2,6 +2,7 @@ package state
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,26 +74,27 @@ func (v view) Allocated(node string) Allocation {
 }
 
 func (v view) PoolNodes(pool *fleetv1.Pool) []*fleetv1.Node {
-	var out []*fleetv1.Node
-	if names := pool.GetSpec().GetNodes(); len(names) > 0 {
-		names = slices.Compact(slices.Sorted(slices.Values(names)))
-		for _, name := range names {
-			if n := get(v.t.nodes, name).GetNode(); n != nil {
-				out = append(out, n)
+	return slices.Collect(v.PoolMembers(pool))
+}
+
+func (v view) PoolMembers(pool *fleetv1.Pool) iter.Seq[*fleetv1.Node] {
+	return func(yield func(*fleetv1.Node) bool) {
+		if names := pool.GetSpec().GetNodes(); len(names) > 0 {
+			for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
+				if n := get(v.t.nodes, name).GetNode(); n != nil && !yield(n) {
+					return
+				}
 			}
+			return
 		}
-		return out
-	}
-	selector := pool.GetSpec().GetSelector()
-	if len(selector) == 0 {
-		return nil
-	}
-	for _, n := range v.Nodes() {
-		if hasLabels(n.GetFacts().GetLabels(), selector) {
-			out = append(out, n)
+		selector := pool.GetSpec().GetSelector()
+		if len(selector) == 0 {
+			return
 		}
+		v.t.nodes.Scan(func(_ string, o *fleetv1.Object) bool {
+			return !hasLabels(o.GetNode().GetFacts().GetLabels(), selector) || yield(o.GetNode())
+		})
 	}
-	return out
 }
 
 func hasLabels(labels, selector map[string]string) bool {
