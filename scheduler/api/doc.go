@@ -25,6 +25,10 @@
 //     promised what is kept for others. Changes that are only supposed, such as a drained node, are laid over the view
 //     (scene) and taken back; nothing of it is written.
 //   - A drain is written into the spec of its node and carried out by the drain loop. Opening a node ends its drain.
+//   - A project's quota is held against what all its services that are to run ask for at most, so that a service is
+//     refused when it is deployed rather than left waiting; what a flavor leaves open (any device, or a glob) counts
+//     only where it surely does, and the store counts again what instances really get. Calls at the same time see each
+//     other's places (admission). A service that asks for no more than before is never refused, whatever the quota.
 //   - The API writes spec and desired. The state that it shows is the one that the service loop found last,
 //     unless what was asked since then overrules it (effectiveState): nobody should see "Running" after
 //     his stop was accepted.

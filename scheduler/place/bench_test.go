@@ -75,6 +75,7 @@ type load struct {
 	rng      *rand.Rand
 	requests []Request
 	running  []taking
+	first    int // of those that are
 	held     int // devices
 	waits    int
 }
@@ -106,6 +107,11 @@ func benchmarkPlan(b *testing.B, view *fleet, full, rich bool) {
 	for l.held < target-4*batch {
 		l.place(batch)
 	}
+	l.rng.Shuffle(len(l.running), func(i, j int) { l.running[i], l.running[j] = l.running[j], l.running[i] })
+	for range 50 {
+		l.place(batch)
+		l.free(target)
+	}
 	l.waits = 0
 	b.ReportAllocs()
 	placed, busy := 0, cpuTime(b)
@@ -128,18 +134,21 @@ func (l *load) place(n int) int {
 	}
 	l.waits += n - placed
 	l.running = append(l.running, l.index.taken...)
+	if l.first > len(l.running)/2 {
+		l.running = append(l.running[:0], l.running[l.first:]...)
+		l.first = 0
+	}
 	l.index.taken = l.index.taken[:0]
 	return placed
 }
 
-// free ends random instances until so many devices are held.
+// free ends instances until so many devices are held: in the order in which they stand, which was shuffled
+// when the fleet was filled.
 func (l *load) free(target int) {
-	for l.held > target && len(l.running) > 0 {
-		i := l.rng.IntN(len(l.running))
-		l.held -= l.running[i].devices.count()
-		l.index.give(&l.running[i])
-		l.running[i] = l.running[len(l.running)-1]
-		l.running = l.running[:len(l.running)-1]
+	for l.held > target {
+		l.held -= l.running[l.first].devices.count()
+		l.index.give(&l.running[l.first])
+		l.first++
 	}
 }
 

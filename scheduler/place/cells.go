@@ -78,7 +78,7 @@ func (u *rules) allow(n *node) bool {
 	return true
 }
 
-func skew(s *fleetv1.SpreadRule) int { return max(int(s.GetMaxSkew()), 1) }
+func skew(s *fleetv1.SpreadRule) int32 { return max(s.GetMaxSkew(), 1) }
 
 // cells divide the places of a shape into those that are alike in all that its rules look at.
 type cells struct {
@@ -96,20 +96,20 @@ type cells struct {
 
 // cell are neighbouring places.
 type cell struct {
-	lo, hi int
+	lo, hi int32
 	kin
 }
 
 // kin is what the places of a cell have in common. Values are numbers, -1 without the label.
 type kin struct {
-	rank   int // by preferred labels, best is 0
+	rank   int32 // by preferred labels, best is 0
 	values [maxSpread]int32
 	rack   int32
 }
 
 // newCells sorts the places by cell, those of one cell stay as they are, and divides them.
 func newCells(places []*node, u *rules) cells {
-	c := cells{list: []cell{{hi: len(places)}}, room: make([]int32, 1)}
+	c := cells{list: []cell{{hi: int32(len(places))}}, room: make([]int32, 1)}
 	if len(u.preferred)+len(u.spread) == 0 && !u.racks {
 		return c
 	}
@@ -136,7 +136,7 @@ func newCells(places []*node, u *rules) cells {
 		if k := kins[n]; i == 0 || k != c.list[len(c.list)-1].kin {
 			c.open(i, k)
 		}
-		c.list[len(c.list)-1].hi = i + 1
+		c.list[len(c.list)-1].hi = int32(i + 1)
 		c.cellOf[i] = int32(len(c.list) - 1)
 	}
 	c.room = make([]int32, len(c.list))
@@ -146,7 +146,7 @@ func newCells(places []*node, u *rules) cells {
 // open begins a cell at a place.
 func (c *cells) open(at int, k kin) {
 	number := int32(len(c.list))
-	c.list = append(c.list, cell{lo: at, kin: k})
+	c.list = append(c.list, cell{lo: int32(at), kin: k})
 	for r := range c.values {
 		if v := k.values[r]; v >= 0 {
 			c.having[r][v] = append(c.having[r][v], number)

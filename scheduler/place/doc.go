@@ -1,31 +1,63 @@
-// Package place decides which node and which devices an instance gets. It is pure: it reads one view of
-// the store and nothing else, so the same view and the same requests always give the same plan.
+// Package place decides which nodes and which devices an instance gets. It is pure: it reads views of the
+// store and nothing else, so the same view and the same requests always give the same plan.
 //
-// An Index is what a planning pass knows: per node what is free, which devices can be given out, which
-// fixed host ports are taken and how many instances of each service run there. A device can be given out when
-// nobody holds it and state.Barred has nothing against it: it is healthy, with no action but "observe", not
-// quarantined, and neither it nor the device that it is cut from is cordoned. Plan places requests one
-// after the other and consumes what it gives away, so that no device and no byte is given twice within a
-// pass; the store checks every part again when the plan is applied.
+// # The index
 //
-// Placing is filter, then rank. A filter has a name, removes nodes and can say in a phrase what it
-// removed and how far the best node was from fitting. The explanation of a request that fits nowhere
-// joins these phrases, and counts the devices that are there but barred by why; it is computed only then.
-// The order of preference among nodes that fit:
+// An Index is kept beside the store: Refresh reads again the nodes that changed, so that the index is at any
+// time what one made anew from the view would be. Plan takes what it gives away from the index; what of it
+// was not committed comes back with the next Refresh, or with Undo.
 //
-//  1. a node where the service has not failed lately;
-//  2. the smallest hole: the fewest free devices left over, so that whole nodes stay free for big
-//     requests (a request without devices prefers nodes without free devices);
-//  3. the fewest instances of the same service, to spread it;
-//  4. the least free CPU, then the name, so that a plan can be repeated.
+// Placing looks up, it does not scan. What a request asks of nodes is its shape; requests of one shape share
+// a list of the nodes that could hold them, sorted into buckets by the hole that the request would leave:
+// devices left free on the node, then in the link domain that it would take them from. A bucket is a set of
+// bits, so the smallest hole that fits is found in a few instructions. A shape is made when it is first asked
+// for, reads the index's journal of changed nodes when it is used, and the least recently used is dropped.
 //
-// Inside a node the devices with the least sufficient memory go first.
+// Preferred labels and labels to spread over divide a shape's nodes into cells, those that are alike in all
+// of these labels. A tally of the service version keeps the cells in the order in which the next instance
+// should try them, so that spreading costs no scan either.
 //
-// A pool without any node is not a reason to refuse a deployment: nodes join pools by their labels when
-// their agents start, often after the services were declared. NeverFits therefore answers "never" only
-// when the pool has nodes and each of them would be too small, or of the wrong kind, even when empty.
+// # The order of preference
 //
-// The index is built per pass and loads a pool's nodes when a request first names the pool. Callers only
-// see NewIndex and Plan: buckets by device class, kept up to date from the store's changes, fit behind
-// them.
+// Among the nodes that fit, and that no reservation keeps from the request:
+//
+//  1. the node that the request names;
+//  2. a node where the service has not failed lately;
+//  3. the heaviest preferred label, then the next;
+//  4. the value of the spread label with the fewest instances of the version. Required rules count only
+//     values that have an open node on which the request would fit if nothing ran there: a rack that is
+//     lost does not hold up the others;
+//  5. the smallest hole, so that whole nodes and whole domains stay free for big requests;
+//  6. of a few nodes with that hole, from a place that depends on the version and its number of instances:
+//     the fewest instances of the version; then the image; then no device that had trouble lately; then the
+//     least free CPU; then the name.
+//
+// Instances come before the image because each start leaves the image behind: the other way round all
+// instances of a service would gather on the node of the first. Only these last choices are made among a
+// few; whether a request fits is always decided among all nodes.
+//
+// Inside a node devices come from the smallest link domain that holds them. Domains are made of NUMA nodes,
+// PCIe switches, NVLink, HCCS, and the slices of one device; a slice is where its device is. Devices that
+// are not healthy, quarantined, to be left or cordoned (or cut from one that is) are not given out.
+//
+// # Gangs
+//
+// A gang's members get different nodes, all or none: in the rack with the fewest nodes to spare, else in as
+// few racks as possible. Rules that spread the version rank the nodes of members one by one instead. Two
+// required rules at once are tried only that way, which may miss a combination that exists; every other
+// request that fits is placed.
+//
+// # Reservations
+//
+// Requests come in order, who waits belongs in every plan. One that fits nowhere and has waited keeps the
+// nodes that lack the fewest devices from all that follow without more priority, so what becomes free there
+// adds up until it fits. It changes nodes only for one that lacks fewer devices: the number that is awaited
+// never grows. Reservations last for one plan and are computed again in the next, so they need no storage
+// and no clean-up. A pool bears 8 of them, and beyond the first a quarter of its nodes.
+//
+// # Never
+//
+// NeverFits answers "never" only when the pool has nodes and they would not do even when empty. A pool
+// without any node is not a reason to refuse a deployment: nodes join pools by their labels when their agents
+// start, often after the services were declared.
 package place

@@ -99,7 +99,7 @@ func (x *Index) lacks(r *Request, c class) []lack {
 	all := common(c.shape.able, nil, nil, s.taken)
 	all.around(0, len(c.shape.places), 0, func(at int) bool {
 		n := c.shape.places[at]
-		if s.may(n) && (s.tally == nil || !s.tally.exceeds(s.tally.ladder.at[c.shape.cells.of(at)])) {
+		if s.may(n) && (s.tally == nil || !s.tally.exceeds(s.tally.key(c.shape.cells.of(at)))) {
 			out = append(out, lack{n, !slices.Contains(r.Reserved, n.name), c.shape.fit(n.topology).short(n.free, n.usable), n.short(r)})
 		}
 		return true

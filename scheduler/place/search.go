@@ -81,7 +81,7 @@ func (s *search) preferred() *node {
 	if at < 0 || shape.keys[at] == noKey || s.taken != nil && s.taken.has(at) {
 		return nil
 	}
-	if c := shape.cells.of(at); s.cells != nil && !s.cells.has(c) || s.tally != nil && s.tally.exceeds(s.tally.ladder.at[c]) {
+	if c := shape.cells.of(at); s.cells != nil && !s.cells.has(c) || s.tally != nil && s.tally.exceeds(s.tally.key(c)) {
 		return nil
 	}
 	s.avoided = true
@@ -130,7 +130,7 @@ func (s *search) hole(b *bucket, cells *bitset) bool {
 	n := len(s.class.shape.cells.list)
 	m.around(0, n, s.start(n), func(c int) bool {
 		cell := &s.class.shape.cells.list[c]
-		s.among(b, cell.lo, cell.hi)
+		s.among(b, int(cell.lo), int(cell.hi))
 		return s.best.node == nil
 	})
 	return s.best.node != nil

@@ -117,7 +117,7 @@ func (s *shape) build(x *Index, p *pool) {
 	for i := range s.places {
 		s.keys[i] = noKey
 		s.enable(i)
-		s.update(i)
+		s.update(i, s.places[i])
 	}
 }
 
@@ -168,7 +168,7 @@ func (x *Index) catchUp(s *shape, p *pool) {
 			return
 		}
 		if at >= 0 {
-			s.update(at)
+			s.update(at, e.node)
 		}
 	}
 	s.read = x.journal.end()
@@ -206,9 +206,9 @@ func (s *shape) enable(at int) {
 	}
 }
 
-// update puts a place into the bucket where it belongs now.
-func (s *shape) update(at int) {
-	was, now := s.keys[at], s.measure(s.places[at])
+// update puts the place of a node into the bucket where it belongs now.
+func (s *shape) update(at int, n *node) {
+	was, now := s.keys[at], s.measure(n)
 	if was == now {
 		return
 	}

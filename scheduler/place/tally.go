@@ -13,9 +13,10 @@ type tally struct {
 
 // count is how many instances each value of a label has.
 type count struct {
-	by []int // by value
+	by []int32 // by value
 	// least is the smallest of those in play, of which there are so many at it; none when it has to be found anew.
-	least, at, turn int
+	least    int32
+	at, turn int
 }
 
 // tally answers the group's tally; the one of nobody when the rules do not look at instances.
@@ -31,7 +32,7 @@ func (s *shape) tally(g *group) *tally {
 	}
 	t := &tally{shape: s, rules: make([]count, len(s.rules.spread))}
 	for r := range t.rules {
-		t.rules[r] = count{by: make([]int, len(s.cells.values[r]))}
+		t.rules[r] = count{by: make([]int32, len(s.cells.values[r]))}
 	}
 	if s.rules.apart {
 		t.taken = newBitset(len(s.places))
@@ -39,14 +40,18 @@ func (s *shape) tally(g *group) *tally {
 	if g != nil {
 		for _, n := range g.nodes {
 			have := n.having(g)
-			t.count(n, int(have), func(int, int32) {})
 			t.occupy(n, have)
+			for r := range t.rules {
+				if v := t.value(n, r); v >= 0 {
+					t.rules[r].by[v] += have
+				}
+			}
 		}
 		g.tallies = append(g.tallies, t)
 	}
-	t.ladder.at = make([]uint64, len(s.cells.list))
+	t.ladder.cells = len(s.cells.list)
 	for c := range s.cells.list {
-		t.ladder.add(c, t.key(&s.cells.list[c]))
+		t.ladder.add(c, t.key(c))
 	}
 	s.tallies[g] = t
 	return t
@@ -55,12 +60,29 @@ func (s *shape) tally(g *group) *tally {
 // add notes that the group has d more instances on the node, now there are so many.
 func (t *tally) add(n *node, now, d int32) {
 	t.occupy(n, now)
-	t.count(n, int(d), func(r int, value int32) {
-		for _, c := range t.shape.cells.having[r][value] {
-			t.ladder.remove(int(c))
-			t.ladder.add(int(c), t.key(&t.shape.cells.list[c]))
+	c := &t.shape.cells
+	for r := range t.rules {
+		v := t.value(n, r)
+		if v < 0 {
+			continue
 		}
-	})
+		for _, cell := range c.having[r][v] {
+			t.ladder.remove(int(cell), t.key(int(cell)))
+		}
+		t.rules[r].add(v, d, c.inPlay[r][v] > 0)
+		for _, cell := range c.having[r][v] {
+			t.ladder.add(int(cell), t.key(int(cell)))
+		}
+	}
+}
+
+// value is the number of the node's value of a rule's label, below 0 for none that matters.
+func (t *tally) value(n *node, r int) int32 {
+	c := &t.shape.cells
+	if at := t.shape.at(n); at >= 0 {
+		return c.list[c.cellOf[at]].values[r]
+	}
+	return numberOf(c.values[r], n, t.shape.rules.spread[r].GetLabel())
 }
 
 func (t *tally) occupy(n *node, now int32) {
@@ -72,25 +94,7 @@ func (t *tally) occupy(n *node, now int32) {
 	}
 }
 
-// count adds d to the counts of the node's values and calls f for each.
-func (t *tally) count(n *node, d int, f func(rule int, value int32)) {
-	c := &t.shape.cells
-	for r := range t.rules {
-		value := int32(unknown)
-		if at := t.shape.at(n); at >= 0 {
-			value = c.list[c.cellOf[at]].values[r]
-		} else {
-			value = numberOf(c.values[r], n, t.shape.rules.spread[r].GetLabel())
-		}
-		if value < 0 {
-			continue
-		}
-		t.rules[r].add(value, d, c.inPlay[r][value] > 0)
-		f(r, value)
-	}
-}
-
-func (c *count) add(value int32, d int, inPlay bool) {
+func (c *count) add(value, d int32, inPlay bool) {
 	was := c.by[value]
 	now := was + d
 	c.by[value] = now
@@ -109,7 +113,7 @@ func (c *count) add(value int32, d int, inPlay bool) {
 }
 
 // lowest is the smallest count among the values of a rule that are in play.
-func (t *tally) lowest(r int) int {
+func (t *tally) lowest(r int) int32 {
 	c, cells := &t.rules[r], &t.shape.cells
 	if c.at > 0 && c.turn == cells.turns {
 		return c.least
@@ -133,7 +137,8 @@ const (
 	noValue   = 1<<countBits - 1
 )
 
-func (t *tally) key(c *cell) uint64 {
+func (t *tally) key(cell int) uint64 {
+	c := &t.shape.cells.list[cell]
 	k := uint64(c.rank)
 	for r := range maxSpread {
 		n := uint64(0)
@@ -152,7 +157,7 @@ func (t *tally) key(c *cell) uint64 {
 func (t *tally) exceeds(key uint64) bool {
 	for r := range t.rules {
 		s := t.shape.rules.spread[r]
-		n := int(key >> (countBits * (maxSpread - 1 - r)) & noValue)
+		n := int32(key >> (countBits * (maxSpread - 1 - r)) & noValue)
 		if s.GetRequired() && (n == noValue || n+1-t.lowest(r) > skew(s)) {
 			return true
 		}
@@ -163,7 +168,7 @@ func (t *tally) exceeds(key uint64) bool {
 // ladder orders cells by key.
 type ladder struct {
 	rungs []rung
-	at    []uint64 // by cell
+	cells int
 	spare []*bitset
 }
 
@@ -193,17 +198,16 @@ func (l *ladder) add(cell int, key uint64) {
 		if n := len(l.spare); n > 0 {
 			set, l.spare = l.spare[n-1], l.spare[:n-1]
 		} else {
-			set = newBitset(len(l.at))
+			set = newBitset(l.cells)
 		}
 		l.rungs = slices.Insert(l.rungs, i, rung{key: key, cells: set})
 	}
 	l.rungs[i].n++
 	l.rungs[i].cells.add(cell)
-	l.at[cell] = key
 }
 
-func (l *ladder) remove(cell int) {
-	i, _ := l.find(l.at[cell])
+func (l *ladder) remove(cell int, key uint64) {
+	i, _ := l.find(key)
 	r := &l.rungs[i]
 	r.cells.remove(cell)
 	if r.n--; r.n == 0 {

@@ -24,6 +24,10 @@ const (
 	verifyTimeout  = 10 * time.Second
 )
 
+// cachedEntries is how many entries are kept in memory for followers and for being applied: twice what one
+// message carries, since an entry that places a thousand instances has a megabyte.
+const cachedEntries = 128
+
 // Store is one scheduler's part of the Raft cluster. All methods may be called by anyone at any time.
 type Store struct {
 	cfg   Config
@@ -99,7 +103,7 @@ func (s *Store) start(snapshots raft.SnapshotStore) error {
 	conf.Logger = logger
 	notify := make(chan bool, 16)
 	conf.NotifyCh = notify
-	cache, err := raft.NewLogCache(512, s.logs)
+	cache, err := raft.NewLogCache(cachedEntries, s.logs)
 	if err != nil {
 		return err
 	}

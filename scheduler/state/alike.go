@@ -136,22 +136,42 @@ func (x *alike) node(n, before *fleetv1.Node) {
 			x.word(s)
 		}
 	}
+	links := map[string]*fleetv1.DeviceLink{} // the last one by its peer: every device links to it alike
 	for _, d := range f.GetDevices() {
 		same(&d.ParentId, ids[d.GetParentId()])
-		for _, l := range d.GetLinks() {
+		for i, l := range d.GetLinks() {
 			same(&l.Peer, ids[l.GetPeer()])
 			x.word(&l.Kind)
+			d.Links[i] = either(l, links[l.GetPeer()])
+			links[l.GetPeer()] = d.Links[i]
 		}
 	}
 }
 
-// copyMeta is shallow for what every change copies. It names each field: that is five times faster.
+// copyMeta and copySpec are shallow for what is copied for each instance. They name the fields, and so are five
+// times faster; a test counts them.
 func copyMeta(m *fleetv1.Meta) *fleetv1.Meta {
 	c := &fleetv1.Meta{
 		Name: m.GetName(), Id: m.GetId(), Account: m.GetAccount(), Project: m.GetProject(), Revision: m.GetRevision(),
 		Generation: m.GetGeneration(), CreateTime: m.GetCreateTime(), UpdateTime: m.GetUpdateTime(), CreatedBy: m.GetCreatedBy(), Tags: m.GetTags(),
 	}
 	if unknown := m.ProtoReflect().GetUnknown(); len(unknown) > 0 {
+		c.ProtoReflect().SetUnknown(unknown)
+	}
+	return c
+}
+
+func copySpec(s *fleetv1.InstanceSpec) *fleetv1.InstanceSpec {
+	c := &fleetv1.InstanceSpec{
+		ServiceId: s.GetServiceId(), ServiceName: s.GetServiceName(), ServiceGeneration: s.GetServiceGeneration(), Model: s.GetModel(),
+		ModelVersion: s.GetModelVersion(), Flavor: s.GetFlavor(), Node: s.GetNode(), DeviceIds: s.GetDeviceIds(), Image: s.GetImage(),
+		ImageDigest: s.GetImageDigest(), Command: s.GetCommand(), Env: s.GetEnv(), CpuMillis: s.GetCpuMillis(),
+		MemoryBytes: s.GetMemoryBytes(), DiskBytes: s.GetDiskBytes(), Limits: s.GetLimits(), Network: s.GetNetwork(), Api: s.GetApi(),
+		Health: s.GetHealth(), Mounts: s.GetMounts(), ReadOnlyRoot: s.GetReadOnlyRoot(), GracePeriodSeconds: s.GetGracePeriodSeconds(),
+		WithdrawSeconds: s.GetWithdrawSeconds(), Epoch: s.GetEpoch(), Priority: s.GetPriority(), Preemptible: s.GetPreemptible(),
+		Gang: s.GetGang(), DeviceModels: s.GetDeviceModels(),
+	}
+	if unknown := s.ProtoReflect().GetUnknown(); len(unknown) > 0 {
 		c.ProtoReflect().SetUnknown(unknown)
 	}
 	return c

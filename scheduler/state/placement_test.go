@@ -206,6 +206,7 @@ func TestMatchesModel(t *testing.T) {
 func TestStoredObjectsAreWhatWasSent(t *testing.T) {
 	f := newFixture(t)
 	node := largeNode(1)
+	node.Facts.Devices[3].Links[2].Kind, node.Facts.Devices[4].Links[2].Count = "sys", 2
 	f.must(decoded(t, writeCommand(1, Put(0, node))))
 	var sent []*fleetv1.Instance
 	for k, edit := range []func(*fleetv1.InstanceSpec){
@@ -251,6 +252,8 @@ func TestCopiesAreWhole(t *testing.T) {
 		switch m := m.(type) {
 		case *fleetv1.Meta:
 			copied = copyMeta(m)
+		case *fleetv1.InstanceSpec:
+			copied = copySpec(m)
 		default:
 			copied = shallow(m)
 		}

@@ -43,7 +43,7 @@ func (a *applying) plan(p *fleetv1.Plan) []Rejection {
 // its devices.
 func (a *applying) completed(planned *fleetv1.Instance) *fleetv1.Instance {
 	i := &fleetv1.Instance{
-		Meta: copyMeta(planned.GetMeta()), Spec: shallow(planned.GetSpec()), Desired: planned.GetDesired(), Observed: planned.GetObserved(),
+		Meta: copyMeta(planned.GetMeta()), Spec: copySpec(planned.GetSpec()), Desired: planned.GetDesired(), Observed: planned.GetObserved(),
 	}
 	i.Spec.Epoch = a.index
 	n := get(a.t.nodes, i.Spec.GetNode()).GetNode()
