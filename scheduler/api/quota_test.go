@@ -73,7 +73,7 @@ func TestQuotaService(t *testing.T) {
 		t.Errorf("%v, %v", q, err)
 	}
 	index = w.store.View().Index()
-	_, err = c.GetQuota(ctx, &fleetv1.GetQuotaRequest{Project: "defualt"})
+	_, err = c.GetQuota(ctx, &fleetv1.GetQuotaRequest{Project: "default1"})
 	w.refused("absent", err, codes.NotFound, "", `did you mean "default"?`, index)
 	_, err = c.DeleteQuota(ctx, &fleetv1.DeleteQuotaRequest{})
 	w.refused("nothing named", err, codes.InvalidArgument, "project", "missing", index)

@@ -152,6 +152,36 @@ func (l *load) free(target int) {
 	}
 }
 
+// BenchmarkRefresh reads nodes with 8 instances each again.
+func BenchmarkRefresh(b *testing.B) {
+	const nodes, touched = 1000, 100
+	f := newFleet(nodes)
+	w := &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, &fleetv1.Pool{Meta: &fleetv1.Meta{Name: "p"}, Spec: &fleetv1.PoolSpec{Selector: map[string]string{"pool": "p"}}})}}
+	var set state.ChangeSet
+	for i, n := range f.nodes {
+		w.Mutations = append(w.Mutations, state.Put(0, n))
+		for j := range 8 {
+			inst := &fleetv1.Instance{Meta: &fleetv1.Meta{Id: fmt.Sprint(i, "-", j), Name: fmt.Sprint(i, "-", j)}, Desired: &fleetv1.InstanceDesired{State: fleetv1.DesiredRunning},
+				Spec: &fleetv1.InstanceSpec{Node: n.Meta.Name, ServiceId: fmt.Sprint("s", j), Model: "m", ModelVersion: "1", DeviceIds: []string{fmt.Sprint("d", j)}, CpuMillis: 1000}}
+			w.Mutations = append(w.Mutations, state.Put(0, inst))
+			if j == 0 && i < touched {
+				set.Changes = append(set.Changes, state.Change{Key: state.InstanceKey(inst.Meta.Id), After: state.ObjectOf(inst)})
+			}
+		}
+	}
+	s := state.New()
+	if r, _ := s.Apply(1, &fleetv1.Command{Introduced: 1, Op: &fleetv1.Command_Write{Write: w}}); len(r.Rejections) > 0 {
+		b.Fatal(r.Rejections)
+	}
+	x := NewIndex(s.View())
+	b.ReportAllocs()
+	busy := cpuTime(b)
+	for b.Loop() {
+		x.Refresh(x.view, []state.ChangeSet{set})
+	}
+	b.ReportMetric((cpuTime(b)-busy)/float64(b.N)/touched*1e9, "cpu-ns/node")
+}
+
 // cpuTime is what this process has used so far, in seconds: other work on the machine does not count.
 func cpuTime(b *testing.B) float64 {
 	var u syscall.Rusage

@@ -24,12 +24,14 @@ type history struct {
 	index *Index
 	last  uint64
 	made  int
+	nodes int // that there may be
+	gangs bool
 }
 
 const services = 4
 
-func newHistory(t testing.TB, seed uint64, nodes int) *history {
-	h := &history{t: t, rng: rand.New(rand.NewPCG(seed, 3)), store: state.New()}
+func newHistory(t testing.TB, seed uint64, nodes int, gangs bool) *history {
+	h := &history{t: t, nodes: nodes + 1, gangs: gangs, rng: rand.New(rand.NewPCG(seed, 3)), store: state.New()}
 	objects := []proto.Message{
 		&fleetv1.Pool{Meta: &fleetv1.Meta{Name: "p", Id: "p"}, Spec: &fleetv1.PoolSpec{Selector: map[string]string{"pool": "p"}}},
 		&fleetv1.Pool{Meta: &fleetv1.Meta{Name: "q", Id: "q"}, Spec: &fleetv1.PoolSpec{Nodes: []string{"n0", "n2", "n3"}}},
@@ -123,6 +125,9 @@ func (h *history) request() Request {
 	if h.rng.IntN(3) == 0 {
 		r.Avoid = map[string]bool{"n0": true, "n2": true}
 	}
+	if !h.gangs {
+		r.Nodes = 1
+	}
 	r.Rules = h.rules(r.Nodes > 1)
 	return r
 }
@@ -210,7 +215,7 @@ func (h *history) change() {
 		h.write(state.Put(revision, inst))
 		return
 	}
-	h.changeNode(view, fmt.Sprint("n", h.rng.IntN(7)))
+	h.changeNode(view, fmt.Sprint("n", h.rng.IntN(h.nodes)))
 }
 
 func (h *history) changeNode(view state.ReadView, name string) {
@@ -313,58 +318,81 @@ func differences(a, b map[string]any) (out []string) {
 	return out
 }
 
-// TestHistories drives random fleets through random histories. At every step the index that was kept up to
-// date must be what one made anew is and plan the same; every placement must keep the rules, and what waits
-// must not fit.
+// TestHistories drives random fleets through random histories.
 func TestHistories(t *testing.T) {
-	seeds, placed, waited, gangs := 60, 0, 0, 0
+	var s score
+	seeds := 60
 	if testing.Short() {
 		seeds = 15
 	}
 	for seed := range uint64(seeds) {
-		h := newHistory(t, seed, 6)
-		for step := range 25 {
-			for range h.rng.IntN(4) {
-				h.change()
-			}
-			if h.rng.IntN(10) == 0 {
-				h.index = NewIndex(h.store.View()) // a restart
-			}
-			h.refresh()
-			view := h.store.View()
-			fresh := NewIndex(view)
-			if d := differences(contents(h.index), contents(fresh)); len(d) > 0 {
-				t.Fatalf("seed %d, step %d: the index is not what one made anew is: %v", seed, step, d)
-			}
-			requests := h.requests(1 + h.rng.IntN(6))
-			plan := h.index.Plan(requests)
-			if again := fresh.Plan(requests); !reflect.DeepEqual(plan, again) {
-				t.Fatalf("seed %d, step %d: an index made anew plans otherwise:\n%v\n%v", seed, step, plan, again)
-			}
-			o := newOracle(view)
-			for i, p := range plan {
-				if why := o.check(&requests[i], p); why != "" {
-					t.Fatalf("seed %d, step %d: request %d %+v placed %+v: %s", seed, step, i, requests[i], p, why)
-				}
-				switch {
-				case len(p.Members) == 0:
-					waited++
-				case len(p.Members) > 1:
-					gangs++
-				}
-				placed += len(p.Members)
-			}
-			fresh.Undo()
-			if d := differences(contents(fresh), contents(NewIndex(view))); len(d) > 0 {
-				t.Fatalf("seed %d, step %d: undo leaves %v", seed, step, d)
-			}
-			h.commit(requests, plan)
+		h := newHistory(t, seed, 6, true)
+		for range 25 {
+			h.step(seed, 6, &s)
 		}
 	}
-	t.Logf("%d placed, %d gangs, %d waited", placed, gangs, waited)
-	if placed < 10*seeds || waited < seeds || gangs < seeds {
+	t.Logf("%+v", s)
+	if s.members < 10*seeds || s.waited < seeds || s.gangs < seeds {
 		t.Error("the test tries too little")
 	}
+}
+
+// TestLargerFleets does so where there are more nodes than a search compares.
+func TestLargerFleets(t *testing.T) {
+	var s score
+	for seed := range uint64(6) {
+		h := newHistory(t, seed, 60, false)
+		for range 8 {
+			h.step(seed, 40, &s)
+		}
+	}
+	t.Logf("%+v", s)
+	if s.members < 100 || s.waited < 10 {
+		t.Error("the test tries too little")
+	}
+}
+
+// score is what a test has tried.
+type score struct{ members, gangs, waited int }
+
+// step changes the fleet and plans. The index that was kept up to date must be what one made anew is, and
+// plan the same; every placement must keep the rules, and what waits must not fit.
+func (h *history) step(seed uint64, most int, s *score) {
+	for range h.rng.IntN(4) {
+		h.change()
+	}
+	if h.rng.IntN(10) == 0 {
+		h.index = NewIndex(h.store.View()) // a restart
+	}
+	h.refresh()
+	view := h.store.View()
+	fresh := NewIndex(view)
+	if d := differences(contents(h.index), contents(fresh)); len(d) > 0 {
+		h.t.Fatalf("seed %d, index %d: the index is not what one made anew is: %v", seed, h.last, d)
+	}
+	requests := h.requests(1 + h.rng.IntN(most))
+	plan := h.index.Plan(requests)
+	if again := fresh.Plan(requests); !reflect.DeepEqual(plan, again) {
+		h.t.Fatalf("seed %d, index %d: an index made anew plans otherwise:\n%v\n%v", seed, h.last, plan, again)
+	}
+	o := newOracle(view)
+	for i, p := range plan {
+		if why := o.check(&requests[i], p); why != "" {
+			h.t.Fatalf("seed %d, index %d: request %d %+v placed %+v: %s", seed, h.last, i, requests[i], p, why)
+		}
+		switch {
+		case len(p.Members) == 0:
+			s.waited++
+		case len(p.Members) > 1:
+			s.gangs++
+		}
+		s.members += len(p.Members)
+	}
+	fresh.Undo()
+	if d := differences(contents(fresh), contents(NewIndex(view))); len(d) > 0 {
+		h.t.Fatalf("seed %d, index %d: undo leaves %v", seed, h.last, d)
+	}
+	h.commit(requests, plan)
 }
 
 // touch changes what the index does not look at, so that there is something to read.

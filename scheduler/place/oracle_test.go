@@ -56,9 +56,7 @@ func (o *oracle) take(node string, r *Request, devices []string, stays bool) {
 // suits says whether the node could take the request if nothing ran on it.
 func (o *oracle) suits(n *fleetv1.Node, r *Request) bool {
 	f, labels := n.GetFacts(), n.GetFacts().GetLabels()
-	pool := o.view.Pool(r.Pool)
-	in := slices.ContainsFunc(o.view.PoolNodes(pool), func(m *fleetv1.Node) bool { return m.GetMeta().GetName() == n.GetMeta().GetName() })
-	if !in || n.GetSpec().GetCordoned() || n.GetStatus().GetState() != fleetv1.NodeReady || r.Arch != "" && r.Arch != f.GetArch() {
+	if !slices.Contains(o.view.PoolNodes(o.view.Pool(r.Pool)), n) || n.GetSpec().GetCordoned() || n.GetStatus().GetState() != fleetv1.NodeReady || r.Arch != "" && r.Arch != f.GetArch() {
 		return false
 	}
 	for k, v := range r.Rules.GetRequired() {

@@ -34,7 +34,7 @@
 //
 // A wish that has waited for 30 s may have nodes reserved. waiting_since and the reservation stand in the service's
 // status, from where a new leader takes them: nobody loses a place in line. Why a version waits is asked of the planner
-// when it begins to, and at most once a minute after that.
+// when it begins to wait and, ever more seldom, after that: to explain costs a look at every node.
 //
 // Quotas are looked at before planning, so that who may not be placed takes no room in the plan; who finds no node
 // leaves its share to those behind it. Where a flavor leaves the model of its devices open only the store can tell,

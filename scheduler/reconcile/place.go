@@ -134,7 +134,6 @@ func (l *serviceLoop) take(c *commits, view state.ReadView, w *wish, placements 
 		c.add(l.part(view, w, p.Members, c.now), w)
 		placed++
 	}
-	changed := w.fresh
 	w.missing -= placed
 	w.targets = w.targets[min(placed, len(w.targets)):]
 	w.unfit = placed < len(placements)
@@ -143,7 +142,7 @@ func (l *serviceLoop) take(c *commits, view state.ReadView, w *wish, placements 
 	if w.unfit {
 		w.burst = 0
 		w.reserve(kept, c.now)
-		l.explain(w, changed || placed > 0, c.now)
+		l.explain(w, c.now)
 	}
 	return placed
 }

@@ -17,10 +17,15 @@ import (
 const (
 	// reserveAfter is how long a request waits before what becomes free is kept for it.
 	reserveAfter = 30 * time.Second
-	// explainAgain is how long the reason of a request that waits on stays as it is.
-	explainAgain = time.Minute
+	// explainAgain is how long the reason of a request that waits on stays as it is at first; each time it is
+	// twice as long, up to explainAtLeast: to explain costs a look at every node.
+	explainAgain   = time.Minute
+	explainAtLeast = time.Hour
 	// tellAgain is how long nothing more is told of a version that waits, however its reason changes.
 	tellAgain = 10 * time.Minute
+	// A line that is longer than longLine isn't planned again at once when something becomes free.
+	longLine     = 50
+	pausePerWish = 200 * time.Microsecond
 	// quotaHold is how long the instances of a project are not placed after the store found its quota exhausted.
 	quotaHold = 30 * time.Second
 )
@@ -47,7 +52,8 @@ type wish struct {
 
 	since          time.Time // it waits since then; zero when it does not
 	reason, remedy string
-	explained      time.Time
+	explain        time.Time     // when the planner is asked again why
+	patience       time.Duration // with the reason
 	told           time.Time
 	reservation    *fleetv1.Reservation
 	making         []string // nodes on which room is being made
@@ -131,6 +137,7 @@ func (l *serviceLoop) update(w *wish, seen *look, v *versionCensus, now time.Tim
 	w.fresh = w.fresh || changed || v.missing() > w.missing
 	w.svc, w.missing = seen.svc, v.missing()
 	if changed {
+		w.explain = time.Time{}
 		w.version, w.flavor, w.model, w.generation = v.spec, flavor, model, seen.svc.GetMeta().GetGeneration()
 		if flavor != nil && model != nil {
 			w.request = place.NewRequest(seen.id, seen.svc.GetSpec(), v.spec, flavor, model)
@@ -193,7 +200,10 @@ func (l *serviceLoop) unplanned(now time.Time) bool {
 
 // planAgain is when those that wait may be planned again.
 func (l *serviceLoop) planAgain() time.Time {
-	return l.planned.Add(pauseAfter(len(l.wishes)))
+	if len(l.wishes) < longLine {
+		return l.planned
+	}
+	return l.planned.Add(min(longestPause, time.Duration(len(l.wishes))*pausePerWish))
 }
 
 // waiting is the set of services of which instances wait.
@@ -239,12 +249,13 @@ func (w *wish) wait(reason, remedy string, now time.Time) {
 	if w.since.IsZero() {
 		w.since = now
 	}
-	w.reason, w.remedy, w.explained = reason, remedy, now
+	w.reason, w.remedy = reason, remedy
+	w.explain, w.patience = time.Time{}, 0
 }
 
 // satisfied notes that nothing waits any more.
 func (w *wish) satisfied() {
-	w.since, w.due, w.reason, w.remedy, w.reservation, w.making = time.Time{}, time.Time{}, "", "", nil, nil
+	w.since, w.due, w.explain, w.reason, w.remedy, w.reservation, w.making = time.Time{}, time.Time{}, time.Time{}, "", "", nil, nil
 }
 
 // reserve notes what is kept free; the time stays while the nodes do.
@@ -261,14 +272,15 @@ func (w *wish) reserve(r *fleetv1.Reservation, now time.Time) {
 	}
 }
 
-// explain asks the planner why the rest of the wish waits, not more often than people can read.
-func (l *serviceLoop) explain(w *wish, changed bool, now time.Time) {
-	if w.waits() && !changed && now.Sub(w.explained) < explainAgain {
-		w.due = earlier(w.due, w.explained.Add(explainAgain))
-	} else {
-		why := l.index.Explain(&w.request)
+// explain asks the planner why the rest of the wish waits, if it is time to.
+func (l *serviceLoop) explain(w *wish, now time.Time) {
+	if w.explain.IsZero() || !now.Before(w.explain) {
+		why, patience := l.index.Explain(&w.request), w.patience
 		w.wait(why.GetSummary(), strings.Join(why.GetRemedies(), "; "), now)
+		w.patience = min(max(2*patience, explainAgain), explainAtLeast)
+		w.explain = now.Add(w.patience)
 	}
+	w.due = w.explain
 	if now.Sub(w.since) < reserveAfter {
 		w.due = earlier(w.due, w.since.Add(reserveAfter))
 	}

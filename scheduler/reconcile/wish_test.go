@@ -321,7 +321,7 @@ func TestManyWaitAndAllGetTheirTurn(t *testing.T) {
 				}
 				return all
 			}()}})
-		c.settled()
+		c.after(time.Second)
 		if a, b := c.ready("w000"), c.ready("w001"); a+b < 2 || len(c.store.View().InstancesOnNode("big")) != 64 {
 			t.Errorf("ready: w000 %d, w001 %d; %d instances on the new node", a, b, len(c.store.View().InstancesOnNode("big")))
 		}

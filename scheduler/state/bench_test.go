@@ -170,7 +170,7 @@ func BenchmarkMemory(b *testing.B) {
 		bare, _ := largeFleet(b, nodes, 0)
 		node := float64(heap()-before) / nodes
 		runtime.KeepAlive(bare)
-		bare, before = nil, heap()
+		before = heap()
 		full, _ := largeFleet(b, nodes, 8)
 		instance := (float64(heap()-before)/nodes - node) / 8
 		runtime.KeepAlive(full)

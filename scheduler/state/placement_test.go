@@ -248,7 +248,7 @@ func TestCopiesAreWhole(t *testing.T) {
 	for _, m := range []proto.Message{&fleetv1.Meta{}, &fleetv1.InstanceSpec{}, &fleetv1.NodeStatus{}, &fleetv1.Event{}} {
 		fill(m.ProtoReflect())
 		m.ProtoReflect().SetUnknown([]byte{0xf8, 0x07, 0x01})
-		copied := proto.Message(nil)
+		var copied proto.Message
 		switch m := m.(type) {
 		case *fleetv1.Meta:
 			copied = copyMeta(m)

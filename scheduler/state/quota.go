@@ -48,7 +48,7 @@ func (u *Usage) AddInstance(s *fleetv1.InstanceSpec, n int64) {
 }
 
 // Matching is how many of the devices are of a model that matches the pattern.
-func (u Usage) Matching(pattern string) (n int64) {
+func (u *Usage) Matching(pattern string) (n int64) {
 	for model, count := range u.Devices {
 		if MatchesModel(pattern, model) {
 			n += count

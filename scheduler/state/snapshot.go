@@ -2,6 +2,7 @@ package state
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -69,18 +70,19 @@ type recordWriter struct {
 	records uint64
 	bytes   int64
 	err     error
+
+	size, body []byte // of the record being written
 }
 
 func (w *recordWriter) write(r *fleetv1.SnapshotRecord) {
 	if w.err != nil {
 		return
 	}
-	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
-	if err != nil {
-		w.err = err
+	if w.body, w.err = (proto.MarshalOptions{Deterministic: true}).MarshalAppend(w.body[:0], r); w.err != nil {
 		return
 	}
-	for _, b := range [][]byte{binary.AppendUvarint(nil, uint64(len(body))), body} {
+	w.size = binary.AppendUvarint(w.size[:0], uint64(len(w.body)))
+	for _, b := range [][]byte{w.size, w.body} {
 		w.crc.Write(b)
 		n, err := w.w.Write(b)
 		w.bytes += int64(n)
@@ -186,6 +188,7 @@ type recordReader struct {
 	r       *bufio.Reader
 	crc     hash.Hash32
 	records uint64
+	body    bytes.Buffer // of the record being read
 }
 
 func (r *recordReader) next() (*fleetv1.SnapshotRecord, error) {
@@ -197,13 +200,11 @@ func (r *recordReader) next() (*fleetv1.SnapshotRecord, error) {
 		return nil, fmt.Errorf("%w: record %d claims to have %d bytes", ErrSnapshot, r.records+1, size)
 	}
 	// Read in steps: a damaged length must not take that much memory.
-	body, err := io.ReadAll(io.LimitReader(r.r, int64(size)))
-	if err == nil && uint64(len(body)) < size {
-		err = io.ErrUnexpectedEOF
+	r.body.Reset()
+	if _, err := io.CopyN(&r.body, r.r, int64(size)); err != nil {
+		return nil, fmt.Errorf("%w: it ends within record %d: %w", ErrSnapshot, r.records+1, noEOF(err))
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: it ends within record %d: %w", ErrSnapshot, r.records+1, err)
-	}
+	body := r.body.Bytes()
 	rec := &fleetv1.SnapshotRecord{}
 	if err := proto.Unmarshal(body, rec); err != nil {
 		return nil, fmt.Errorf("%w: record %d: %w", ErrSnapshot, r.records+1, err)
