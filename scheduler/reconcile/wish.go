@@ -162,7 +162,7 @@ func (l *serviceLoop) update(w *wish, seen *look, v *versionCensus, now time.Tim
 		w.hold = hold
 	}
 	if !w.due.IsZero() && !now.Before(w.due) {
-		w.due, w.fresh = time.Time{}, true
+		w.due, l.freed = time.Time{}, true
 	}
 	l.wakeAt(seen.id, w.due)
 	if now.Before(w.hold) {
@@ -278,9 +278,10 @@ func (l *serviceLoop) explain(w *wish, now time.Time) {
 		why, patience := l.index.Explain(&w.request), w.patience
 		w.wait(why.GetSummary(), strings.Join(why.GetRemedies(), "; "), now)
 		w.patience = min(max(2*patience, explainAgain), explainAtLeast)
-		w.explain = now.Add(w.patience)
+		w.explain, w.due = now.Add(w.patience), time.Time{}
+	} else {
+		w.due = w.explain // something has changed meanwhile
 	}
-	w.due = w.explain
 	if now.Sub(w.since) < reserveAfter {
 		w.due = earlier(w.due, w.since.Add(reserveAfter))
 	}
