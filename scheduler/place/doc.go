@@ -51,8 +51,8 @@
 //
 // Requests come in order, who waits belongs in every plan. One that fits nowhere and has waited keeps the
 // nodes that lack the fewest devices from all that follow without more priority, so what becomes free there
-// adds up until it fits. It changes nodes only for one that lacks fewer devices: the number that is awaited
-// never grows. Reservations last for one plan and are computed again in the next, so they need no storage
+// adds up until it fits. It changes nodes only for one that lacks fewer devices, so the wait gets no
+// longer by it. Reservations last for one plan and are computed again in the next, so they need no storage
 // and no clean-up. A pool bears 8 of them, and beyond the first a quarter of its nodes.
 //
 // # Never

@@ -26,6 +26,8 @@ type history struct {
 	made  int
 	nodes int // that there may be
 	gangs bool
+	only  bool      // what the menu has is asked for, and no node comes or goes
+	menu  []Request // asked for again and again, so that what the index remembers of them is used
 }
 
 const services = 4
@@ -157,7 +159,16 @@ func (h *history) rules(gang bool) *fleetv1.PlacementRules {
 func (h *history) requests(n int) []Request {
 	var out []Request
 	for range n {
-		out = append(out, h.request())
+		if h.menu == nil {
+			for range 6 {
+				h.menu = append(h.menu, h.request())
+			}
+		}
+		r := h.request()
+		if h.only || h.rng.IntN(3) > 0 {
+			r = pick(h.rng, h.menu...)
+		}
+		out = append(out, r)
 		if h.rng.IntN(3) == 0 {
 			out = append(out, out[len(out)-1])
 		}
@@ -220,6 +231,13 @@ func (h *history) change() {
 
 func (h *history) changeNode(view state.ReadView, name string) {
 	n := proto.CloneOf(view.Node(name))
+	if h.only {
+		n = proto.CloneOf(view.Node(fmt.Sprint("n", h.rng.IntN(8))))
+		n.Spec.Cordoned = !n.Spec.Cordoned
+		n.Facts.ImageDigests = pick(h.rng, nil, []string{"i1"})
+		h.write(state.Put(n.GetMeta().GetRevision(), n))
+		return
+	}
 	if n == nil {
 		h.write(state.Put(0, h.node(name)))
 		return
@@ -348,6 +366,40 @@ func TestLargerFleets(t *testing.T) {
 	}
 	t.Logf("%+v", s)
 	if s.members < 100 || s.waited < 10 {
+		t.Error("the test tries too little")
+	}
+}
+
+// TestTalliesLast asks for the same few things all the time where no node comes or goes: what the index
+// remembers of instances, nodes and labels has to stay right.
+func TestTalliesLast(t *testing.T) {
+	var s score
+	for seed := range uint64(30) {
+		h := newHistory(t, seed, 0, false)
+		h.feed.Close()
+		for i := range 8 {
+			n := host(fmt.Sprint("n", i), 0, label("rack", fmt.Sprint(i%3), "zone", fmt.Sprint(i%2)))
+			h.write(state.Put(0, n))
+		}
+		h.feed = h.store.Subscribe()
+		if _, _, err := h.feed.Next(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		h.index = NewIndex(h.store.View())
+		for i, u := range []*fleetv1.PlacementRules{
+			{Spread: []*fleetv1.SpreadRule{{Label: "rack", Required: true}}},
+			{Spread: []*fleetv1.SpreadRule{{Label: "rack", MaxSkew: 2, Required: true}, {Label: "zone", MaxSkew: 1, Required: true}}},
+			{AntiAffinity: true},
+		} {
+			h.menu = append(h.menu, Request{Service: fmt.Sprint("s", i), Version: "m@1", Pool: "p", CPUMillis: 1000, Image: "i1", Rules: u})
+		}
+		h.only = true
+		for range 40 {
+			h.step(seed, 4, &s)
+		}
+	}
+	t.Logf("%+v", s)
+	if s.members < 500 || s.waited < 100 {
 		t.Error("the test tries too little")
 	}
 }
