@@ -55,15 +55,16 @@ type appointment struct {
 // appointments are a heap by time, those of one time by name.
 type appointments []appointment
 
-func (a appointments) Len() int      { return len(a) }
-func (a appointments) Swap(i, j int) { a[i], a[j] = a[j], a[i] }
-func (a *appointments) Push(x any)   { *a = append(*a, x.(appointment)) }
+func (a *appointments) Len() int      { return len(*a) }
+func (a *appointments) Swap(i, j int) { (*a)[i], (*a)[j] = (*a)[j], (*a)[i] }
+func (a *appointments) Push(x any)    { *a = append(*a, x.(appointment)) }
 
-func (a appointments) Less(i, j int) bool {
-	if c := a[i].time.Compare(a[j].time); c != 0 {
+func (a *appointments) Less(i, j int) bool {
+	x, y := (*a)[i], (*a)[j]
+	if c := x.time.Compare(y.time); c != 0 {
 		return c < 0
 	}
-	return a[i].name < a[j].name
+	return x.name < y.name
 }
 
 func (a *appointments) Pop() any {

@@ -73,14 +73,13 @@ func (v *versionCensus) allReady() bool { return v.ready >= v.want }
 // counting takes a census.
 type counting struct {
 	*census
-	view   state.ReadView
-	svc    *fleetv1.Service
-	now    time.Time
-	byKey  map[string]*versionCensus
-	nodes  map[string]*fleetv1.Node
-	single []member         // what is kept and in no gang
-	gangs  map[string]*gang // by ID
-	order  []string         // of the gangs
+	view  state.ReadView
+	svc   *fleetv1.Service
+	now   time.Time
+	byKey map[string]*versionCensus
+	nodes map[string]*fleetv1.Node
+	gangs map[string]*gang // by ID
+	order []string         // of the gangs
 }
 
 // gang is what was found of one.
