@@ -365,7 +365,9 @@ type DefragResponse struct {
 	RoomBefore int32 `protobuf:"varint,2,opt,name=room_before,json=roomBefore,proto3" json:"room_before,omitempty"`
 	RoomAfter  int32 `protobuf:"varint,3,opt,name=room_after,json=roomAfter,proto3" json:"room_after,omitempty"`
 	// How many steps have been ordered.
-	Applied       int32 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
+	Applied int32 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
+	// What was not considered, a line each.
+	Notes         []string `protobuf:"bytes,5,rep,name=notes,proto3" json:"notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -426,6 +428,13 @@ func (x *DefragResponse) GetApplied() int32 {
 		return x.Applied
 	}
 	return 0
+}
+
+func (x *DefragResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
 }
 
 // DefragStep opens one node or link domain.
@@ -637,14 +646,15 @@ const file_fleet_v1_cluster_proto_rawDesc = "" +
 	"\tmax_moves\x18\x03 \x01(\x05R\bmaxMoves\x12\x14\n" +
 	"\x05apply\x18\x04 \x01(\bR\x05apply\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x05 \x01(\tR\trequestId\"\x96\x01\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\"\xac\x01\n" +
 	"\x0eDefragResponse\x12*\n" +
 	"\x05steps\x18\x01 \x03(\v2\x14.fleet.v1.DefragStepR\x05steps\x12\x1f\n" +
 	"\vroom_before\x18\x02 \x01(\x05R\n" +
 	"roomBefore\x12\x1d\n" +
 	"\n" +
 	"room_after\x18\x03 \x01(\x05R\troomAfter\x12\x18\n" +
-	"\aapplied\x18\x04 \x01(\x05R\aapplied\"k\n" +
+	"\aapplied\x18\x04 \x01(\x05R\aapplied\x12\x14\n" +
+	"\x05notes\x18\x05 \x03(\tR\x05notes\"k\n" +
 	"\n" +
 	"DefragStep\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
