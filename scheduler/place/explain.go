@@ -1,205 +1,266 @@
 package place
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
-// filter removes nodes that cannot take a request. Filters are applied in order, and a node is counted
-// by the first that removes it.
-type filter struct {
-	name string
-	fits func(*node, *Request) bool
-	// say describes the removed nodes, at least one, in a phrase that follows their number.
-	say func(removed []*node, r *Request) string
+const (
+	maxSummary    = 300 // bytes
+	maxNearMisses = 5
+	maxExplained  = 1024 // classes
+)
+
+// explained are the answers of Explain, by class of request, while the index stays as it is.
+type explained struct {
+	version uint64
+	kept    []kept
+	by      map[string]*fleetv1.Explanation
 }
 
-// filters lists all of them: first what no waiting changes, last what frees itself.
-func filters() []filter {
-	return []filter{
-		{"architecture", func(n *node, r *Request) bool { return r.runsOn(n.arch) }, func(ns []*node, r *Request) string {
-			return fmt.Sprintf("%s another architecture (need %s, %s has %s)", verb(ns, "has", "have"), r.arches(), ns[0].name, ns[0].arch)
-		}},
-		{"mounts", func(n *node, r *Request) bool { return n.refused(r) == "" }, func(ns []*node, r *Request) string {
-			return fmt.Sprintf("%s not allow the mount of %s", verb(ns, "does", "do"), ns[0].refused(r))
-		}},
-		{"accelerator", func(n *node, r *Request) bool { return n.count(n.topology.all, r) >= r.devices() }, func(ns []*node, r *Request) string {
-			return fmt.Sprintf("%s not have the devices (need %s, %s)", verb(ns, "does", "do"), r.wanted(),
-				most(ns, func(n *node) int64 { return int64(n.count(n.topology.all, r)) }, plain, "most"))
-		}},
-		{"labels", func(n *node, r *Request) bool { return r.allows(n) }, func(ns []*node, _ *Request) string {
-			return verb(ns, "is", "are") + " not among those that the placement rules allow"
-		}},
-		{"cordoned", func(n *node, _ *Request) bool { return !n.cordoned }, func(ns []*node, _ *Request) string {
-			return verb(ns, "is", "are") + " cordoned"
-		}},
-		{"unreachable", func(n *node, _ *Request) bool { return !n.unreachable }, func(ns []*node, _ *Request) string {
-			return verb(ns, "is", "are") + " unreachable"
-		}},
-		{"host port", func(n *node, r *Request) bool { return r.HostPort == 0 || !slices.Contains(n.ports, r.HostPort) }, func(ns []*node, r *Request) string {
-			return fmt.Sprintf("%s port %d taken", verb(ns, "has", "have"), r.HostPort)
-		}},
-		{"devices", func(n *node, r *Request) bool { return n.count(n.free, r) >= r.devices() }, func(ns []*node, r *Request) string {
-			return fmt.Sprintf("%s free devices (need %s, %s%s)", verb(ns, "lacks", "lack"), r.wanted(),
-				most(ns, func(n *node) int64 { return int64(n.count(n.free, r)) }, plain, "most free"), barred(ns, r))
-		}},
-		resource("CPU", cores, func(r *Request) int64 { return r.CPUMillis }, func(n *node) int64 { return n.cpu }),
-		resource("memory", bytes, func(r *Request) int64 { return r.MemoryBytes }, func(n *node) int64 { return n.memory }),
-		resource("disk", bytes, func(r *Request) int64 { return r.DiskBytes }, func(n *node) int64 { return n.disk }),
-	}
-}
-
-// resource is the filter of one countable resource.
-func resource(name string, format func(int64) string, need func(*Request) int64, free func(*node) int64) filter {
-	return filter{name,
-		func(n *node, r *Request) bool { return need(r) == 0 || free(n) >= need(r) },
-		func(ns []*node, r *Request) string {
-			return fmt.Sprintf("%s %s (need %s, %s)", verb(ns, "lacks", "lack"), name, format(need(r)), most(ns, free, format, "most free"))
-		}}
-}
-
-// count is how many of the devices the request could use.
-func (n *node) count(devices mask, r *Request) int {
-	c := 0
-	for i, k := range n.topology.kinds {
-		if devices.has(i) && r.matches(k) {
-			c++
-		}
-	}
-	return c
-}
-
-func (r *Request) allows(n *node) bool {
-	u := newRules(r)
-	return u.allow(n)
-}
-
-// fits says whether every filter leaves the node over.
-func fits(n *node, r *Request, fs []filter) bool {
-	return !slices.ContainsFunc(fs, func(f filter) bool { return !f.fits(n, r) })
-}
-
-// Explain says why no node takes the request now, or not enough nodes for a gang. The answer is shared and
-// must not be written to.
+// Explain says why no node takes the request now, or not enough nodes for a gang: what Plan has taken and
+// reserved counts, but for what it reserved for the request itself. Each remedy was planned and does what it
+// says. The answer is shared with other callers and must not be written to.
 func (x *Index) Explain(r *Request) *fleetv1.Explanation {
 	x.arrange()
+	x.trim()
+	if x.explained.version != x.version || !slices.Equal(x.explained.kept, x.kept) || len(x.explained.by) >= maxExplained {
+		x.explained = explained{x.version, slices.Clone(x.kept), map[string]*fleetv1.Explanation{}}
+	}
+	key := x.explainKey(r)
+	out := x.explained.by[key]
+	if out == nil {
+		out, _ = x.explain(r)
+		x.explained.by[key] = out
+	}
+	return out
+}
+
+// explainKey is equal for requests that have one explanation.
+func (x *Index) explainKey(r *Request) string {
+	b := shapeKey(r)
+	b = strconv.AppendInt(append(b, '#'), int64(r.members()), 10)
+	b = strconv.AppendInt(append(b, '#'), int64(r.Priority), 10)
+	mine := slices.ContainsFunc(x.kept, func(k kept) bool { return k.group.key == groupKey{r.Service, r.Version} })
+	if u := newRules(r); mine || u.apart || len(u.spread) > 0 {
+		return string(appendKey(b, r.Service, r.Version))
+	}
+	return string(appendKey(b, ""))
+}
+
+// removed are the nodes that each filter removed.
+type removed struct {
+	total int
+	by    map[hurdle][]*node
+	fit   []*node // that passed all
+	all   []judged
+}
+
+// judged is a node with all filters that it does not pass.
+type judged struct {
+	node *node
+	not  hurdle
+}
+
+// judge looks at every node.
+func (l *look) judge(nodes []*node) *removed {
+	out := &removed{total: len(nodes), by: map[hurdle][]*node{}, all: make([]judged, len(nodes))}
+	for i, n := range nodes {
+		h := l.hurdles(n)
+		out.all[i] = judged{n, h}
+		if h == 0 {
+			out.fit = append(out.fit, n)
+		} else {
+			out.by[h.first()] = append(out.by[h.first()], n)
+		}
+	}
+	return out
+}
+
+// explain is Explain without the memory, with the remedies in a form that can be tried.
+func (x *Index) explain(r *Request) (*fleetv1.Explanation, []remedy) {
 	p := x.pool(r.Pool)
 	if p == nil {
-		return &fleetv1.Explanation{Summary: fmt.Sprintf("there is no pool %q", r.Pool)}
+		return &fleetv1.Explanation{Summary: fmt.Sprintf("there is no pool %q", r.Pool),
+			Filters:  []*fleetv1.FilterCount{{Filter: "pool", Nodes: int32(len(x.slots)), Detail: fmt.Sprintf("are not in pool %q, which does not exist", r.Pool)}},
+			Remedies: []string{fmt.Sprintf("make pool %q with nodes that can hold it", r.Pool)}}, nil
 	}
+	s := x.suppose()
+	defer s.undo()
+	c := x.class(r, identify(r))
+	s.unkeep(c.group)
+	l := newLook(r)
+	l.index, l.group, l.kept = x, c.group, map[*node]*group{}
+	if c.shape.cells.cellOf != nil || c.shape.rules.apart {
+		l.tally = c.shape.tally(c.group)
+	}
+	for _, k := range x.kept {
+		if k.priority >= r.Priority {
+			l.kept[k.node] = k.group
+		}
+	}
+	l.drains = func(n *node) bool { return x.view.Node(n.name).GetSpec().GetDrain() != nil }
 	var nodes []*node
 	for _, n := range x.slots {
 		if p.has(n) {
 			nodes = append(nodes, n)
 		}
 	}
-	return &fleetv1.Explanation{Summary: explain(nodes, r), Nodes: int32(len(nodes)), Remedies: []string{x.remedy(nodes, r)}}
+	seen := l.judge(nodes)
+	members := 0
+	if r.members() > 1 {
+		members = x.members(r, c)
+	}
+	out := &fleetv1.Explanation{Summary: l.summary(seen, members), Nodes: int32(len(nodes)), Filters: l.counts(seen, members)}
+	if on, ok := s.place(r); ok {
+		out.Summary = "it fits now, on " + several(on)
+		return out, nil
+	}
+	out.NearMisses = l.nearMisses(seen)
+	rs := (&healer{look: l, seen: seen, members: members, class: c}).remedies()
+	for _, one := range rs {
+		out.Remedies = append(out.Remedies, one.text)
+	}
+	return out, rs
 }
 
-// barred counts the devices of the nodes that would suit but are given to nobody, by why; empty when there
-// are none.
-func barred(ns []*node, r *Request) string {
-	counts := map[string]int{}
-	for _, n := range ns {
-		for i, k := range n.topology.kinds {
-			if word := n.barred[n.ids[i]]; word != "" && r.matches(k) {
-				counts[word]++
-			}
+// members is how many of a gang's members find a node.
+func (x *Index) members(r *Request, c class) int {
+	first := len(x.taken)
+	x.catchUp(c.shape, c.pool)
+	n := x.fill(r, c, nil, true, first, r.members())
+	x.undo(first)
+	return n
+}
+
+// counts says what each filter removed.
+func (l *look) counts(seen *removed, members int) (out []*fleetv1.FilterCount) {
+	for _, h := range slices.Sorted(maps.Keys(seen.by)) {
+		ns := seen.by[h]
+		phrase, figures := l.tell(h, ns)
+		out = append(out, &fleetv1.FilterCount{Filter: filterName(h), Nodes: int32(len(ns)), Detail: phrase + inParentheses(figures)})
+	}
+	if want := l.request.members(); want > 1 && members < want {
+		out = append(out, &fleetv1.FilterCount{Filter: "gang", Nodes: int32(len(seen.fit)), Detail: fmt.Sprintf("would take one member alone, but only %d of %d members find a node", members, want)})
+	}
+	return out
+}
+
+// summary says in one line why too few nodes fit. When it gets too long, figures are left out where the
+// fewest nodes are concerned.
+func (l *look) summary(seen *removed, members int) string {
+	pool := l.request.Pool
+	if seen.total == 0 {
+		return fmt.Sprintf("pool %q has no nodes", pool)
+	}
+	head := fmt.Sprintf("%d of %d %s of pool %q fit: ", len(seen.fit), seen.total, plural(seen.total, "node", "nodes"), pool)
+	if want := l.request.members(); want > 1 {
+		head = fmt.Sprintf("%d of %d members find a node in pool %q of %d %s: ", members, want, pool, seen.total, plural(seen.total, "node", "nodes"))
+	}
+	filters := slices.Sorted(maps.Keys(seen.by))
+	phrases, figures := make([]string, len(filters)), make([]string, len(filters))
+	order := make([]int, len(filters))
+	size := len(head)
+	for i, h := range filters {
+		phrase, detail := l.tell(h, seen.by[h])
+		phrases[i], figures[i], order[i] = fmt.Sprintf("%d %s", len(seen.by[h]), phrase), inParentheses(detail), i
+		size += len(phrases[i]) + len(figures[i]) + len(", ")
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(len(seen.by[filters[a]]), len(seen.by[filters[b]])) })
+	for _, i := range order {
+		if size > maxSummary {
+			size -= len(figures[i])
+			figures[i] = ""
 		}
 	}
-	var phrases []string
-	for _, word := range slices.Sorted(maps.Keys(counts)) {
-		phrases = append(phrases, fmt.Sprintf("%d %s %s", counts[word], plural(counts[word], "device", "devices"), word))
+	left := 0
+	for _, i := range order {
+		if size > maxSummary-len(", 99999 would take one alone, 99999 for other reasons") {
+			size -= len(phrases[i]) + len(", ")
+			left += len(seen.by[filters[i]])
+			phrases[i] = ""
+		}
 	}
-	if len(phrases) == 0 {
-		return ""
+	var parts []string
+	for i := range phrases {
+		if phrases[i] != "" {
+			parts = append(parts, phrases[i]+figures[i])
+		}
 	}
-	return "; " + strings.Join(phrases, ", ")
+	if fit := len(seen.fit); fit > 0 && l.request.members() > 1 {
+		parts = append(parts, fmt.Sprintf("%d would take one alone", fit))
+	}
+	if left > 0 {
+		parts = append(parts, fmt.Sprintf("%d for other reasons", left))
+	}
+	return head + strings.Join(parts, ", ")
 }
 
-// wanted names the devices, such as "8 × nvidia H100* with 80.0 GiB".
-func (r *Request) wanted() string {
-	a := r.Accelerator
-	kind := strings.TrimSpace(a.GetVendor() + " " + a.GetModel())
-	if kind == "" {
-		kind = "device"
+// nearMisses are the nodes that came closest.
+func (l *look) nearMisses(seen *removed) (out []*fleetv1.NearMiss) {
+	type miss struct {
+		judged
+		by float64
 	}
-	if a.GetMemoryMinBytes() > 0 {
-		kind += " with " + bytes(a.GetMemoryMinBytes())
+	var best []miss
+	for _, j := range seen.all {
+		if j.not == 0 {
+			continue
+		}
+		m := miss{j, l.distance(j.node, j.not)}
+		if len(best) == maxNearMisses && m.by >= best[len(best)-1].by {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(best, m.by, func(a miss, by float64) int {
+			if a.by <= by {
+				return -1
+			}
+			return 1
+		})
+		best = slices.Insert(best, at, m)
+		best = best[:min(len(best), maxNearMisses)]
 	}
-	return fmt.Sprintf("%d × %s", a.GetCount(), kind)
+	for _, m := range best {
+		out = append(out, &fleetv1.NearMiss{Node: m.node.name, Missing: l.missing(m.node, m.not)})
+	}
+	return out
 }
 
-// explain says why none of the nodes fits: per filter how many it removed and what was short.
+// distance is how far the node is from taking the request: what is short by its share, what is closed by
+// more, and what no waiting changes by the most.
+func (l *look) distance(n *node, h hurdle) float64 {
+	r, d := l.request, n.short(l.request)
+	share := func(have int) float64 { return 1 - float64(have)/float64(max(r.devices(), 1)) }
+	for ; h != 0; h &^= h.first() {
+		switch f := h.first(); f {
+		case inDevices:
+			d += share(n.free.and(l.of(n).fit.class).count())
+		case inDomain:
+			d += share(l.inDomain(n))
+		case inKind:
+			d += 100 + share(l.of(n).kin.count())
+		case inProfile:
+			d += 100 + share(l.of(n).fit.class.count())
+		case inArch, inMounts, inLabels, inNames:
+			d += 100
+		case inDrain, inCordon, inReach:
+			d += 10
+		case inApart, inSpread, inKept:
+			d++
+		}
+	}
+	return d
+}
+
+// explain says why too few of the nodes, which are of no index, could take the request.
 func explain(nodes []*node, r *Request) string {
-	if len(nodes) == 0 {
-		return fmt.Sprintf("pool %q has no nodes", r.Pool)
-	}
-	left := slices.Clone(nodes)
-	var phrases []string
-	for _, f := range filters() {
-		var kept, removed []*node
-		for _, n := range left {
-			if f.fits(n, r) {
-				kept = append(kept, n)
-			} else {
-				removed = append(removed, n)
-			}
-		}
-		if len(removed) > 0 {
-			phrases = append(phrases, fmt.Sprintf("%d %s", len(removed), f.say(removed, r)))
-		}
-		left = kept
-	}
-	return fmt.Sprintf("0 of %d %s of pool %q fit: %s", len(nodes), plural(len(nodes), "node", "nodes"), r.Pool, strings.Join(phrases, ", "))
-}
-
-// most names the node that has the most of something, the first of equals.
-func most(ns []*node, amount func(*node) int64, format func(int64) string, label string) string {
-	best := ns[0]
-	for _, n := range ns[1:] {
-		if amount(n) > amount(best) {
-			best = n
-		}
-	}
-	return fmt.Sprintf("%s %s on %s", label, format(max(amount(best), 0)), best.name)
-}
-
-func verb(ns []*node, one, many string) string { return plural(len(ns), one, many) }
-
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return one
-	}
-	return many
-}
-
-func plain(v int64) string { return fmt.Sprint(v) }
-
-// cores formats millicores.
-func cores(millis int64) string {
-	if millis == 1000 {
-		return "1 core"
-	}
-	return fmt.Sprintf("%g cores", float64(millis)/1000)
-}
-
-// bytes formats a size with a binary unit.
-func bytes(v int64) string {
-	units := []string{"KiB", "MiB", "GiB", "TiB"}
-	f, unit := float64(v), "B"
-	for _, u := range units {
-		if f < 1024 {
-			break
-		}
-		f, unit = f/1024, u
-	}
-	if unit == "B" {
-		return fmt.Sprintf("%d B", v)
-	}
-	return fmt.Sprintf("%.1f %s", f, unit)
+	l := newLook(r)
+	seen := l.judge(nodes)
+	return l.summary(seen, len(seen.fit))
 }

@@ -27,6 +27,8 @@ type Index struct {
 	classes    map[identity]class // of requests that were planned
 	taken      []taking
 	kept       []kept // nodes that this Plan has reserved
+	version    uint64 // raised by every change that an explanation may depend on
+	explained  explained
 }
 
 // pool is who belongs to a pool.
@@ -123,7 +125,7 @@ func (x *Index) Refresh(view state.ReadView, sets []state.ChangeSet) {
 // sameUse says that the change of an instance changes nothing for its node.
 func sameUse(a, b *fleetv1.Instance) bool {
 	s, t := a.GetSpec(), b.GetSpec()
-	return a != nil && b != nil && holds(a) == holds(b) && counts(a) == counts(b) && a.GetObserved().GetPort() == b.GetObserved().GetPort() &&
+	return a != nil && b != nil && holds(a) == holds(b) && counts(a) == counts(b) && stops(a) == stops(b) && a.GetObserved().GetPort() == b.GetObserved().GetPort() &&
 		(s == t || s.GetNode() == t.GetNode() && fixedPort(s) == fixedPort(t) && s.GetServiceId() == t.GetServiceId() &&
 			s.GetModel() == t.GetModel() && s.GetModelVersion() == t.GetModelVersion() && s.GetCpuMillis() == t.GetCpuMillis() &&
 			s.GetMemoryBytes() == t.GetMemoryBytes() && s.GetDiskBytes() == t.GetDiskBytes() && slices.Equal(s.GetDeviceIds(), t.GetDeviceIds()))
@@ -170,6 +172,7 @@ func (x *Index) take(n *node, r *Request, c class) mask {
 }
 
 func (x *Index) changed(n *node, made bool) {
+	x.version++
 	x.journal.entries = append(x.journal.entries, entry{n, made})
 }
 
@@ -278,6 +281,7 @@ func newPool(o *fleetv1.Pool) *pool {
 
 func (x *Index) forgetPool(name string) {
 	delete(x.pools, name)
+	x.version++
 	for _, s := range x.shapes {
 		if s.request.Pool == name {
 			x.drop(s)
@@ -291,6 +295,7 @@ func (x *Index) arrange() {
 		return
 	}
 	x.moved = false
+	x.version++
 	x.slots = x.slots[:0]
 	for _, n := range x.nodes {
 		x.slots = append(x.slots, n)

@@ -1,6 +1,7 @@
 package place
 
 import (
+	"math"
 	"slices"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -27,6 +28,8 @@ type node struct {
 	usable                mask // devices on which instances may be placed
 	last                  mask // usable ones that had trouble lately
 	cordoned, unreachable bool
+	softest               int32 // least priority of its preemptible instances
+	ending                bool  // has instances that hold their share though they are to stop
 
 	// What the object says.
 	arch      string
@@ -56,6 +59,7 @@ func (n *node) describe(o *fleetv1.Node, intern func(*topology) *topology) {
 	n.wary = !n.last.empty()
 	n.cpu, n.memory, n.disk = n.total.CPUMillis, n.total.MemoryBytes, n.total.DiskBytes
 	n.free, n.ports = n.usable, n.ports[:0]
+	n.softest, n.ending = math.MaxInt32, false
 }
 
 // sameMake says whether a device is still what it was, whatever its condition.
@@ -100,6 +104,11 @@ func (n *node) condition(o *fleetv1.Node) {
 // occupy takes what an instance holds from its placement until it is reaped.
 func (n *node) occupy(i *fleetv1.Instance) {
 	s := i.GetSpec()
+	if stops(i) {
+		n.ending = true
+	} else if s.GetPreemptible() {
+		n.softest = min(n.softest, s.GetPriority())
+	}
 	n.cpu -= s.GetCpuMillis()
 	n.memory -= s.GetMemoryBytes()
 	n.disk -= s.GetDiskBytes()
@@ -127,6 +136,9 @@ func holds(i *fleetv1.Instance) bool { return i.GetObserved().GetState() != flee
 func counts(i *fleetv1.Instance) bool {
 	return i.GetDesired().GetState() == fleetv1.DesiredRunning && i.GetDesired().GetLeave() == nil && holds(i)
 }
+
+// stops says that the instance has been asked to stop.
+func stops(i *fleetv1.Instance) bool { return i.GetDesired().GetState() == fleetv1.DesiredStopped }
 
 // fixedPort is the host port that an instance holds by its spec, or 0.
 func fixedPort(s *fleetv1.InstanceSpec) int32 {

@@ -104,7 +104,7 @@ func TestExplanations(t *testing.T) {
 			`0 of 3 nodes of pool "p" fit: 1 is cordoned, 2 lack free devices (need 6 × nvidia H100*, most free 5 on c; 3 devices cordoned, ` +
 				`1 device healthy (drain), 1 device quarantined, 1 device unhealthy (reset-needed), 1 device unresponsive)`, false},
 		{"cordoned whole", []proto.Message{host("a", 2, sliced, shut("a-1"))}, Request{Accelerator: &fleetv1.Accelerator{Model: "slice", Count: 1, Share: "1g.10gb"}},
-			`0 of 1 node of pool "p" fit: 1 lacks free devices (need 1 × slice, most free 0 on a; 1 device cordoned)`, false},
+			`0 of 1 node of pool "p" fit: 1 lacks free devices (need 1 × slice 1g.10gb, most free 0 on a; 1 device cordoned)`, false},
 		{"cut device", []proto.Message{host("a", 2, sliced)}, Request{Accelerator: gpus(2)},
 			`0 of 1 node of pool "p" fit: 1 does not have the devices (need 2 × nvidia H100*, most 1 on a)`, true},
 	} {
@@ -140,27 +140,27 @@ func TestRemedies(t *testing.T) {
 		request Request
 		want    string
 	}{
-		{"no nodes", nil, Request{}, "add a node that can hold it"},
-		{"too big", []proto.Message{host("a", 0), on("a", "s-1", 8000)}, Request{CPUMillis: 9000}, "add a node that can hold it"},
-		{"biggest first", []proto.Message{host("a", 0), on("a", "s-1", 1000), on("a", "s-2", 5000)}, Request{CPUMillis: 7000}, "it would fit on a after the end of s-2"},
+		{"no nodes", nil, Request{CPUMillis: 2000, MemoryBytes: gib}, "it fits when 1 node of the pool is free that has 2 cores and 1.0 GiB of memory"},
+		{"too big", []proto.Message{host("a", 0), on("a", "s-1", 8000)}, Request{CPUMillis: 9000, MemoryBytes: gib}, "it fits when 1 node of the pool is free that has 9 cores and 1.0 GiB of memory"},
+		{"biggest first", []proto.Message{host("a", 0), on("a", "s-1", 1000), on("a", "s-2", 5000)}, Request{CPUMillis: 7000}, "it fits if 1 instance (instance s-2 of service x) on a is freed|it fits with 2 cores instead of 7 cores"},
 		{"fewest", []proto.Message{host("a", 0), host("b", 0), on("a", "s-1", 4000), on("a", "s-2", 4000), on("b", "s-3", 8000)}, Request{CPUMillis: 8000},
-			"it would fit on b after the end of s-3"},
-		{"devices", []proto.Message{host("a", 1), on("a", "s-1", 8000), on("a", "s-2", 10, "a-0")}, Request{Accelerator: gpus(1)}, "it would fit on a after the end of s-2"},
-		{"port", []proto.Message{host("a", 0), port}, Request{HostPort: 80}, "it would fit on a after the end of web-1"},
+			"it fits if 1 instance (instance s-3 of service x) on b is freed"},
+		{"devices", []proto.Message{host("a", 1), on("a", "s-1", 8000), on("a", "s-2", 10, "a-0")}, Request{Accelerator: gpus(1)}, "it fits if 1 instance (instance s-2 of service x) on a is freed"},
+		{"port", []proto.Message{host("a", 0), port}, Request{HostPort: 80}, "it fits if 1 instance (instance web-1 of service x) on a is freed"},
 		{"sick device", []proto.Message{host("a", 1, func(n *fleetv1.Node) { n.Facts.Devices[0].Health = fleetv1.Unhealthy })}, Request{Accelerator: gpus(1)},
-			"it would fit on a if nothing else ran there and all devices could be given out"},
+			"it fits on a when device a-0 (1 device unhealthy) is given out again"},
 		{"cordoned devices", []proto.Message{host("a", 2, shut("a-0", "a-1")), host("b", 1)}, Request{Accelerator: gpus(2)},
-			"uncordoning devices may make room: on a"},
-		{"cordoned and held devices", []proto.Message{host("a", 2, shut("a-0", "a-1")), on("a", "s-1", 1, "a-1")}, Request{Accelerator: gpus(2)},
-			"it would fit on a if nothing else ran there and all devices could be given out"},
+			"it fits with 1 device instead of 2|uncordoning devices a-0 and a-1 of a makes room"},
+		{"cordoned and held devices", []proto.Message{host("a", 2, shut("a-0", "a-1")), on("a", "s-1", 1, "a-1")}, Request{CPUMillis: 1000, MemoryBytes: gib, Accelerator: gpus(2)},
+			"it fits when 1 node of the pool is free that has 1 core, 1.0 GiB of memory and 2 × nvidia H100*"},
 		{"whose end gives back a cordoned device", []proto.Message{host("a", 2, shut("a-1")), on("a", "s-1", 1, "a-1"), on("a", "s-2", 1, "a-0")},
-			Request{Accelerator: gpus(1)}, "it would fit on a after the end of s-2"},
-		{"cordoned", []proto.Message{host("a", 0, away), host("b", 0, cordon)}, Request{}, "uncordoning may make room: b"},
+			Request{Accelerator: gpus(1)}, "it fits if 1 instance (instance s-2 of service x) on a is freed"},
+		{"cordoned", []proto.Message{host("a", 0, away), host("b", 0, cordon)}, Request{}, "uncordoning b makes room|it waits for the return of a"},
 		{"away", []proto.Message{host("a", 0, away)}, Request{}, "it waits for the return of a"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.request.Pool = "p"
-			if got := NewIndex(store(t, c.objects...).View()).Explain(&c.request).GetRemedies(); len(got) != 1 || got[0] != c.want {
+			if got := NewIndex(store(t, c.objects...).View()).Explain(&c.request).GetRemedies(); strings.Join(got, "|") != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
