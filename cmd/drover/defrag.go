@@ -55,6 +55,11 @@ func (a *app) drawDefrag(req *fleetv1.DefragRequest, r *fleetv1.DefragResponse) 
 	if req.GetFlavor() != "" {
 		what = "room for instances of " + req.GetFlavor()
 	}
+	defer func() {
+		for _, note := range r.GetNotes() {
+			fmt.Fprintf(a.out, "note: %s\n", oneLine(note))
+		}
+	}()
 	if len(r.GetSteps()) == 0 {
 		_, err := fmt.Fprintf(a.out, "no move would help: %s: %d\n", what, r.GetRoomBefore())
 		return err

@@ -50,7 +50,7 @@ func (a *app) deviceDrain() *cobra.Command {
 		Use: "drain ID", Short: "Cordon an accelerator and move the instances that hold it away, or end that",
 		Long: "Cordon an accelerator, with the slices cut from it, and move the instances that hold it away, as `drover node\n" +
 			"drain` does for a node.",
-		Example:           "  drover device drain fake-dev-1-0 --dry-run\n  drover device drain fake-dev-1-0 --reason \"errors\" --wait\n  drover device drain fake-dev-1-0 --cancel",
+		Example:           "  drover device drain fake-dev-1-h100-80gb-0 --dry-run\n  drover device drain fake-dev-1-h100-80gb-0 --reason \"errors\" --wait\n  drover device drain fake-dev-1-h100-80gb-0 --cancel",
 		Args:              exactly("ID"),
 		ValidArgsFunction: a.names(deviceNames),
 	}, func(id string) (node, device string) { return "", id })

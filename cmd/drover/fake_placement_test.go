@@ -158,7 +158,7 @@ func (f *fake) GetDrain(_ context.Context, r *fleetv1.GetDrainRequest) (*fleetv1
 
 func (f *fake) Defrag(_ context.Context, r *fleetv1.DefragRequest) (*fleetv1.DefragResponse, error) {
 	if r.GetPool() == "tidy" {
-		return &fleetv1.DefragResponse{RoomBefore: 4, RoomAfter: 4}, nil
+		return &fleetv1.DefragResponse{RoomBefore: 4, RoomAfter: 4, Notes: []string{"gangs are not moved"}}, nil
 	}
 	resp := &fleetv1.DefragResponse{RoomBefore: 1, RoomAfter: 3, Steps: []*fleetv1.DefragStep{
 		{Node: "dev-1", DeviceIds: []string{"a", "b"}, Moves: []*fleetv1.DefragMove{

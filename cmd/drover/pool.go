@@ -87,7 +87,7 @@ func addPoolUsage(p *pairs, nodes []*fleetv1.Node) {
 		f, s := n.GetFacts(), n.GetStatus()
 		cpu += f.GetCpuMillis() - f.GetReservedCpuMillis()
 		memory += f.GetMemoryBytes() - f.GetReservedMemoryBytes()
-		devices += int64(len(f.GetDevices()))
+		devices += int64(len(placeable(n)))
 		cpuUsed, memoryUsed, devicesUsed = cpuUsed+s.GetAllocatedCpuMillis(), memoryUsed+s.GetAllocatedMemoryBytes(), devicesUsed+s.GetAllocatedDevices()
 		if s.GetState() == fleetv1.NodeReady && !n.GetSpec().GetCordoned() {
 			open++

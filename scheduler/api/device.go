@@ -100,10 +100,12 @@ func cordonDevice(view state.ReadView, req *fleetv1.SetDeviceCordonRequest, by s
 		case req.GetCordoned() && i >= 0 && cordons[i].GetReason() == req.GetReason():
 			continue
 		case req.GetCordoned():
+			var drain *fleetv1.Drain // goes on
 			if i >= 0 {
+				drain = cordons[i].GetDrain()
 				cordons = slices.Delete(cordons, i, i+1)
 			}
-			cordons = append(cordons, &fleetv1.DeviceCordon{DeviceId: req.GetId(), Reason: req.GetReason(), Caller: by, Time: timestamppb.New(now)})
+			cordons = append(cordons, &fleetv1.DeviceCordon{DeviceId: req.GetId(), Reason: req.GetReason(), Caller: by, Time: timestamppb.New(now), Drain: drain})
 			slices.SortFunc(cordons, func(a, b *fleetv1.DeviceCordon) int { return strings.Compare(a.GetDeviceId(), b.GetDeviceId()) })
 		case i >= 0:
 			cordons = slices.Delete(cordons, i, i+1)

@@ -121,21 +121,12 @@ func findDrained(view state.ReadView, node, device string) (drained, error) {
 		}
 		nodes = []*fleetv1.Node{n}
 	}
-	var ids []string
 	for _, n := range nodes {
-		for _, d := range n.GetFacts().GetDevices() {
-			if d.GetId() == device {
-				return drained{n, device}, nil
-			}
-			ids = append(ids, d.GetId())
-		}
-		for _, c := range n.GetSpec().GetDeviceCordons() { // one may outlive the device
-			if c.GetDeviceId() == device {
-				return drained{n, device}, nil
-			}
+		if deviceOf(n, device) != nil || cordonIndex(n, device) >= 0 { // a cordon may outlive the device
+			return drained{n, device}, nil
 		}
 	}
-	return drained{}, missing("", "device", device, ids)
+	return drained{}, missing("", "device", device, deviceIDs(view))
 }
 
 func (d drained) name() string {
@@ -147,10 +138,8 @@ func (d drained) name() string {
 
 // cordon is the device's own; nil when it has none.
 func (d drained) cordon(n *fleetv1.Node) *fleetv1.DeviceCordon {
-	for _, c := range n.GetSpec().GetDeviceCordons() {
-		if c.GetDeviceId() == d.device {
-			return c
-		}
+	if i := cordonIndex(n, d.device); i >= 0 {
+		return n.GetSpec().GetDeviceCordons()[i]
 	}
 	return nil
 }

@@ -140,6 +140,13 @@ func TestDrainOfADevice(t *testing.T) {
 	if err != nil || resp.GetDrain().GetReason() != "hot" || len(resp.GetMoves()) != 1 {
 		t.Errorf("drain %v, %v", resp, err)
 	}
+	// Another reason for its cordon doesn't end the drain.
+	if _, err := fleetv1.NewDeviceServiceClient(w.conn).SetDeviceCordon(t.Context(), &fleetv1.SetDeviceCordonRequest{Id: "n3-1", Cordoned: true, Reason: "very hot"}); err != nil {
+		t.Fatal(err)
+	}
+	if c := w.store.View().Node("n3").GetSpec().GetDeviceCordons()[0]; c.GetReason() != "very hot" || c.GetDrain().GetReason() != "hot" {
+		t.Errorf("cordoned again: %v", c)
+	}
 	w.mustDrain(&fleetv1.DrainNodeRequest{DeviceId: "n3-1", Name: "n3", Cancel: true})
 	if c := w.store.View().Node("n3").GetSpec().GetDeviceCordons(); len(c) != 1 || c[0].GetDrain() != nil {
 		t.Errorf("after the end: %v", c)
