@@ -142,21 +142,12 @@ func (s *scene) preempt(w *waiter, left int, line []*waiter) []*fleetv1.PlannedI
 	return out
 }
 
-// preempter finds whom to stop for a request.
-type preempter interface {
-	Preempt(r *place.Request) (nodes, victims []string, ok bool)
-}
-
 // victims are the instances that would be stopped for the request.
 func (s *scene) victims(r *place.Request) []*fleetv1.Instance {
 	if r.Priority <= 0 {
 		return nil
 	}
-	p, can := any(s.index).(preempter)
-	if !can {
-		return nil
-	}
-	_, ids, ok := p.Preempt(r)
+	_, ids, ok := s.index.Preempt(r)
 	if !ok {
 		return nil
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -273,4 +274,36 @@ func TestPlannerFollowsTheStore(t *testing.T) {
 		t.Errorf("%d devices are found after a scene has ended", n)
 	}
 	p.forget()
+}
+
+// Whoever gives way is named with who is placed for it, once.
+func TestPlanServicePreempts(t *testing.T) {
+	w := newWorld(t)
+	w.fleet()
+	batch := w.mustDeploy(wide("batch", "gpu.1", 4, func(v *fleetv1.ServiceVersion) { v.Preemptible = true }))
+	for id, device := range map[string]string{"11111111": "n2-0", "21111111": "n2-1", "31111111": "n3-0", "41111111": "n3-1"} {
+		w.run(batch, id, device[:2], nil, device)
+	}
+	urgent := func(v *fleetv1.ServiceVersion) { v.Priority = 50 }
+	resp := w.plan(wide("urgent", "gpu.2", 3, urgent))
+	var victims []string
+	for _, i := range resp.GetInstances() {
+		if len(i.GetPreempts()) != 2 || len(i.GetMembers()) != 1 {
+			t.Errorf("planned %v", i)
+		}
+		victims = append(victims, i.GetPreempts()...)
+	}
+	slices.Sort(victims)
+	if got := strings.Join(victims, " "); got != "batch-11111111 batch-21111111 batch-31111111 batch-41111111" {
+		t.Errorf("preempts %s", got)
+	}
+	if len(resp.GetWaits()) != 1 || resp.GetWaits()[0].GetInstances() != 1 {
+		t.Errorf("waits %v", resp.GetWaits())
+	}
+	if again := w.plan(wide("urgent", "gpu.2", 3, urgent)); !proto.Equal(again, resp) {
+		t.Errorf("the same question is answered differently: %v, then %v", resp, again)
+	}
+	if resp := w.plan(wide("meek", "gpu.2", 1, nil)); len(resp.GetInstances()) != 0 || len(resp.GetWaits()) != 1 {
+		t.Errorf("without a priority: %v", resp)
+	}
 }
