@@ -219,7 +219,7 @@ func (c *commits) finish() {
 // committed takes in how an entry fared: what failed or was refused is planned again after a while.
 func (l *serviceLoop) committed(o outcome, c *commits) {
 	again := func(w *wish, after time.Duration) {
-		w.fresh, w.refused, w.hold = true, true, c.now.Add(after)
+		w.fresh, w.refused, w.hold, w.ask = true, true, c.now.Add(after), time.Time{}
 		l.wakeAt(w.service(), w.hold)
 	}
 	if o.err != nil {

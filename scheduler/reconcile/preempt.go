@@ -11,8 +11,14 @@ import (
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
-// maxPreempting is for how many wishes one pass looks for room to be made.
-const maxPreempting = 32
+const (
+	// maxPreempting is for how many wishes one pass looks for room to be made: that costs a look at many nodes.
+	maxPreempting = 32
+	// askAgain is after how long the planner is asked again for whom it found nobody; then twice as long, up to
+	// askAtLeast.
+	askAgain   = time.Second
+	askAtLeast = time.Minute
+)
 
 // preempter finds who is to make room. ok is false when stopping others doesn't help. Without victims the request
 // fits on the nodes once what is stopping there has ended.
@@ -24,24 +30,27 @@ type preempter interface {
 // it is placed when they have ended: a device has one holder.
 func (l *serviceLoop) preempt(c *commits, view state.ReadView, line []*wish, now time.Time) {
 	planner := l.preempter(l.index)
-	if planner == nil {
-		return
-	}
 	chosen := map[string]bool{}
 	looked := 0
 	for _, w := range line {
-		if !w.unfit || w.version.GetPriority() <= 0 || looked >= maxPreempting {
+		if !w.unfit || w.version.GetPriority() <= 0 || looked >= maxPreempting || now.Before(w.ask) {
 			continue
 		}
 		looked++
 		nodes, victims, ok := planner.Preempt(&w.request)
+		if ok {
+			w.askPause = askAgain
+		} else {
+			w.making, w.askPause = nil, min(max(2*w.askPause, askAgain), askAtLeast)
+		}
+		w.ask = now.Add(w.askPause)
+		w.due = earlier(w.due, w.ask)
+		l.wakeAt(w.service(), w.due)
 		if !ok {
-			w.making = nil
 			continue
 		}
 		if slices.ContainsFunc(victims, func(id string) bool { return chosen[id] }) {
-			w.fresh = true // somebody else gets that room: look for other when that is under way
-			continue
+			continue // somebody else gets that room: look for other when that is under way
 		}
 		if len(victims) > 0 {
 			for _, id := range victims {

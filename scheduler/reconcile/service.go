@@ -23,13 +23,13 @@ type serviceLoop struct {
 	memory  map[string]*memory // by service ID
 	looks   map[string]*look   // of the present pass
 
-	index     *place.Index      // nil before the first plan and after a resync
-	changes   []state.ChangeSet // that the index has not heard of
-	wishes    map[*wish]bool    // what services lack
-	planned   time.Time         // when the line was planned last
-	freed     bool              // something may have become free: wishes that wait are planned again
-	preempter func(*place.Index) preempter
-	ahead     bool // entries of a plan are made while others are being committed
+	index     *place.Index                 // nil before the first plan and after a resync
+	changes   []state.ChangeSet            // that the index has not heard of
+	wishes    map[*wish]bool               // what services lack
+	planned   time.Time                    // when the line was planned last
+	freed     bool                         // something may have become free: wishes that wait are planned again
+	preempter func(*place.Index) preempter // the index itself but in tests
+	ahead     bool                         // entries of a plan are made while others are being committed
 
 	forgetPulls func()
 	pullWake    chan struct{} // capacity 1
@@ -40,10 +40,7 @@ type serviceLoop struct {
 func newServiceLoop(cfg Config) *serviceLoop {
 	l := &serviceLoop{proposer: proposer{cfg}, dirty: map[string]bool{},
 		memory: map[string]*memory{}, looks: map[string]*look{}, wishes: map[*wish]bool{}, feed: cfg.State.Subscribe(), pullWake: make(chan struct{}, 1), pulled: map[string]bool{}}
-	l.preempter = func(x *place.Index) preempter {
-		p, _ := any(x).(preempter)
-		return p
-	}
+	l.preempter = func(x *place.Index) preempter { return x }
 	l.forgetPulls = cfg.Sessions.OnPull(l.onPull)
 	return l
 }

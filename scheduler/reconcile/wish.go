@@ -56,7 +56,9 @@ type wish struct {
 	patience       time.Duration // with the reason
 	told           time.Time
 	reservation    *fleetv1.Reservation
-	making         []string // nodes on which room is being made
+	making         []string  // nodes on which room is being made
+	ask            time.Time // when the planner is asked next to make room
+	askPause       time.Duration
 
 	// In the present plan: what was missing and shown before it; how many are asked for and how many the quota keeps out, by which limit; whether some of
 	// those asked for fit nowhere; and whether the store refused some.
@@ -137,7 +139,7 @@ func (l *serviceLoop) update(w *wish, seen *look, v *versionCensus, now time.Tim
 	w.fresh = w.fresh || changed || v.missing() > w.missing
 	w.svc, w.missing = seen.svc, v.missing()
 	if changed {
-		w.explain = time.Time{}
+		w.explain, w.ask, w.askPause = time.Time{}, time.Time{}, 0
 		w.version, w.flavor, w.model, w.generation = v.spec, flavor, model, seen.svc.GetMeta().GetGeneration()
 		if flavor != nil && model != nil {
 			w.request = place.NewRequest(seen.id, seen.svc.GetSpec(), v.spec, flavor, model)

@@ -329,3 +329,37 @@ func TestManyWaitAndAllGetTheirTurn(t *testing.T) {
 		c.quiet()
 	})
 }
+
+// The planner's own choice: whole nodes for pairs of devices, and their room isn't nibbled away while it is made.
+func TestPreemptionMakesRoomForBigOnes(t *testing.T) {
+	run(t, 2, func(c *cluster) {
+		c.must(&fleetv1.Flavor{Meta: &fleetv1.Meta{Name: "pair", Id: "pair"}, Spec: &fleetv1.FlavorSpec{CpuMillis: 1000, MemoryBytes: gib, Accelerator: &fleetv1.Accelerator{Vendor: "fake", Count: 2}}})
+		preemptible := func(s *fleetv1.Service) { s.Spec.Versions[0].Preemptible = true }
+		c.add("low", 4, gpu(0), preemptible)
+		c.settled()
+		half := map[string]bool{}
+		c.agentsDo(func(inst *fleetv1.Instance, next *fleetv1.InstanceObserved) *fleetv1.InstanceObserved {
+			if node := inst.GetSpec().GetNode(); next.GetState() == fleetv1.InstanceReaped && inst.GetSpec().GetServiceName() == "low" {
+				if half[node] {
+					return nil // one of the two is slow to stop
+				}
+				half[node] = true
+			}
+			return next
+		})
+		c.add("high", 2, gpu(50), func(s *fleetv1.Service) { s.Spec.Versions[0].Flavor = "pair" })
+		c.add("small", 1, gpu(10))
+		c.after(10 * time.Second)
+		if c.ready("small") != 0 || c.ready("high") != 0 || c.count("InstancePreempted") < 2 {
+			t.Errorf("small %d, high %d: %v, %v", c.ready("small"), c.ready("high"), c.reasons(), c.messages("Preempting"))
+		}
+		c.agentsDo(nil)
+		c.act()
+		c.after(time.Minute)
+		if c.ready("high") != 2 || c.count("InstancePreempted") != 4 {
+			t.Errorf("high %d: %v", c.ready("high"), c.statusOf("high"))
+		}
+		c.after(5 * time.Minute)
+		c.quiet()
+	})
+}
