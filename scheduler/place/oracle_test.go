@@ -81,16 +81,13 @@ func (o *oracle) suits(n *fleetv1.Node, r *Request) bool {
 func usable(n *fleetv1.Node, r *Request) []*fleetv1.Device {
 	a := r.Accelerator
 	var out []*fleetv1.Device
-	bad := func(d *fleetv1.Device) bool {
-		return d.GetHealth() != fleetv1.Healthy || d.GetQuarantined() || !slices.Contains([]string{"", "observe"}, d.GetAction()) ||
-			slices.ContainsFunc(n.GetSpec().GetDeviceCordons(), func(c *fleetv1.DeviceCordon) bool { return c.GetDeviceId() == d.GetId() })
+	cordoned := func(id string) bool {
+		return slices.ContainsFunc(n.GetSpec().GetDeviceCordons(), func(c *fleetv1.DeviceCordon) bool { return id != "" && c.GetDeviceId() == id })
 	}
 	all := n.GetFacts().GetDevices()
 	for _, d := range all {
-		if slices.ContainsFunc(all, func(s *fleetv1.Device) bool { return s.GetParentId() == d.GetId() }) || bad(d) {
-			continue
-		}
-		if i := slices.IndexFunc(all, func(p *fleetv1.Device) bool { return p.GetId() == d.GetParentId() }); i >= 0 && bad(all[i]) {
+		if slices.ContainsFunc(all, func(s *fleetv1.Device) bool { return s.GetParentId() == d.GetId() }) || d.GetHealth() != fleetv1.Healthy || d.GetQuarantined() ||
+			!slices.Contains([]string{"", "observe"}, d.GetAction()) || cordoned(d.GetId()) || cordoned(d.GetParentId()) {
 			continue
 		}
 		profile := a.GetShare()

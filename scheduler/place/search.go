@@ -119,17 +119,22 @@ func (s *search) scan() *node {
 
 // hole looks for the best of a bucket's places in the cells, nil for all; false when there is none.
 func (s *search) hole(b *bucket, cells *bitset) bool {
+	shape := s.class.shape
+	if cells == nil {
+		if s.image == nil || !s.withImage(b, nil) {
+			s.among(b, 0, len(shape.places))
+		}
+		return s.best.node != nil
+	}
+	m, n := common(cells, b.cells, s.cells, nil), len(shape.cells.list)
+	if m.next(0, n) < 0 {
+		return false
+	}
 	if s.image != nil && s.withImage(b, cells) {
 		return true
 	}
-	if cells == nil {
-		s.among(b, 0, len(s.class.shape.places))
-		return s.best.node != nil
-	}
-	m := common(cells, b.cells, s.cells, nil)
-	n := len(s.class.shape.cells.list)
 	m.around(0, n, s.start(n), func(c int) bool {
-		cell := &s.class.shape.cells.list[c]
+		cell := &shape.cells.list[c]
 		s.among(b, int(cell.lo), int(cell.hi))
 		return s.best.node == nil
 	})
