@@ -151,7 +151,11 @@ func (a *app) drawExplanation(e *fleetv1.Explanation) error {
 		t := &table{head: []string{"FILTER", "NODES", "WHY"}}
 		left := e.GetNodes()
 		for _, f := range e.GetFilters() {
-			t.add(text("%s", f.GetFilter()), text("-%d", f.GetNodes()), text("%s", oneLine(f.GetDetail())))
+			removed := cell{}
+			if f.GetNodes() > 0 {
+				removed = text("-%d", f.GetNodes())
+			}
+			t.add(text("%s", f.GetFilter()), removed, text("%s", oneLine(f.GetDetail())))
 			left -= f.GetNodes()
 		}
 		t.add(text("left"), text("%d of %d", max(left, 0), e.GetNodes()), cell{})
