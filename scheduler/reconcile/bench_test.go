@@ -199,3 +199,38 @@ func BenchmarkWaiting(b *testing.B) {
 		f.settle()
 	}
 }
+
+// BenchmarkStop stops a service of 50,000 instances until nothing of it is left.
+func BenchmarkStop(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		f := newFleet(b, 10_000)
+		f.put(f.service("big", 50_000))
+		f.settle()
+		f.acknowledge()
+		f.entries = 0
+		b.StartTimer()
+		svc := proto.CloneOf(f.store.View().ServiceByID("big-id"))
+		svc.Desired.State = fleetv1.DesiredStopped
+		f.apply(&fleetv1.Command{Op: &fleetv1.Command_Write{Write: &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(svc.GetMeta().GetRevision(), svc)}}}})
+		f.now = f.now.Add(time.Second)
+		f.settle()
+		byNode := map[string][]*fleetv1.InstanceReport{}
+		for _, i := range f.store.View().Instances() {
+			byNode[i.GetSpec().GetNode()] = append(byNode[i.GetSpec().GetNode()], &fleetv1.InstanceReport{InstanceId: i.GetMeta().GetId(),
+				Observed: &fleetv1.InstanceObserved{State: fleetv1.InstanceReaped, Attempt: 1, Sequence: 2}})
+		}
+		for node, all := range byNode {
+			f.apply(&fleetv1.Command{Op: &fleetv1.Command_Report{Report: &fleetv1.Report{Node: node, Instances: all}}})
+		}
+		f.now = f.now.Add(time.Second)
+		for range 3 {
+			f.settle()
+			f.now = f.now.Add(time.Second)
+		}
+		if st := f.store.View().ServiceByID("big-id").GetStatus(); st.GetState() != fleetv1.ServiceStopped || len(f.store.View().Instances()) > 0 {
+			b.Fatalf("%s with %d instances", st.GetState(), len(f.store.View().Instances()))
+		}
+		b.ReportMetric(float64(f.entries), "entries")
+	}
+}
