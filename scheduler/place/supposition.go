@@ -8,21 +8,26 @@ import (
 )
 
 // supposition changes the index as if something were otherwise, so that the planner itself can say what
-// would come of it. undo leaves no trace. Suppositions nest, and what is changed on a node must be changed
-// before anything is taken from it.
+// would come of it. undo leaves no trace. Suppositions nest.
 type supposition struct {
 	index   *Index
 	version uint64
 	taken   int
 	kept    []kept
 	was     []before
-	left    []presence // of groups, with the nodes below
-	leftAt  []*node
+	left    []departure
+}
+
+// departure is an instance of a group that no longer counts on a node.
+type departure struct {
+	group *group
+	node  *node
 }
 
 // before is what a node was.
 type before struct {
 	node              *node
+	taken             int // takings when it was that
 	cpu, memory, disk int64
 	free, usable      mask
 	ports             []int32
@@ -41,7 +46,7 @@ func (s *supposition) touch(n *node, made bool) {
 			return
 		}
 	}
-	s.was = append(s.was, before{n, n.cpu, n.memory, n.disk, n.free, n.usable, slices.Clone(n.ports), n.open, made})
+	s.was = append(s.was, before{n, len(s.index.taken), n.cpu, n.memory, n.disk, n.free, n.usable, slices.Clone(n.ports), n.open, made})
 }
 
 // end supposes that the instances have ended and been reaped.
@@ -76,7 +81,7 @@ func (s *supposition) leave(i *fleetv1.Instance) {
 	}
 	g := s.index.group(groupOf(i.GetSpec()))
 	s.index.join(g, n, -1)
-	s.left, s.leftAt = append(s.left, presence{group: g, n: 1}), append(s.leftAt, n)
+	s.left = append(s.left, departure{g, n})
 }
 
 // open supposes that the node takes instances.
@@ -142,18 +147,24 @@ func (s *supposition) placeInstead(r *Request) ([]string, bool) {
 // undo makes the index what it was.
 func (s *supposition) undo() {
 	x := s.index
-	x.undo(s.taken)
-	for i := len(s.left) - 1; i >= 0; i-- {
-		x.join(s.left[i].group, s.leftAt[i], s.left[i].n)
-	}
-	for i := range s.was {
+	for i := len(s.was) - 1; i >= 0; i-- {
 		w := &s.was[i]
+		x.undo(w.taken)
 		n := w.node
 		n.cpu, n.memory, n.disk, n.free, n.usable, n.ports, n.open = w.cpu, w.memory, w.disk, w.free, w.usable, w.ports, w.open
 		x.changed(n, w.made)
 	}
+	x.undo(s.taken)
+	for _, d := range s.left {
+		x.join(d.group, d.node, 1)
+	}
 	x.kept, x.version = s.kept, s.version
-	s.was, s.left, s.leftAt = nil, nil, nil
+	s.was, s.left = nil, nil
+}
+
+// adopt makes what another supposed, which began later and has not been undone, part of this one.
+func (s *supposition) adopt(o *supposition) {
+	s.was, s.left = append(s.was, o.was...), append(s.left, o.left...)
 }
 
 // held are the devices that the instance holds.
