@@ -3,6 +3,7 @@ package sim
 import (
 	"maps"
 	"slices"
+	"time"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/state"
@@ -17,6 +18,7 @@ func (l *ledger) placed(all []*fleetv1.Instance, partly bool) {
 		if bad := unfit(n, i); bad != "" {
 			l.w.fault("instance %s of %s was placed on %s", i.GetMeta().GetName(), i.GetSpec().GetNode(), bad)
 		}
+		l.taken(i)
 		if len(i.GetSpec().GetDeviceModels()) != len(i.GetSpec().GetDeviceIds()) {
 			l.w.fault("instance %s has %d devices of %d models", i.GetMeta().GetName(), len(i.GetSpec().GetDeviceIds()), len(i.GetSpec().GetDeviceModels()))
 		}
@@ -40,6 +42,15 @@ func (l *ledger) placed(all []*fleetv1.Instance, partly bool) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(services)) {
 		l.rulesKept(view, l.account(id), all, partly)
+	}
+}
+
+// taken counts room that was made by preemption and has come to one of no more priority.
+func (l *ledger) taken(i *fleetv1.Instance) {
+	const lately = 10 * time.Minute
+	c, ok := l.cleared[i.GetSpec().GetNode()]
+	if ok && c.by.id != i.GetSpec().GetServiceId() && len(c.by.since) > 0 && i.GetSpec().GetPriority() <= c.priority && l.w.now.Sub(c.at) < lately {
+		l.w.meter.r.InVain++
 	}
 }
 

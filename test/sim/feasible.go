@@ -102,11 +102,21 @@ func (l *ledger) checkWaiting() {
 		v := svc.GetSpec().GetVersions()[0]
 		left--
 		if nodes := l.room(view, a, v, reserved); len(nodes) >= max(int(v.GetNodes()), 1) && !l.overQuota(view, svc, v, nodes[0]) {
-			st := svc.GetStatus().GetVersions()[0]
+			reason := ""
+			for _, st := range svc.GetStatus().GetVersions() {
+				reason = st.GetWaitingReason()
+			}
 			l.w.fault("service %s waits for %d instances (%s, since %s) though %s has room, and the project holds %d devices: %q", svc.GetMeta().GetName(),
-				len(a.since), v.GetFlavor(), a.since[0].Sub(l.w.start), nodes[0], l.projects[svc.GetMeta().GetProject()].Matching("*"), st.GetWaitingReason())
+				len(a.since), v.GetFlavor(), a.since[0].Sub(l.w.start), nodes[0], l.devicesOf(svc.GetMeta().GetProject()), reason)
 		}
 	}
+}
+
+func (l *ledger) devicesOf(project string) int64 {
+	if used := l.projects[project]; used != nil {
+		return used.Matching("*")
+	}
+	return 0
 }
 
 // mostLooks bounds how many nodes are looked at by one check.

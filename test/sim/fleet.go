@@ -34,6 +34,9 @@ func (w *world) found() error {
 	if w.cfg.Fleet.Nodes < 1 {
 		return fmt.Errorf("a fleet needs nodes, not %d", w.cfg.Fleet.Nodes)
 	}
+	if _, _, err := w.feed.Poll(); err != nil { // the first answer is that everything is new
+		return fmt.Errorf("follow the store: %w", err)
+	}
 	ok := w.write("admin", &fleetv1.Write{Mutations: []*fleetv1.Mutation{
 		state.Put(0, &fleetv1.Cluster{Meta: w.meta("", "cluster")}),
 		state.Put(0, &fleetv1.Pool{Meta: w.meta("", pool), Spec: &fleetv1.PoolSpec{Type: fleetv1.PoolPublic, Selector: map[string]string{"pool": pool}}}),
@@ -45,7 +48,7 @@ func (w *world) found() error {
 		ok = ok && w.register(a)
 	}
 	if !ok {
-		return fmt.Errorf("found the cluster: %s", w.faults)
+		return fmt.Errorf("found the cluster: %q", w.faults)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ type ledger struct {
 	nodes    map[string]use
 	projects map[string]*state.Usage
 	services map[string]*account // by ID
+	cleared  map[string]clearing // by node
 	// What the present step has touched.
 	touched map[string]*unit
 	seen    uint64 // strict services that were placed, of which a sample is checked
@@ -25,19 +26,27 @@ type ledger struct {
 
 type held struct{ node, device string }
 
+// clearing is for whom instances were last preempted on a node.
+type clearing struct {
+	by       *account
+	priority int32
+	at       time.Time
+}
+
 // use is what instances hold of a node.
 type use struct{ cpu, memory, instances int64 }
 
 // account is what the ledger knows of one service, which has one version.
 type account struct {
-	id     string
-	svc    *fleetv1.Service // nil when it is gone
-	units  map[string]*unit // by ID of the gang or single instance
-	count  int              // instances in the store
-	since  []time.Time      // of each instance that is missing
-	failed time.Time        // when an instance gave up last
-	moved  time.Time        // when it changed last
-	quota  bool             // what is missing has waited for the project's quota
+	id        string
+	svc       *fleetv1.Service // nil when it is gone
+	units     map[string]*unit // by ID of the gang or single instance
+	count     int              // instances in the store
+	since     []time.Time      // of each instance that is missing
+	failed    time.Time        // when an instance gave up last
+	moved     time.Time        // when it changed last
+	preempted int              // how many of its instances were
+	quota     bool             // what is missing has waited for the project's quota
 }
 
 // unit is one logical instance.
@@ -55,7 +64,7 @@ type unit struct {
 
 func newLedger(w *world) *ledger {
 	return &ledger{w: w, holders: map[held]string{}, nodes: map[string]use{}, projects: map[string]*state.Usage{},
-		services: map[string]*account{}, touched: map[string]*unit{}}
+		services: map[string]*account{}, cleared: map[string]clearing{}, touched: map[string]*unit{}}
 }
 
 func (l *ledger) account(id string) *account {
@@ -118,10 +127,13 @@ func (l *ledger) planned(plan *fleetv1.Plan, result state.Result) {
 		svc := l.account(p.GetServiceId()).svc
 		for _, v := range p.GetPreemptions() {
 			victim := l.w.store.View().Instance(v.GetInstanceId())
+			l.account(victim.GetSpec().GetServiceId()).preempted++
+			l.w.meter.r.MostPreempted = max(l.w.meter.r.MostPreempted, l.account(victim.GetSpec().GetServiceId()).preempted)
 			most := int32(0)
 			for _, one := range svc.GetSpec().GetVersions() {
 				most = max(most, one.GetPriority())
 			}
+			l.cleared[victim.GetSpec().GetNode()] = clearing{l.account(p.GetServiceId()), most, l.w.now}
 			if !victim.GetSpec().GetPreemptible() || victim.GetSpec().GetPriority() >= most {
 				l.w.fault("service %s of priority %d preempted %s of priority %d (preemptible: %t)", svc.GetMeta().GetName(), most,
 					victim.GetMeta().GetName(), victim.GetSpec().GetPriority(), victim.GetSpec().GetPreemptible())

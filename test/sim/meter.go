@@ -21,6 +21,8 @@ type Report struct {
 	Placements           int // instances; the members of a gang count each
 	Gangs                int
 	Preempted            int
+	MostPreempted        int            // instances of one service
+	InVain               int            // placements in room made by preemption, of no more priority than who still waits for it
 	Waiting              int            // instances that wait at the end; a gang is one
 	Refused              map[string]int // parts of plans, by reason
 	Waits                []Waits
@@ -230,7 +232,7 @@ func (r *Report) Table(to io.Writer) error {
 	row("simulated", "%s, %d nodes of %d devices", r.Simulated, r.Nodes, devices)
 	row("services", "%d, of them %d jobs, of which %d ran to their end", r.Services, r.Jobs, r.Done)
 	row("placements", "%d instances, of them %d gangs", r.Placements, r.Gangs)
-	row("preempted", "%d", r.Preempted)
+	row("preempted", "%d instances, at most %d of one service; %d times the room was taken by another", r.Preempted, r.MostPreempted, r.InVain)
 	row("waiting at the end", "%d", r.Waiting)
 	var refused []string
 	for reason, n := range r.Refused {

@@ -85,6 +85,21 @@ func (w *world) fault(format string, args ...any) {
 // Run simulates a fleet. The error says what kept the run from ending; invariants that don't hold are in the
 // report.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
+	w := newWorld(cfg)
+	defer w.feed.Close()
+	if err := w.found(); err != nil {
+		return nil, err
+	}
+	w.term, w.wake = w.loops.Begin(), w.now
+	defer func() { w.term.End() }()
+	if err := w.run(ctx); err != nil {
+		return nil, err
+	}
+	return w.meter.report()
+}
+
+// newWorld makes a world without nodes; its owner closes the feed.
+func newWorld(cfg Config) *world {
 	if cfg.CheckEvery <= 0 {
 		cfg.CheckEvery = 10 * time.Minute
 	}
@@ -96,22 +111,9 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	w.ledger = newLedger(w)
 	w.meter = newMeter(w)
 	w.feed = w.store.Subscribe()
-	defer w.feed.Close()
-	if _, _, err := w.feed.Poll(); err != nil {
-		return nil, fmt.Errorf("follow the store: %w", err)
-	}
 	w.loops = reconcile.New(reconcile.Config{State: w.store, Proposer: w, Sessions: w.sessions, Logger: cfg.Logger,
 		Now: func() time.Time { return w.now }, NewID: w.newID})
-	if err := w.found(); err != nil {
-		return nil, err
-	}
-	w.term = w.loops.Begin()
-	w.wake = w.now
-	defer func() { w.term.End() }()
-	if err := w.run(ctx); err != nil {
-		return nil, err
-	}
-	return w.meter.report()
+	return w
 }
 
 // run lets the trace happen, and then waits for the fixed point.
