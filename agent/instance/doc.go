@@ -7,7 +7,8 @@
 // no step follows another by a tick.
 //
 // Up: Accepted, Pulling, Preparing (hooks, create), Starting, Running; the port is published while the
-// first probes run, and the instance is ready when both are done. Down: Draining (not ready, still
+// first probes run, and the instance is ready when both are done. A member of a gang besides rank 0, of which no
+// health check is asked, is not probed: it is ready when it runs. Down: Draining (not ready, still
 // serving), Stopping (SIGTERM, SIGKILL), delete, then Reclaiming and Reaped or the next attempt. After an exit: Exited,
 // delete, back-off, next attempt, and after five failed restarts Failed.
 //

@@ -178,6 +178,12 @@ func (m *machine) probe(st runtime.Status) {
 	} else if target.Port == 0 {
 		target.Port = defaultPort
 	}
+	if readyOnceRunning(inst) {
+		if !m.healthy {
+			m.mail(func() { m.result = &health.Result{Healthy: true} })
+		}
+		return
+	}
 	ctx, cancel := context.WithCancel(context.Background()) // ended by stopProbe, which run defers
 	done := make(chan struct{})
 	healthy := m.healthy
@@ -195,6 +201,12 @@ func (m *machine) probe(st runtime.Status) {
 		m.mu.Unlock()
 		m.stopProbe = func() {}
 	}
+}
+
+// readyOnceRunning says that nothing is asked of the instance but that it runs: a member of a gang besides rank 0
+// serves that one, and need not listen anywhere. With a check of its own it's that which decides.
+func readyOnceRunning(inst *fleetv1.Instance) bool {
+	return inst.GetSpec().GetGang().GetRank() > 0 && inst.GetSpec().GetHealth() == nil
 }
 
 // publish maps the host port. A port that somebody else took meanwhile is replaced.
@@ -247,9 +259,13 @@ func (m *machine) changePort() error {
 func (m *machine) judge(r health.Result) {
 	m.healthy = r.Healthy
 	if r.Healthy {
+		how := "passes its health check"
+		if readyOnceRunning(m.rec.Instance) {
+			how = "runs: a member of a gang needs no open port"
+		}
 		m.update(func(o *fleetv1.InstanceObserved) {
 			o.Health, o.Reason = fleetv1.Healthy, ""
-			m.noteLocked(fleetv1.EventNormal, "InstanceHealthy", "passes its health check")
+			m.noteLocked(fleetv1.EventNormal, "InstanceHealthy", how)
 		})
 		m.settle()
 		return
