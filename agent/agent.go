@@ -156,6 +156,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	part("devices", a.deps.Devices.Run)
 	a.findRuntime(ctx)
+	a.noteImages(ctx)
 	a.checkDisk(ctx)
 	a.deps.Devices.Settle(ctx, deviceSettle) // so that the first facts name the devices
 	part("instances", a.instances.Run)

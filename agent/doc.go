@@ -13,6 +13,9 @@
 // its service and of the node, else of the node alone. Fewer devices than the configuration declares are told
 // too. Facts about devices go before the events and reports that rest on them.
 //
+// The scheduler is told which 64 images were used last, at the start and then at most once a minute: it prefers nodes
+// that have an instance's image.
+//
 // The agent's HTTP answers GET /metrics and GET /healthz. The local socket (mode 0600: root, or whoever
 // runs the agent) serves fleetv1.LocalService, with or without a scheduler.
 //

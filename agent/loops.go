@@ -31,6 +31,8 @@ const (
 	signalEvery = 10 * time.Second
 	// diskLimit is the fraction of a disk's use above which no image is pulled.
 	diskLimit = 0.95
+	// maxImages is how many images the scheduler is told of.
+	maxImages = 64
 )
 
 func tellOnce(c chan struct{}) {
@@ -110,6 +112,7 @@ func (a *Agent) nodeLoop(ctx context.Context) error {
 			collected = time.Now()
 			a.collectImages(ctx)
 		}
+		a.noteImages(ctx)
 	}
 }
 
@@ -166,6 +169,32 @@ func (a *Agent) collectImages(ctx context.Context) {
 	}
 	if err != nil && ctx.Err() == nil {
 		a.deps.Logger.Warn("images can't be collected", "error", err)
+	}
+}
+
+// noteImages notes in the facts which images were used last. It's called at the start and then once a minute, and
+// that is all that keeps new images from being told more often: nodes that fetch one together don't write together.
+func (a *Agent) noteImages(ctx context.Context) {
+	callCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	all, err := a.deps.Runtime.Images(callCtx)
+	if err != nil {
+		if ctx.Err() == nil && !errors.Is(err, runtime.ErrUnavailable) { // that is told where the runtime is looked for
+			a.deps.Logger.Warn("the node's images can't be listed", "error", err)
+		}
+		return
+	}
+	var digests []string
+	for _, img := range all[:min(len(all), maxImages)] {
+		digests = append(digests, img.Digest)
+	}
+	slices.Sort(digests)
+	a.mu.Lock()
+	changed := !slices.Equal(a.facts.ImageDigests, digests)
+	a.facts.ImageDigests = digests
+	a.mu.Unlock()
+	if changed {
+		tellOnce(a.factsChanged)
 	}
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -111,6 +112,57 @@ func TestImagesInUseAreKept(t *testing.T) {
 			t.Errorf("%s: %v, want %v", digest, err, want)
 		}
 	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := a.Run(ended); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is told of the images are those used last, in an order that does not change by their use.
+func TestImagesUsedLastAreTold(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.NodeName, cfg.DataDir, cfg.HTTPAddr = "n", t.TempDir(), "127.0.0.1:0"
+	rt := fake.New(fake.Options{})
+	defer rt.Close()
+	pull := func(i int) {
+		t.Helper()
+		if _, err := rt.Pull(t.Context(), runtime.PullRequest{Image: "i", Digest: fmt.Sprintf("sha256:%03d", i)}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, err := New(cfg, Deps{Runtime: rt, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := func(when string, told bool, first, last string) {
+		t.Helper()
+		a.noteImages(t.Context())
+		got := a.Facts().GetImageDigests()
+		if len(got) != maxImages || got[0] != first || got[maxImages-1] != last || !slices.IsSorted(got) {
+			t.Errorf("%s: %d images: %v", when, len(got), got)
+		}
+		select {
+		case <-a.factsChanged:
+			if !told {
+				t.Errorf("%s: nothing has changed, but is told", when)
+			}
+		default:
+			if told {
+				t.Errorf("%s: it isn't told", when)
+			}
+		}
+	}
+	for i := range maxImages + 6 {
+		pull(i)
+	}
+	expect("the oldest are left out", true, "sha256:006", "sha256:069")
+	pull(10)
+	expect("the same in another order", false, "sha256:006", "sha256:069")
+	pull(0)
+	expect("one is used again", true, "sha256:000", "sha256:069")
+	rt.SetUnavailable(true)
+	expect("the runtime is away: unknown is not absent", false, "sha256:000", "sha256:069")
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := a.Run(ended); err != nil {

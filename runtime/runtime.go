@@ -65,6 +65,10 @@ type Runtime interface {
 	// image store is at or below the fraction low; nothing happens below high. It answers what it removed.
 	CollectImages(ctx context.Context, high, low float64, keep func(digest string) bool) ([]Image, error)
 
+	// Images lists the present images, each digest once, most recently used first. It reads what the runtime keeps in
+	// memory or in one table: it may be asked once a minute.
+	Images(ctx context.Context) ([]Image, error)
+
 	Close() error
 }
 
@@ -104,7 +108,7 @@ type Progress struct {
 // Image is one present image.
 type Image struct {
 	Digest string
-	Bytes  int64
+	Bytes  int64 // 0 in a listing that doesn't know it
 }
 
 // Spec is all that a container is made from.

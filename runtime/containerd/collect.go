@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -51,25 +52,28 @@ func (r *Runtime) CollectImages(ctx context.Context, high, low float64, keep fun
 	return removed, nil
 }
 
-// unused answers images that no container uses and keep refuses, least recently used first.
-func (r *Runtime) unused(ctx context.Context, keep func(string) bool) ([]stored, error) {
+// Images answers the records of images; their sizes aren't looked up.
+func (r *Runtime) Images(ctx context.Context) ([]runtime.Image, error) {
+	all, err := r.stored(r.namespaced(ctx))
+	if err != nil {
+		return nil, failed("list images", err)
+	}
+	list := make([]runtime.Image, len(all))
+	for i, s := range all {
+		list[len(all)-1-i] = runtime.Image{Digest: s.digest}
+	}
+	return list, nil
+}
+
+// stored answers all images, least recently used first.
+func (r *Runtime) stored(ctx context.Context) ([]stored, error) {
 	all, err := r.client.ImageService().List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	cs, err := r.client.ContainerService().List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	used := map[string]bool{}
-	for _, c := range cs {
-		used[c.Image] = true
-	}
 	byDigest := map[string]*stored{}
-	busy := map[string]bool{}
 	for _, img := range all {
 		digest := img.Target.Digest.String()
-		busy[digest] = busy[digest] || used[img.Name]
 		s := byDigest[digest]
 		if s == nil {
 			s = &stored{digest: digest}
@@ -81,13 +85,30 @@ func (r *Runtime) unused(ctx context.Context, keep func(string) bool) ([]stored,
 		}
 	}
 	var list []stored
-	for digest, s := range byDigest {
-		if !busy[digest] && !keep(digest) {
-			list = append(list, *s)
-		}
+	for _, s := range byDigest {
+		list = append(list, *s)
 	}
-	slices.SortFunc(list, func(a, b stored) int { return a.used.Compare(b.used) })
+	slices.SortFunc(list, func(a, b stored) int { return cmp.Or(a.used.Compare(b.used), cmp.Compare(b.digest, a.digest)) })
 	return list, nil
+}
+
+// unused answers images that no container uses and keep refuses, least recently used first.
+func (r *Runtime) unused(ctx context.Context, keep func(string) bool) ([]stored, error) {
+	all, err := r.stored(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cs, err := r.client.ContainerService().List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	used := map[string]bool{}
+	for _, c := range cs {
+		used[c.Image] = true
+	}
+	return slices.DeleteFunc(all, func(s stored) bool {
+		return keep(s.digest) || slices.ContainsFunc(s.names, func(name string) bool { return used[name] })
+	}), nil
 }
 
 func (r *Runtime) lastUsed(img images.Image) time.Time {

@@ -42,6 +42,7 @@ type Runtime struct {
 	unavailable bool
 	pullErrors  []error
 	images      map[string]int64
+	used        []string // digests of images, least recently used first
 	containers  map[string]*container
 	watchers    map[*watcher]struct{}
 	nextPid     int
@@ -136,6 +137,7 @@ func (r *Runtime) Pull(ctx context.Context, req runtime.PullRequest, progress fu
 		progress(runtime.Progress{DoneBytes: size, TotalBytes: size})
 	}
 	r.images[req.Digest] = size
+	r.used = append(slices.DeleteFunc(r.used, func(d string) bool { return d == req.Digest }), req.Digest)
 	return runtime.Image{Digest: req.Digest, Bytes: size}, nil
 }
 
@@ -342,7 +344,22 @@ func (r *Runtime) CollectImages(ctx context.Context, high, low float64, keep fun
 			delete(r.images, digest)
 		}
 	}
+	r.used = slices.DeleteFunc(r.used, func(d string) bool { return r.images[d] == 0 })
 	return removed, nil
+}
+
+// Images implements runtime.Runtime.
+func (r *Runtime) Images(ctx context.Context) ([]runtime.Image, error) {
+	unlock, err := r.lock(ctx, "list images")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	var list []runtime.Image
+	for _, digest := range slices.Backward(r.used) {
+		list = append(list, runtime.Image{Digest: digest, Bytes: r.images[digest]})
+	}
+	return list, nil
 }
 
 // RepairNetwork implements runtime.Runtime.

@@ -42,6 +42,9 @@ func testInterruption(t *testing.T, h Harness) {
 		if _, err := h.Runtime.List(h.ctx(t)); !errors.Is(err, runtime.ErrUnavailable) {
 			t.Errorf("list while away: %v, want ErrUnavailable", err)
 		}
+		if _, err := h.Runtime.Images(h.ctx(t)); !errors.Is(err, runtime.ErrUnavailable) {
+			t.Errorf("images while away: %v, want ErrUnavailable", err)
+		}
 	})
 	ctx := h.ctx(t)
 	for {
@@ -89,6 +92,27 @@ func testCollectKeeps(t *testing.T, h Harness) {
 	removed, err = h.Runtime.CollectImages(h.ctx(t), 1.1, 1, func(string) bool { return false })
 	if err != nil || len(removed) != 0 {
 		t.Fatalf("collect below the watermark removed %v, %v", removed, err)
+	}
+}
+
+func testImages(t *testing.T, h Harness) {
+	h.pulled(t)
+	for range 2 { // pulled again, it is still one
+		all, err := h.Runtime.Images(h.ctx(t))
+		if err != nil {
+			t.Fatalf("list images: %v", err)
+		}
+		times := map[string]int{}
+		for _, img := range all {
+			times[img.Digest]++
+		}
+		if times[h.Digest] != 1 || times[h.MissingDigest] != 0 || len(times) != len(all) {
+			t.Fatalf("images %v, want %s once", all, h.Digest)
+		}
+		if all[0].Digest != h.Digest {
+			t.Errorf("images %v, want %s first: it was used last", all, h.Digest)
+		}
+		h.pulled(t)
 	}
 }
 

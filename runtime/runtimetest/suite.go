@@ -52,6 +52,7 @@ func Run(t *testing.T, setup func(t *testing.T) Harness) {
 		{"Interruption", testInterruption},
 		{"RepairNetwork", testRepairNetwork},
 		{"CollectImagesKeepsUsed", testCollectKeeps},
+		{"Images", testImages},
 		{"Concurrent", testConcurrent},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, h) })
