@@ -78,17 +78,15 @@ func (c *clearer) ending(n *node) (out []*fleetv1.Instance) {
 	return out
 }
 
-// visit collects sites, beginning with the nodes that are short of the least.
+// visit collects sites, beginning with the nodes that are short of the least, and there with those that have
+// the instances of the least priority.
 func (c *clearer) visit() {
 	sh := c.class.shape
 	by := make([][]*node, 4*maxDevices+4)
 	all := common(sh.able, nil, nil, c.search.taken)
 	all.around(0, len(sh.places), 0, func(at int) bool {
 		n := sh.places[at]
-		if c.request.members() == 1 && c.search.tally != nil && c.search.tally.exceeds(c.search.tally.key(sh.cells.of(at))) {
-			return true
-		}
-		if c.below > 0 && n.softest >= c.below && !n.ending && sh.keys[at] == noKey || !c.search.may(n) {
+		if c.hopeless(n, at) || !c.search.may(n) {
 			return true
 		}
 		k := 4*sh.fit(n.topology).short(n.free, n.usable) + int(min(3, 4*n.short(c.request)))
@@ -97,7 +95,7 @@ func (c *clearer) visit() {
 	})
 	limit := -1
 	for _, nodes := range by {
-		for _, n := range nodes {
+		for _, n := range softestFirst(nodes) {
 			e := c.eviction(n)
 			t, ok := e.solve(limit)
 			if !ok {
@@ -114,6 +112,28 @@ func (c *clearer) visit() {
 			}
 		}
 	}
+}
+
+// hopeless says whether no end of those who may be ended makes room at a place, as far as that is known
+// without looking at them.
+func (c *clearer) hopeless(n *node, at int) bool {
+	sh := c.class.shape
+	if t := c.search.tally; c.request.members() == 1 && t != nil && t.exceeds(t.key(sh.cells.of(at))) {
+		return true
+	}
+	return c.below > 0 && sh.keys[at] == noKey &&
+		(n.softest >= c.below && !n.ending || sh.fit(n.topology).hole(n.free.or(n.soft.and(n.usable))) == noKey)
+}
+
+// softestFirst orders nodes by the least priority of their preemptible instances.
+func softestFirst(nodes []*node) []*node {
+	const most = 101 // priorities, and one for none
+	var by [most + 1][]*node
+	for _, n := range nodes {
+		p := min(max(int(n.softest), 0), most)
+		by[p] = append(by[p], n)
+	}
+	return slices.Concat(by[:]...)
 }
 
 // eviction prepares a node: what is free there when those that are ending have ended, and who else may end.

@@ -30,6 +30,7 @@ type node struct {
 	cordoned, unreachable bool
 	softest               int32 // least priority of its preemptible instances
 	ending                bool  // has instances that hold their share though they are to stop
+	soft                  mask  // devices of both
 
 	// What the object says.
 	arch      string
@@ -59,7 +60,7 @@ func (n *node) describe(o *fleetv1.Node, intern func(*topology) *topology) {
 	n.wary = !n.last.empty()
 	n.cpu, n.memory, n.disk = n.total.CPUMillis, n.total.MemoryBytes, n.total.DiskBytes
 	n.free, n.ports = n.usable, n.ports[:0]
-	n.softest, n.ending = math.MaxInt32, false
+	n.softest, n.ending, n.soft = math.MaxInt32, false, mask{}
 }
 
 // sameMake says whether a device is still what it was, whatever its condition.
@@ -104,10 +105,11 @@ func (n *node) condition(o *fleetv1.Node) {
 // occupy takes what an instance holds from its placement until it is reaped.
 func (n *node) occupy(i *fleetv1.Instance) {
 	s := i.GetSpec()
-	if stops(i) {
-		n.ending = true
-	} else if s.GetPreemptible() {
-		n.softest = min(n.softest, s.GetPriority())
+	switch {
+	case stops(i):
+		n.ending, n.soft = true, n.soft.or(n.held(i))
+	case s.GetPreemptible():
+		n.softest, n.soft = min(n.softest, s.GetPriority()), n.soft.or(n.held(i))
 	}
 	n.cpu -= s.GetCpuMillis()
 	n.memory -= s.GetMemoryBytes()

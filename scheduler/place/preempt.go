@@ -7,7 +7,7 @@ import (
 )
 
 // maxSites is on how many nodes of those that would do Preempt compares whom to stop.
-const maxSites = 1024
+const maxSites = 256
 
 // Preempt says who is to stop so that the request fits, and on which nodes it then does, both ordered. It
 // takes nothing. Victims are preemptible and of less priority, gangs whole: as few as possible, then those
@@ -16,7 +16,7 @@ const maxSites = 1024
 func (x *Index) Preempt(r *Request) (nodes, victims []string, ok bool) {
 	x.arrange()
 	x.trim()
-	got, ok := x.preempt(r)
+	got, ok := x.preempt(r, maxSites)
 	for _, i := range got.toll {
 		victims = append(victims, i.GetMeta().GetId())
 	}
@@ -24,8 +24,8 @@ func (x *Index) Preempt(r *Request) (nodes, victims []string, ok bool) {
 	return got.nodes, victims, ok
 }
 
-func (x *Index) preempt(r *Request) (clearing, bool) {
-	return x.clearing(r, preemptibleBelow(r.Priority), max(r.Priority, 1), max(maxSites, 2*r.members()))
+func (x *Index) preempt(r *Request, most int) (clearing, bool) {
+	return x.clearing(r, preemptibleBelow(r.Priority), max(r.Priority, 1), max(most, 2*r.members()))
 }
 
 // clearing looks for a clearing; below is 0 when not only preemptible instances may be ended.

@@ -78,7 +78,7 @@ func (h *healer) try(r *remedy) ([]string, bool) {
 // preempted is that who has less priority is stopped, or that who has been stopped has ended.
 func (h *healer) preempted() *remedy {
 	r := h.look.request
-	got, ok := h.look.index.preempt(r)
+	got, ok := h.look.index.preempt(r, maxFreed)
 	if !ok || len(got.toll)+len(got.ending) == 0 {
 		return nil
 	}
