@@ -56,6 +56,9 @@ func TestDrainDryRun(t *testing.T) {
 	if m := got["small"]; m.GetState() != "replacing" || m.GetTarget() == "" || m.GetTarget() == "n3" {
 		t.Errorf("what fits elsewhere: %v", m)
 	}
+	if m := w.mustDrain(&fleetv1.DrainNodeRequest{Name: "n2", DryRun: true}); len(m) != 1 || m[0].GetState() != "stopping" || m[0].GetDetail() == "" {
+		t.Errorf("an instance of no service: %v", m)
+	}
 	if now := w.store.View().Index(); now != before {
 		t.Errorf("a dry run took the store from %d to %d", before, now)
 	}

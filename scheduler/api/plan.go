@@ -18,7 +18,8 @@ import (
 // maxPlannedPreemptions is for how many instances of a version a plan looks for others to stop.
 const maxPlannedPreemptions = 32
 
-// PlanService plans what DeployService would have placed next: of a service that exists, what it lacks.
+// PlanService plans what DeployService would have placed next: of a service that exists, what it lacks. Of nodes that
+// are equally good the deployment may choose others: which ones depends on the ID that a service gets then.
 func (s *serviceServer) PlanService(ctx context.Context, req *fleetv1.PlanServiceRequest) (*fleetv1.PlanServiceResponse, error) {
 	view, now := s.view(), s.cfg.Now()
 	service, err := s.toPlan(ctx, view, req.GetService(), now)
