@@ -68,7 +68,7 @@ clean: ## remove what was built here
 	rm -rf bin .cache coverage.out
 
 ##@ Check it
-.PHONY: test race e2e bench fuzz lint check
+.PHONY: test race e2e bench sim fuzz lint check
 test: ## run all tests (those that need root and containerd too)
 	@scripts/setup run build test
 	go test -p 2 -timeout 9m $(PKGS)
@@ -86,6 +86,12 @@ bench: ## measure; prints the table of figures and writes bench/results (some mi
 	@scripts/setup run build test
 	@$(MAKE) build
 	DROVER_BINARY=$(CURDIR)/bin/drover go test -C test/bench -tags bench -run '^Test(Device)?Figures$$' -count=1 -timeout 30m
+
+# SIM may have -sim.hours, -sim.trouble, -sim.seed, -sim.services, -sim.load, -sim.trace, -sim.jobs, -sim.write.
+SIM_NODES ?= 10000
+sim: ## simulate a day of SIM_NODES (10000) nodes with 8 devices each, and check the invariants (minutes)
+	@scripts/setup build
+	go test -C test/sim -run '^TestLarge$$' -count=1 -v -timeout 60m -args -sim.nodes=$(SIM_NODES) $(SIM)
 
 fuzz: ## fuzz each parser for FUZZTIME (30s)
 	@scripts/setup build

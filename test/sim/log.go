@@ -127,6 +127,7 @@ func (w *world) apply(cmd *fleetv1.Command) (state.Result, error) {
 	w.ledger.applied(read, result, sets)
 	for _, set := range sets {
 		w.follow(set)
+		w.drained(cmd.GetCaller(), set)
 	}
 	return result, nil
 }
@@ -144,6 +145,20 @@ func (w *world) follow(set state.ChangeSet) {
 			if j := w.jobs[c.After.GetService().GetMeta().GetId()]; j != nil {
 				j.follow(w, c.After.GetService())
 			}
+		}
+	}
+}
+
+// drained checks drains that the loops have ended.
+func (w *world) drained(caller string, set state.ChangeSet) {
+	for _, c := range set.Changes {
+		before, after := c.Before.GetNode().GetSpec(), c.After.GetNode().GetSpec()
+		if caller != "scheduler" || before.GetDrain() == nil || after.GetDrain() != nil {
+			continue
+		}
+		w.meter.drained(w.now.Sub(before.GetDrain().GetStartTime().AsTime()))
+		if left := w.ledger.nodes[c.Key.Key].instances; left > 0 || !after.GetCordoned() {
+			w.fault("node %s counts as drained with %d instances (cordoned: %t)", c.Key.Key, left, after.GetCordoned())
 		}
 	}
 }

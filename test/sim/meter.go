@@ -21,8 +21,10 @@ type Report struct {
 	Placements           int // instances; the members of a gang count each
 	Gangs                int
 	Preempted            int
-	MostPreempted        int            // instances of one service
-	InVain               int            // placements in room made by preemption, of no more priority than who still waits for it
+	MostPreempted        int // instances of one service
+	InVain               int // placements in room made by preemption, of no more priority than who still waits for it
+	Drains               int
+	Drained              Waits          // of the drains: those that ended with the node empty
 	Waiting              int            // instances that wait at the end; a gang is one
 	Refused              map[string]int // parts of plans, by reason
 	Waits                []Waits
@@ -39,7 +41,7 @@ type Report struct {
 	Timing Timing
 }
 
-// Waits is how long instances of one size waited for their nodes.
+// Waits is how long instances of one size waited for their nodes, or how long something else took.
 type Waits struct {
 	Size                string
 	Count               int
@@ -59,6 +61,7 @@ type meter struct {
 	w       *world
 	r       Report
 	waits   map[string][]time.Duration
+	drains  []time.Duration
 	passes  []time.Duration
 	began   time.Time
 	samples int
@@ -130,6 +133,9 @@ func (m *meter) waited(svc *fleetv1.Service, d time.Duration, quota bool) {
 	m.waits[size] = append(m.waits[size], d)
 }
 
+// drained notes that a node has been emptied.
+func (m *meter) drained(d time.Duration) { m.drains = append(m.drains, d) }
+
 // sampleUntil measures the fleet, and has everything checked, until then.
 func (m *meter) sampleUntil(end time.Time) {
 	const every = 10 * time.Minute
@@ -181,8 +187,10 @@ func (m *meter) report() (*Report, error) {
 		r.Load, r.Fragmentation = r.Load/float64(m.samples), r.Fragmentation/float64(m.samples)
 	}
 	for size, all := range m.waits {
-		slices.Sort(all)
-		r.Waits = append(r.Waits, Waits{size, len(all), quantile(all, .5), quantile(all, .9), quantile(all, .99), all[len(all)-1]})
+		r.Waits = append(r.Waits, summary(size, all))
+	}
+	if len(m.drains) > 0 {
+		r.Drained = summary("", m.drains)
 	}
 	slices.SortFunc(r.Waits, func(a, b Waits) int { return cmp.Compare(a.Size, b.Size) })
 	var err error
@@ -219,6 +227,12 @@ func (m *meter) timing() {
 	}
 }
 
+// summary sorts what it sums up, which isn't empty.
+func summary(of string, all []time.Duration) Waits {
+	slices.Sort(all)
+	return Waits{of, len(all), quantile(all, .5), quantile(all, .9), quantile(all, .99), all[len(all)-1]}
+}
+
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[int(q*float64(len(sorted)-1))]
 }
@@ -233,6 +247,7 @@ func (r *Report) Table(to io.Writer) error {
 	row("services", "%d, of them %d jobs, of which %d ran to their end", r.Services, r.Jobs, r.Done)
 	row("placements", "%d instances, of them %d gangs", r.Placements, r.Gangs)
 	row("preempted", "%d instances, at most %d of one service; %d times the room was taken by another", r.Preempted, r.MostPreempted, r.InVain)
+	row("drains", "%d, of which %d emptied their node: p50 %s  p99 %s  most %s", r.Drains, r.Drained.Count, round(r.Drained.P50), round(r.Drained.P99), round(r.Drained.Most))
 	row("waiting at the end", "%d", r.Waiting)
 	var refused []string
 	for reason, n := range r.Refused {

@@ -132,11 +132,34 @@ func (w *world) cordon(node string, e *trace.Event) {
 			}
 		}
 	})
+	if e.Kind == trace.Drain {
+		w.meter.r.Drains++
+		w.heldToDeadline(node, length(e.Deadline))
+	}
 	if e.Cancel > 0 && e.Cancel < e.For {
 		w.befall(length(e.Cancel), func() { w.spec(node, func(s *fleetv1.NodeSpec) { s.Drain = nil }) })
 	}
 	w.befall(length(e.For), func() {
 		w.spec(node, func(s *fleetv1.NodeSpec) { s.Drain, s.Cordoned, s.CordonReason = nil, false, "" })
+	})
+}
+
+// heldToDeadline checks that nothing preemptible is to run on the node a second after the deadline of its drain.
+func (w *world) heldToDeadline(node string, deadline time.Duration) {
+	if deadline <= 0 {
+		return
+	}
+	start := w.store.View().Node(node).GetSpec().GetDrain().GetStartTime()
+	w.after(deadline+time.Second, func() {
+		view := w.store.View()
+		if drain := view.Node(node).GetSpec().GetDrain(); drain == nil || !proto.Equal(drain.GetStartTime(), start) {
+			return
+		}
+		for _, i := range view.InstancesOnNode(node) {
+			if i.GetSpec().GetPreemptible() && i.GetDesired().GetState() == fleetv1.DesiredRunning {
+				w.fault("instance %s on %s is preemptible, and is to run on after the deadline of the drain", i.GetMeta().GetName(), node)
+			}
+		}
 	})
 }
 

@@ -85,7 +85,7 @@ func (m *maker) poisson(events float64, f func(at float64)) {
 }
 
 func (m *maker) shape(devices int) *Shape {
-	model := []string{"H100-80GB", "H100*", ""}[m.pick(100, 0, 0)]
+	model := []string{"H100-80GB", "H100*", ""}[m.pick(70, 20, 10)]
 	return &Shape{Devices: devices, Model: model, CPUMillis: int64(max(devices, 1)) * 8000, MemoryBytes: int64(max(devices, 1)) * 64 * gib}
 }
 
