@@ -124,7 +124,9 @@ func (d *defrag) open() {
 	}
 	left := d.ask.MaxMoves
 	for len(all) > 0 && d.trials < maxTrials {
-		slices.SortStableFunc(all, func(a, b *opening) int { return cmp.Or(cmp.Compare(b.merit, a.merit), cmp.Compare(a.node.slot, b.node.slot)) })
+		slices.SortStableFunc(all, func(a, b *opening) int {
+			return cmp.Or(cmp.Compare(b.merit, a.merit), cmp.Compare(a.node.slot, b.node.slot))
+		})
 		best := all[0]
 		if len(best.moves) > left {
 			all = all[1:]

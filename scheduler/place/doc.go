@@ -55,6 +55,32 @@
 // longer by it. Reservations last for one plan and are computed again in the next, so they need no storage
 // and no clean-up. A pool bears 8 of them, and beyond the first a quarter of its nodes.
 //
+// # Explanations
+//
+// Explain passes every node of the pool through all filters: a node is counted by the first that it does not
+// pass, and who passes all but one says what would help. Remedies are not guessed. A supposition changes the
+// index as if an instance had ended, a node were open or less were asked for, the planner places the request
+// on it, and the index is made again what it was; only what then fits is printed. The cost grows with the
+// nodes (some milliseconds for 10,000), so the answer is kept per class of request until the index changes.
+//
+// # Preemption
+//
+// On one node the victims are found by trying sets of instances, small ones first: exactly, but for nodes with
+// so many small instances that the tries run out, where no victim is superfluous though there might be
+// fewer. A node that could not make room even without all its preemptible instances is not looked at, and of
+// those that could the 256 that lack the least are compared. A gang takes the nodes with the least tolls;
+// where gangs are victims, or spreading ties the nodes together, sets are tried only when they are few. What
+// is stopping already counts as gone: when that is enough there are no victims and the request waits. Another
+// instance of the version that asks is never a victim.
+//
+// # Defragmentation
+//
+// Defrag opens the node that gains the most for what its moves cost, then the next. Replacements are planned
+// beside what they replace, as they will be started, and never onto a node that is being opened; moves that
+// lose as much room elsewhere as they make are not made. It is greedy: it may miss openings that only a
+// rearrangement of several nodes at once would give, which is not worth the interruptions. Gangs stay where
+// they are: moving one needs a second set of nodes for as long as it takes to start.
+//
 // # Never
 //
 // NeverFits answers "never" only when the pool has nodes and they would not do even when empty. A pool
