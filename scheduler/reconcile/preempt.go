@@ -27,13 +27,20 @@ type preempter interface {
 }
 
 // preempt has instances of less priority stopped for wishes that fit nowhere. Their nodes are kept for the wish, and
-// it is placed when they have ended: a device has one holder.
+// it is placed when they have ended: a device has one holder. Room is made for one logical instance of a wish after
+// the other, and who comes later in the line waits until an earlier wish of its pool has all it needs: else he
+// would stop those that are to make room for it next.
 func (l *serviceLoop) preempt(c *commits, view state.ReadView, line []*wish, now time.Time) {
 	planner := l.preempter(l.index)
-	chosen := map[string]bool{}
+	chosen, busy := map[string]bool{}, map[string]bool{} // instances; pools
 	looked := 0
 	for _, w := range line {
-		if !w.unfit || w.version.GetPriority() <= 0 || looked >= maxPreempting || now.Before(w.ask) {
+		pool := w.svc.GetSpec().GetPool()
+		if !w.unfit || w.version.GetPriority() <= 0 || looked >= maxPreempting || busy[pool] {
+			continue
+		}
+		if now.Before(w.ask) {
+			busy[pool] = len(w.making) > 0 && w.missing > 1
 			continue
 		}
 		looked++
@@ -49,6 +56,7 @@ func (l *serviceLoop) preempt(c *commits, view state.ReadView, line []*wish, now
 		if !ok {
 			continue
 		}
+		busy[pool] = w.missing > 1
 		if slices.ContainsFunc(victims, func(id string) bool { return chosen[id] }) {
 			continue // somebody else gets that room: look for other when that is under way
 		}

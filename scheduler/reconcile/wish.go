@@ -17,10 +17,13 @@ import (
 const (
 	// reserveAfter is how long a request waits before what becomes free is kept for it.
 	reserveAfter = 30 * time.Second
-	// explainAgain is how long the reason of a request that waits on stays as it is at first; each time it is
-	// twice as long, up to explainAtLeast: to explain costs a look at every node.
-	explainAgain   = time.Minute
-	explainAtLeast = time.Hour
+	// explainAgain is how long the reason of a request that waits on stays as it is at first, whatever changes; each
+	// time it is twice as long, up to explainAtLeast. Where many wait in a large cluster it is longer: to explain one
+	// costs a look at every node, and takes about a hundredth of pausePerLook for each.
+	explainAgain   = time.Second
+	explainAtLeast = 5 * time.Minute
+	pausePerLook   = 100 * time.Microsecond
+	longestReason  = time.Hour
 	// tellAgain is how long nothing more is told of a version that waits, however its reason changes.
 	tellAgain = 10 * time.Minute
 	// A line that is longer than longLine isn't planned again at once when something becomes free.
@@ -279,7 +282,8 @@ func (l *serviceLoop) explain(w *wish, now time.Time) {
 	if w.explain.IsZero() || !now.Before(w.explain) {
 		why, patience := l.index.Explain(&w.request), w.patience
 		w.wait(why.GetSummary(), strings.Join(why.GetRemedies(), "; "), now)
-		w.patience = min(max(2*patience, explainAgain), explainAtLeast)
+		looks := time.Duration(len(l.wishes) * len(l.cfg.State.View().Nodes()))
+		w.patience = max(min(2*patience, explainAtLeast), explainAgain, min(looks*pausePerLook, longestReason))
 		w.explain, w.due = now.Add(w.patience), time.Time{}
 	} else {
 		w.due = w.explain // something has changed meanwhile
