@@ -57,7 +57,7 @@ func (c *clearer) clear(s *supposition) (clearing, bool) {
 			ending = append(ending, i)
 		}
 	}
-	t, nodes, ok := c.pay(s)
+	t, nodes, ok := c.pay()
 	if !ok {
 		return clearing{}, false
 	}
@@ -164,10 +164,10 @@ func (c *clearer) eviction(n *node) *eviction {
 			e.units[u].vacancy = e.units[u].plus(&v)
 			continue
 		}
-		u := unit{members: []*fleetv1.Instance{i}, vacancy: v}
+		u := unit{members: toll{i}, vacancy: v}
 		if gang != "" {
 			at[gang] = len(e.units)
-			u.members = c.gang(gang)
+			u.members = newToll(c.gang(gang))
 		}
 		e.units = append(e.units, u)
 	}
@@ -202,7 +202,7 @@ func (c *clearer) endable(i *fleetv1.Instance) bool {
 }
 
 // pay finds out which of the sites are needed, and whom of them.
-func (c *clearer) pay(s *supposition) (toll, []string, bool) {
+func (c *clearer) pay() (toll, []string, bool) {
 	nodes, ok := c.with(nil)
 	if ok {
 		return nil, nodes, true

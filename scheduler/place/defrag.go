@@ -3,7 +3,6 @@ package place
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -124,32 +123,49 @@ func (d *defrag) open() {
 	}
 	left := d.ask.MaxMoves
 	for len(all) > 0 && d.trials < maxTrials {
-		slices.SortStableFunc(all, func(a, b *opening) int {
-			return cmp.Or(cmp.Compare(b.merit, a.merit), cmp.Compare(a.node.slot, b.node.slot))
-		})
-		best := all[0]
+		at, next := bestOf(all)
+		best := all[at]
+		drop := func() {
+			last := len(all) - 1
+			all[at], all = all[last], all[:last]
+		}
 		if len(best.moves) > left {
-			all = all[1:]
+			drop()
 			continue
 		}
 		t := d.try(best)
 		if t == nil {
-			all = all[1:]
+			drop()
 			continue
 		}
-		merit := d.merit(best, t.step.Moves)
-		if len(all) > 1 && merit < all[1].merit && best.steps != len(d.plan.Steps) {
+		if merit := d.merit(best, t.step.Moves); merit < next && best.steps != len(d.plan.Steps) {
 			d.revert(t)
 			best.merit, best.steps = merit, len(d.plan.Steps)
 			continue
 		}
 		d.accept(t)
 		left -= len(t.step.Moves)
-		all = all[1:]
+		drop()
 		if o := d.opening(best.node); o != nil {
 			all = append(all, o)
 		}
 	}
+}
+
+// bestOf is the place of the opening with the most merit, the first by name of equals, and the merit of the
+// next; below 0 when there is none.
+func bestOf(all []*opening) (at int, next float64) {
+	next = -1
+	for i, o := range all {
+		switch best := all[at]; {
+		case i == 0:
+		case o.merit > best.merit || o.merit == best.merit && o.node.slot < best.node.slot:
+			at, next = i, best.merit
+		default:
+			next = max(next, o.merit)
+		}
+	}
+	return at, next
 }
 
 // close keeps moves away from a node.
@@ -252,7 +268,7 @@ func (d *defrag) fewest(n *node) []*fleetv1.Instance {
 	e := &eviction{request: &Request{CPUMillis: r.CPUMillis, MemoryBytes: r.MemoryBytes, DiskBytes: r.DiskBytes}, fit: d.fit(n), base: rest}
 	for _, i := range d.index.view.InstancesOnNode(n.name) {
 		if !d.moved[i.GetMeta().GetId()] && holds(i) && d.request(i) != nil {
-			e.units = append(e.units, unit{[]*fleetv1.Instance{i}, *d.share(n, i)})
+			e.units = append(e.units, unit{toll{i}, *d.share(n, i)})
 		}
 	}
 	t, ok := e.solve(d.ask.MaxMoves)
@@ -320,109 +336,6 @@ func (d *defrag) start(i *fleetv1.Instance) int64 {
 		return 0
 	}
 	return d.ask.StartMillis(i)
-}
-
-// trial is an opening that was planned, on an index that supposes it.
-type trial struct {
-	opening *opening
-	suppose *supposition
-	fresh   bool    // the node was not closed before
-	free    vacancy // there, afterwards
-	step    DefragStep
-	gain    int
-}
-
-// try plans the moves of an opening, nil when they do not make room.
-func (d *defrag) try(o *opening) *trial {
-	d.trials++
-	_, closed := d.closed[o.node]
-	t := &trial{opening: o, suppose: d.index.suppose(), fresh: !closed, step: DefragStep{Node: o.node.name}}
-	d.close(t.suppose, o.node)
-	t.free = d.closed[o.node]
-	before := d.room(o.node)
-	for _, i := range o.moves {
-		t.suppose.leave(i)
-		r := d.request(i)
-		target := d.target(r)
-		if target == nil {
-			d.revert(t)
-			return nil
-		}
-		t.step.Moves = append(t.step.Moves, Move{InstanceID: i.GetMeta().GetId(), Source: o.node.name, Target: target.name, Devices: len(i.GetSpec().GetDeviceIds()),
-			ImagePresent: d.index.images[r.Image][target], StartMillis: d.start(i)})
-		t.free = t.free.plus(d.share(o.node, i))
-	}
-	after, _ := d.rooms(o.node, t.free, -1)
-	if t.gain = after - before; t.gain <= 0 {
-		d.revert(t)
-		return nil
-	}
-	freed := o.node.usable
-	if d.ask.Flavor != nil {
-		_, rest := d.rooms(o.node, t.free, before)
-		freed = d.fit(o.node).choose(rest.devices, o.node.last)
-	}
-	for ; !freed.empty(); freed = freed.without(one(freed.first())) {
-		t.step.DeviceIDs = append(t.step.DeviceIDs, o.node.ids[freed.first()])
-	}
-	return t
-}
-
-// share is what an instance holds of its node.
-func (d *defrag) share(n *node, i *fleetv1.Instance) *vacancy {
-	s := i.GetSpec()
-	return &vacancy{s.GetCpuMillis(), s.GetMemoryBytes(), s.GetDiskBytes(), n.held(i).and(n.usable), 0}
-}
-
-// maxTargets is how many targets are tried that would lose room.
-const maxTargets = 8
-
-// target takes a node for a replacement, nil when there is none on which no room is lost.
-func (d *defrag) target(r *Request) *node {
-	x := d.index
-	kept := slices.Clone(x.kept)
-	defer func() { x.kept = kept }()
-	c := x.class(r, identify(r))
-	for range maxTargets {
-		if c.shape == nil {
-			return nil
-		}
-		x.catchUp(c.shape, c.pool)
-		if !x.place(r, c) {
-			return nil
-		}
-		t := &x.taken[len(x.taken)-1]
-		now := d.free(t.node)
-		before, _ := d.rooms(t.node, now.plus(&vacancy{t.cpu, t.memory, t.disk, t.devices, 0}), -1)
-		if d.room(t.node) == before {
-			return t.node
-		}
-		x.kept = append(x.kept, keptForNobody(t.node))
-		x.undo(len(x.taken) - 1)
-	}
-	return nil
-}
-
-// keptForNobody keeps a node from every request.
-func keptForNobody(n *node) kept { return kept{node: n, priority: math.MaxInt32} }
-
-// revert takes a trial back.
-func (d *defrag) revert(t *trial) {
-	t.suppose.undo()
-	if t.fresh {
-		delete(d.closed, t.opening.node)
-	}
-}
-
-// accept makes a trial the next step.
-func (d *defrag) accept(t *trial) {
-	d.suppose.adopt(t.suppose)
-	d.closed[t.opening.node] = t.free
-	for _, i := range t.opening.moves {
-		d.moved[i.GetMeta().GetId()] = true
-	}
-	d.plan.Steps = append(d.plan.Steps, t.step)
-	d.plan.RoomAfter += t.gain
 }
 
 // note counts who was not considered.

@@ -10,16 +10,21 @@ import (
 // crowded is a fleet that is full: 8 instances of one device on each node.
 type crowded struct {
 	*fleet
-	on   map[string][]*fleetv1.Instance
-	byID map[string]*fleetv1.Instance
+	on      map[string][]*fleetv1.Instance
+	byID    map[string]*fleetv1.Instance
+	service *fleetv1.Service // of all
 }
 
 func (c *crowded) InstancesOnNode(name string) []*fleetv1.Instance { return c.on[name] }
 func (c *crowded) Instance(id string) *fleetv1.Instance            { return c.byID[id] }
-func (c *crowded) ServiceByID(string) *fleetv1.Service             { return nil }
+func (c *crowded) ServiceByID(string) *fleetv1.Service             { return c.service }
+func (c *crowded) Model(_, _, _ string) *fleetv1.Model             { return &fleetv1.Model{} }
+func (c *crowded) Flavor(string) *fleetv1.Flavor {
+	return &fleetv1.Flavor{Spec: &fleetv1.FlavorSpec{CpuMillis: 8000, MemoryBytes: 64 * gib, Accelerator: &fleetv1.Accelerator{Count: 1}}}
+}
 
 func newCrowded(nodes int, preemptible bool) *crowded {
-	c := &crowded{newFleet(nodes), map[string][]*fleetv1.Instance{}, map[string]*fleetv1.Instance{}}
+	c := &crowded{fleet: newFleet(nodes), on: map[string][]*fleetv1.Instance{}, byID: map[string]*fleetv1.Instance{}}
 	for at, n := range c.nodes {
 		for i := range 8 {
 			inst := &fleetv1.Instance{Meta: &fleetv1.Meta{Id: fmt.Sprint(at, "-", i), Name: fmt.Sprint(at, "-", i)}, Desired: &fleetv1.InstanceDesired{State: fleetv1.DesiredRunning},
@@ -49,12 +54,39 @@ func BenchmarkExplain(b *testing.B) {
 		for i, r := range wants() {
 			b.Run(fmt.Sprint([]string{"one", "four", "eight", "gang", "rules"}[i], "/preemptible=", preemptible), func(b *testing.B) {
 				x.arrange()
+				busy := cpuTime(b)
 				for b.Loop() {
 					x.trim()
 					x.explain(&r)
 				}
+				b.ReportMetric((cpuTime(b)-busy)*1000/float64(b.N), "cpu-ms/op")
 			})
 		}
+	}
+}
+
+// BenchmarkDefrag plans moves in a fleet of 10,000 nodes that are half full.
+func BenchmarkDefrag(b *testing.B) {
+	view := newCrowded(10_000, false)
+	for at, n := range view.nodes {
+		view.on[n.Meta.Name] = view.on[n.Meta.Name][:1+at%7]
+		for _, i := range view.on[n.Meta.Name] {
+			i.Spec.ServiceId, i.Observed = "s", &fleetv1.InstanceObserved{State: fleetv1.InstanceRunning}
+		}
+	}
+	view.service = &fleetv1.Service{Desired: &fleetv1.ServiceDesired{State: fleetv1.DesiredRunning}, Spec: &fleetv1.ServiceSpec{Pool: "p", Versions: []*fleetv1.ServiceVersion{{}}}}
+	x := NewIndex(view)
+	flavor := &Request{CPUMillis: 8000, MemoryBytes: 64 * gib, Accelerator: &fleetv1.Accelerator{Count: 8}}
+	for name, ask := range map[string]DefragRequest{"nodes": {MaxMoves: 100}, "flavor": {MaxMoves: 100, Flavor: flavor}} {
+		b.Run(name, func(b *testing.B) {
+			busy := cpuTime(b)
+			for b.Loop() {
+				if p := x.Defrag(ask); p.RoomAfter == p.RoomBefore {
+					b.Fatal(p)
+				}
+			}
+			b.ReportMetric((cpuTime(b)-busy)*1000/float64(b.N), "cpu-ms/op")
+		})
 	}
 }
 
@@ -64,9 +96,11 @@ func BenchmarkPreempt(b *testing.B) {
 		x := NewIndex(newCrowded(10_000, preemptible))
 		for i, r := range wants() {
 			b.Run(fmt.Sprint([]string{"one", "four", "eight", "gang", "rules"}[i], "/preemptible=", preemptible), func(b *testing.B) {
+				busy := cpuTime(b)
 				for b.Loop() {
 					x.Preempt(&r)
 				}
+				b.ReportMetric((cpuTime(b)-busy)*1000/float64(b.N), "cpu-ms/op")
 			})
 		}
 	}

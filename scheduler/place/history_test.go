@@ -307,7 +307,7 @@ func contents(x *Index) map[string]any {
 				out["lost "+name] = p.group.key
 			}
 		}
-		out[name] = []any{n.open, n.cpu, n.memory, n.disk, n.free, n.usable, n.last, n.ids, n.topology.key(), slices.Sorted(slices.Values(n.ports)), n.arch, n.images, groups}
+		out[name] = []any{n.open, n.cpu, n.memory, n.disk, n.free, n.usable, n.last, n.soft, n.softest, n.ending, n.ids, n.topology.key(), slices.Sorted(slices.Values(n.ports)), n.arch, n.images, groups}
 	}
 	for image, nodes := range x.images {
 		for n := range nodes {

@@ -134,10 +134,10 @@ func (s *supposition) place(r *Request) ([]string, bool) {
 // placeInstead is place for a request that nobody has made: nothing of it stays in the index.
 func (s *supposition) placeInstead(r *Request) ([]string, bool) {
 	x := s.index
-	key := string(shapeKey(r))
-	known := x.shapes[key] != nil
+	key := shapeKey(r)
+	known := x.shapes[string(key)] != nil
 	nodes, ok := s.place(r)
-	if sh := x.shapes[key]; sh != nil && !known {
+	if sh := x.shapes[string(key)]; sh != nil && !known {
 		x.drop(sh)
 	}
 	delete(x.classes, identify(r))

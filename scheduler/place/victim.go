@@ -9,8 +9,8 @@ import (
 
 // unit is what can only end together: an instance, or all of a gang, on this node and on others.
 type unit struct {
-	members []*fleetv1.Instance // that are to be ended for it
-	vacancy                     // what it holds on this node
+	members toll // who is to be ended for it
+	vacancy      // what it holds on this node
 }
 
 // vacancy is a share of a node.
@@ -28,6 +28,9 @@ func (v vacancy) plus(o *vacancy) vacancy {
 type toll []*fleetv1.Instance
 
 func newToll(members []*fleetv1.Instance) toll {
+	if len(members) < 2 {
+		return members
+	}
 	t := toll(slices.Clone(members))
 	slices.SortFunc(t, func(a, b *fleetv1.Instance) int {
 		return cmp.Or(cmp.Compare(b.GetSpec().GetPriority(), a.GetSpec().GetPriority()), compareAge(a, b), cmp.Compare(a.GetMeta().GetId(), b.GetMeta().GetId()))
@@ -103,7 +106,7 @@ func (e *eviction) keepHelpful() {
 		return !(r.CPUMillis > b.cpu && u.cpu > 0 || r.MemoryBytes > b.memory && u.memory > 0 || r.DiskBytes > b.disk && u.disk > 0 ||
 			u.ports > 0 || short && !u.devices.and(e.fit.class).empty())
 	})
-	slices.SortStableFunc(e.units, func(a, b unit) int { return newToll(a.members).compare(newToll(b.members)) })
+	slices.SortStableFunc(e.units, func(a, b unit) int { return a.members.compare(b.members) })
 }
 
 func (e *eviction) sum() {
@@ -120,7 +123,7 @@ func (e *eviction) thin() {
 	left := slices.Clone(e.units)
 	slices.SortStableFunc(left, func(a, b unit) int {
 		return cmp.Or(cmp.Compare(len(b.members), len(a.members)), cmp.Compare(a.devices.count(), b.devices.count()), cmp.Compare(a.cpu, b.cpu),
-			newToll(b.members).compare(newToll(a.members)))
+			b.members.compare(a.members))
 	})
 	for i := 0; i < len(left); {
 		without := e.base
