@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/drover-fleet/drover/scheduler/place"
 	"github.com/drover-fleet/drover/scheduler/state"
@@ -46,12 +45,13 @@ func (a *allowance) giveBack(w *wish, n int) {
 	}
 }
 
-// shareOf is what one logical instance counts as, without devices that only the planner chooses the model of.
+// shareOf is what one logical instance counts as. Devices that only the planner chooses the model of count as of a
+// model that is called like the pattern: every limit on all that the pattern may match counts them.
 func shareOf(r *place.Request) state.Usage {
 	n := int64(max(1, r.Nodes))
 	u := state.Usage{CPUMillis: n * r.CPUMillis, MemoryBytes: n * r.MemoryBytes, Instances: n}
-	if model := r.Accelerator.GetModel(); model != "" && !strings.ContainsAny(model, `*?[\`) {
-		u.Devices = map[string]int64{model: n * int64(r.Accelerator.GetCount())}
+	if r.Accelerator.GetCount() > 0 {
+		u.Devices = map[string]int64{r.Accelerator.GetModel(): n * int64(r.Accelerator.GetCount())}
 	}
 	return u
 }
