@@ -139,7 +139,7 @@ func softestFirst(nodes []*node) []*node {
 // eviction prepares a node: what is free there when those that are ending have ended, and who else may end.
 func (c *clearer) eviction(n *node) *eviction {
 	r := c.request
-	e := &eviction{request: r, fit: c.class.shape.fit(n.topology), base: vacancy{n.cpu, n.memory, n.disk, n.free, 0}}
+	e := &eviction{request: r, fit: c.class.shape.fit(n.topology), disk: n.total.DiskBytes, base: vacancy{n.cpu, n.memory, n.disk, n.free, 0}}
 	for _, p := range n.ports {
 		if r.HostPort != 0 && p == r.HostPort {
 			e.base.ports++

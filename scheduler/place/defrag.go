@@ -219,7 +219,7 @@ func (d *defrag) rooms(n *node, v vacancy, most int) (rooms int, rest vacancy) {
 	if !r.runsOn(n.arch) {
 		return 0, v
 	}
-	e := eviction{request: &Request{CPUMillis: max(r.CPUMillis, 1), MemoryBytes: r.MemoryBytes, DiskBytes: r.DiskBytes}, fit: d.fit(n)}
+	e := eviction{request: &Request{CPUMillis: max(r.CPUMillis, 1), MemoryBytes: r.MemoryBytes, DiskBytes: r.DiskBytes}, fit: d.fit(n), disk: n.total.DiskBytes}
 	for rooms != most && e.takes(&v) {
 		v.devices = v.devices.without(e.fit.choose(v.devices, n.last))
 		v.cpu, v.memory, v.disk = v.cpu-e.request.CPUMillis, v.memory-r.MemoryBytes, v.disk-r.DiskBytes
@@ -265,7 +265,7 @@ func (d *defrag) fewest(n *node) []*fleetv1.Instance {
 		return nil
 	}
 	_, rest := d.rooms(n, d.free(n), -1)
-	e := &eviction{request: &Request{CPUMillis: r.CPUMillis, MemoryBytes: r.MemoryBytes, DiskBytes: r.DiskBytes}, fit: d.fit(n), base: rest}
+	e := &eviction{request: &Request{CPUMillis: r.CPUMillis, MemoryBytes: r.MemoryBytes, DiskBytes: r.DiskBytes}, fit: d.fit(n), disk: n.total.DiskBytes, base: rest}
 	for _, i := range d.index.view.InstancesOnNode(n.name) {
 		if !d.moved[i.GetMeta().GetId()] && holds(i) && d.request(i) != nil {
 			e.units = append(e.units, unit{toll{i}, *d.share(n, i)})

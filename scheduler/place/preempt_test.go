@@ -101,7 +101,7 @@ func TestPreemptionsAreMinimal(t *testing.T) {
 	}
 	t.Log(counts)
 	for _, what := range []string{"no", "gang", "several", "one", "none"} {
-		if counts[what] < 5 {
+		if counts[what] < seeds/40 {
 			t.Errorf("%q is tried too little", what)
 		}
 	}

@@ -58,6 +58,7 @@ type eviction struct {
 	request *Request
 	fit     *fit
 	base    vacancy // what is free
+	disk    int64   // of the node
 	units   []unit
 	rest    []vacancy // base and the units from there on
 	checks  int       // that may still be made
@@ -69,8 +70,11 @@ type eviction struct {
 const maxChecks = 2000
 
 func (e *eviction) takes(v *vacancy) bool {
-	r := e.request
-	return r.CPUMillis <= v.cpu && r.MemoryBytes <= v.memory && (r.DiskBytes == 0 || r.DiskBytes <= v.disk) && v.ports <= 0 && e.fit.hole(v.devices) != noKey
+	r, disk := e.request, v.disk
+	if disk == e.disk {
+		disk = max(disk, 0) // as load has it
+	}
+	return r.CPUMillis <= v.cpu && r.MemoryBytes <= v.memory && r.DiskBytes <= disk && v.ports <= 0 && e.fit.hole(v.devices) != noKey
 }
 
 // solve answers the least toll for which the request fits; false when none does. limit bounds how many it
