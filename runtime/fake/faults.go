@@ -73,3 +73,14 @@ func (r *Runtime) Containers() []string {
 	}
 	return ids
 }
+
+// Spec answers what a container was made from.
+func (r *Runtime) Spec(id string) (runtime.Spec, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.containers[id]
+	if c == nil {
+		return runtime.Spec{}, false
+	}
+	return c.spec, true
+}
