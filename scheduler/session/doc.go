@@ -11,8 +11,9 @@
 //     collected, so that a slow agent gets the newest set rather than every one, and never holds up the
 //     goroutine that follows the store.
 //   - reporting: one proposal per node is in flight at a time and the next carries all that arrived
-//     meanwhile; Raft groups the proposals of different nodes into one disk write. A report is
-//     acknowledged when it is committed. When a proposal fails or its outcome is unknown the session ends,
+//     meanwhile. So it is with all nodes together: a report that comes alone is proposed at once, those that
+//     come while entries are on their way share the next one, since an entry costs the store more than a report
+//     does. A report is acknowledged when it is committed. When a proposal fails or its outcome is unknown the session ends,
 //     and the agent, which keeps what was not acknowledged, sends it again after it has reconnected; the
 //     sequence numbers in the reports make the second time harmless.
 //

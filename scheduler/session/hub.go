@@ -53,6 +53,7 @@ type Hub struct {
 	// samples are the leader's alone, as pulls are.
 	samples samples
 	relays  relays
+	gather  gather
 
 	lead sync.Mutex // one Lead or Resign at a time
 
@@ -89,6 +90,7 @@ func New(cfg Config) *Hub {
 	h.leases.init(cfg.LeaseDuration)
 	h.pulls.init()
 	h.relays.init(cfg.MaxRelays)
+	h.gather.init()
 	return h
 }
 
@@ -231,12 +233,12 @@ func (h *Hub) session(node string) *session {
 	return h.sessions[node]
 }
 
-// propose commits an operation in the name of a node.
-func (h *Hub) propose(ctx context.Context, node string, cmd *fleetv1.Command) (state.Result, error) {
+// propose commits an operation in the name of an agent.
+func (h *Hub) propose(ctx context.Context, caller string, cmd *fleetv1.Command) (state.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.ProposeTimeout)
 	defer cancel()
 	cmd.Time = timestamppb.New(time.Now())
-	cmd.Caller = "agent/" + node
+	cmd.Caller = caller
 	cmd.Introduced = state.Introduced(cmd)
 	return h.cfg.Proposer.Propose(ctx, cmd)
 }

@@ -31,7 +31,7 @@ func (h *Hub) register(ctx context.Context, name string, facts *fleetv1.NodeFact
 		if event != nil {
 			write.Events = append(write.Events, event)
 		}
-		result, err := h.propose(ctx, name, &fleetv1.Command{Op: &fleetv1.Command_Write{Write: write}})
+		result, err := h.propose(ctx, "agent/"+name, &fleetv1.Command{Op: &fleetv1.Command_Write{Write: write}})
 		if err != nil {
 			return "", unavailable("registration of node "+name, err)
 		}

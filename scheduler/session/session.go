@@ -36,11 +36,14 @@ type session struct {
 
 	ctx  context.Context // ends with the session
 	stop context.CancelCauseFunc
-	wake chan struct{} // capacity 1: there is something to send
 	room chan struct{} // a token per report that may wait
 	jobs sync.WaitGroup
 
+	sent sentSet // the sender's
+
 	mu        sync.Mutex
+	greeting  bool // the welcome has not been sent, and must be the first
+	sending   bool // there is a sender
 	changed   bool // the assignment set may be newer than what was sent
 	acks      []uint64
 	orders    []*fleetv1.RelayOrder
@@ -61,8 +64,7 @@ func (h *Hub) Session(stream agentStream) error {
 	if err := checkHello(hello); err != nil {
 		return err
 	}
-	s := &session{hub: h, stream: stream, node: hello.GetNodeName(), changed: true,
-		wake: make(chan struct{}, 1), room: make(chan struct{}, maxUnacked)}
+	s := &session{hub: h, stream: stream, node: hello.GetNodeName(), greeting: true, room: make(chan struct{}, maxUnacked)}
 	s.ctx, s.stop = context.WithCancelCause(stream.Context())
 	defer h.drop(s)
 	defer s.end(nil)
@@ -72,8 +74,10 @@ func (h *Hub) Session(stream agentStream) error {
 
 	// The two ends of the stream may block in it; they return when this handler has.
 	go s.receive()
-	go s.send()
-	s.signal()
+	s.mu.Lock()
+	s.greeting, s.changed = false, true
+	s.startSending()
+	s.mu.Unlock()
 	<-s.ctx.Done()
 	s.mu.Lock()
 	s.reporting = true // no job starts any more
@@ -118,20 +122,18 @@ func (h *Hub) welcome(s *session, hello *fleetv1.Hello) error {
 // end ends the session; the agent sees err. Later calls do nothing.
 func (s *session) end(err error) { s.stop(err) }
 
-// signal wakes the sender.
-func (s *session) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+// sentSet is which assignment set was sent last.
+type sentSet struct {
+	any               bool
+	epoch, generation uint64
 }
 
 // assignmentsChanged makes the sender look at the node again. It never blocks.
 func (s *session) assignmentsChanged() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.changed = true
-	s.mu.Unlock()
-	s.signal()
+	s.startSending()
 }
 
 // order queues a relay order; false when too many wait already.
@@ -142,7 +144,7 @@ func (s *session) order(o *fleetv1.RelayOrder) bool {
 		return false
 	}
 	s.orders = append(s.orders, o)
-	s.signal()
+	s.startSending()
 	return true
 }
 
@@ -195,25 +197,32 @@ func (s *session) take(m *fleetv1.SessionRequest) error {
 	return nil
 }
 
-// send writes what has been marked until the session ends.
+// startSending sees to what has been marked being sent. The caller holds mu. Most of the time there is nothing to
+// send, and no goroutine for it.
+func (s *session) startSending() {
+	if !s.greeting && !s.sending && s.ctx.Err() == nil {
+		s.sending = true
+		go s.send()
+	}
+}
+
+// send writes what has been marked until nothing is or the session ends.
 func (s *session) send() {
-	var sent struct{ epoch, generation uint64 }
-	first := true
 	for {
-		select {
-		case <-s.ctx.Done():
-			return
-		case <-s.wake:
-		}
 		s.mu.Lock()
 		changed, acks, orders := s.changed, s.acks, s.orders
 		s.changed, s.acks, s.orders = false, nil, nil
+		if !changed && len(acks)+len(orders) == 0 || s.ctx.Err() != nil {
+			s.sending = false
+			s.mu.Unlock()
+			return
+		}
 		s.mu.Unlock()
 		var out []*fleetv1.SessionResponse
 		if changed {
 			set := Assignments(s.hub.cfg.State.View(), s.node)
-			if first || set.GetRestoreEpoch() != sent.epoch || set.GetGeneration() != sent.generation {
-				sent.epoch, sent.generation, first = set.GetRestoreEpoch(), set.GetGeneration(), false
+			if now := (sentSet{true, set.GetRestoreEpoch(), set.GetGeneration()}); now != s.sent {
+				s.sent = now
 				out = append(out, &fleetv1.SessionResponse{Message: &fleetv1.SessionResponse_Assignments{Assignments: set}})
 			}
 		}
@@ -278,8 +287,8 @@ func (s *session) commitReports() {
 			s.acks = append(s.acks, r.GetId())
 			<-s.room
 		}
+		s.startSending()
 		s.mu.Unlock()
-		s.signal()
 	}
 }
 
@@ -301,14 +310,7 @@ func (s *session) commit(batch []*fleetv1.StatusReport) error {
 	if len(report.Instances) == 0 && len(report.NodeEvents) == 0 {
 		return nil
 	}
-	result, err := s.hub.propose(s.ctx, s.node, &fleetv1.Command{Op: &fleetv1.Command_Report{Report: report}})
-	if err != nil {
-		return err
-	}
-	for _, r := range result.Rejections {
-		s.hub.cfg.Logger.Warn("report refused", "node", s.node, "reason", r.Reason, "detail", r.Detail)
-	}
-	return nil
+	return s.hub.commitReport(s.ctx, report)
 }
 
 // within answers what f does, or an error when that takes longer than d. f must return when ctx has ended,

@@ -13,8 +13,8 @@ import (
 )
 
 // CommandVersion is the newest Command.introduced that this version of the program can apply. Write,
-// Plan and Report came with version 1.
-const CommandVersion = 1
+// Plan and Report came with version 1, Reports with version 2.
+const CommandVersion = 2
 
 // Introduced is the command version that introduced the command's type of op, or 0 for one that this
 // version doesn't know. Proposers put it into Command.introduced.
@@ -22,6 +22,8 @@ func Introduced(cmd *fleetv1.Command) uint32 {
 	switch cmd.GetOp().(type) {
 	case *fleetv1.Command_Write, *fleetv1.Command_Plan, *fleetv1.Command_Report:
 		return 1
+	case *fleetv1.Command_Reports:
+		return 2
 	}
 	return 0
 }
@@ -101,6 +103,10 @@ func (a *applying) command(cmd *fleetv1.Command) Result {
 		result.Rejections = a.plan(op.Plan)
 	case *fleetv1.Command_Report:
 		a.report(op.Report)
+	case *fleetv1.Command_Reports:
+		for _, r := range op.Reports.GetReports() {
+			a.report(r)
+		}
 	}
 	return result
 }

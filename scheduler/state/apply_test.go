@@ -222,6 +222,23 @@ func TestNodeWritesKeepTheAssignmentGeneration(t *testing.T) {
 	}
 }
 
+// Reports in one entry are merged as if they had come one after the other.
+func TestReports(t *testing.T) {
+	f := newFixture(t)
+	f.must(planCommand("a", testInstance("i1", "a", "n1"), testInstance("i2", "a", "n2")))
+	seen := func(node, instance string, sequence uint64) *fleetv1.Report {
+		return &fleetv1.Report{Node: node, Instances: []*fleetv1.InstanceReport{{InstanceId: instance,
+			Observed: &fleetv1.InstanceObserved{State: fleetv1.InstanceRunning, Attempt: 1, Sequence: sequence}}}}
+	}
+	cmd := &fleetv1.Command{Time: at(1), Op: &fleetv1.Command_Reports{Reports: &fleetv1.Reports{Reports: []*fleetv1.Report{
+		seen("n1", "i1", 1), seen("n2", "i2", 3), seen("n1", "i1", 2), seen("n1", "i2", 9)}}}}
+	cmd.Introduced = Introduced(cmd)
+	f.must(cmd)
+	if one, two := f.View().Instance("i1").GetObserved().GetSequence(), f.View().Instance("i2").GetObserved().GetSequence(); one != 2 || two != 3 {
+		t.Errorf("stored %d and %d", one, two)
+	}
+}
+
 func TestRequestIDs(t *testing.T) {
 	f := newFixture(t)
 	request := func(seconds int64, name string, digest byte) *fleetv1.Command {
@@ -254,7 +271,7 @@ func TestUnknownCommands(t *testing.T) {
 	f.refused(&fleetv1.Command{Time: at(1)}, RejectUnknownCommand, "command version 0")
 	newer := writeCommand(1)
 	newer.Introduced = CommandVersion + 1
-	f.refused(newer, RejectUnknownCommand, "knows up to 1")
+	f.refused(newer, RejectUnknownCommand, fmt.Sprintf("knows up to %d", CommandVersion))
 }
 
 func TestViews(t *testing.T) {

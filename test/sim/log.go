@@ -183,6 +183,8 @@ func describe(cmd *fleetv1.Command) string {
 		return fmt.Sprintf("a plan of %d parts", len(op.Plan.GetParts()))
 	case *fleetv1.Command_Report:
 		return "a report of " + op.Report.GetNode()
+	case *fleetv1.Command_Reports:
+		return fmt.Sprintf("reports of %d nodes", len(op.Reports.GetReports()))
 	}
 	return "unknown"
 }

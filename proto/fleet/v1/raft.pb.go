@@ -41,6 +41,7 @@ type Command struct {
 	//	*Command_Write
 	//	*Command_Plan
 	//	*Command_Report
+	//	*Command_Reports
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -145,6 +146,15 @@ func (x *Command) GetReport() *Report {
 	return nil
 }
 
+func (x *Command) GetReports() *Reports {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Reports); ok {
+			return x.Reports
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -161,11 +171,17 @@ type Command_Report struct {
 	Report *Report `protobuf:"bytes,12,opt,name=report,proto3,oneof"`
 }
 
+type Command_Reports struct {
+	Reports *Reports `protobuf:"bytes,13,opt,name=reports,proto3,oneof"`
+}
+
 func (*Command_Write) isCommand_Op() {}
 
 func (*Command_Plan) isCommand_Op() {}
 
 func (*Command_Report) isCommand_Op() {}
+
+func (*Command_Reports) isCommand_Op() {}
 
 // Object is one stored object.
 type Object struct {
@@ -758,6 +774,51 @@ func (x *Report) GetNodeEvents() []*ReportedEvent {
 	return nil
 }
 
+// Reports are those of several nodes, in one entry.
+type Reports struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reports       []*Report              `protobuf:"bytes,1,rep,name=reports,proto3" json:"reports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reports) Reset() {
+	*x = Reports{}
+	mi := &file_fleet_v1_raft_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reports) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reports) ProtoMessage() {}
+
+func (x *Reports) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_raft_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reports.ProtoReflect.Descriptor instead.
+func (*Reports) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Reports) GetReports() []*Report {
+	if x != nil {
+		return x.Reports
+	}
+	return nil
+}
+
 // Cluster is the one object that exists from the bootstrap on.
 type Cluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -769,7 +830,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fleet_v1_raft_proto_msgTypes[8]
+	mi := &file_fleet_v1_raft_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +842,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_raft_proto_msgTypes[8]
+	mi := &file_fleet_v1_raft_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +855,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{8}
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Cluster) GetMeta() *Meta {
@@ -824,7 +885,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_fleet_v1_raft_proto_msgTypes[9]
+	mi := &file_fleet_v1_raft_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +897,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_raft_proto_msgTypes[9]
+	mi := &file_fleet_v1_raft_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +910,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{9}
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Token) GetMeta() *Meta {
@@ -886,7 +947,7 @@ type RequestRecord struct {
 
 func (x *RequestRecord) Reset() {
 	*x = RequestRecord{}
-	mi := &file_fleet_v1_raft_proto_msgTypes[10]
+	mi := &file_fleet_v1_raft_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +959,7 @@ func (x *RequestRecord) String() string {
 func (*RequestRecord) ProtoMessage() {}
 
 func (x *RequestRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_raft_proto_msgTypes[10]
+	mi := &file_fleet_v1_raft_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +972,7 @@ func (x *RequestRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestRecord.ProtoReflect.Descriptor instead.
 func (*RequestRecord) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{10}
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RequestRecord) GetId() string {
@@ -958,7 +1019,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_fleet_v1_raft_proto_msgTypes[11]
+	mi := &file_fleet_v1_raft_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1031,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_raft_proto_msgTypes[11]
+	mi := &file_fleet_v1_raft_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1044,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{11}
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -1068,7 +1129,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fleet_v1_raft_proto_msgTypes[12]
+	mi := &file_fleet_v1_raft_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1141,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_raft_proto_msgTypes[12]
+	mi := &file_fleet_v1_raft_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1154,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{12}
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -1121,7 +1182,7 @@ type SnapshotTrailer struct {
 
 func (x *SnapshotTrailer) Reset() {
 	*x = SnapshotTrailer{}
-	mi := &file_fleet_v1_raft_proto_msgTypes[13]
+	mi := &file_fleet_v1_raft_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1194,7 @@ func (x *SnapshotTrailer) String() string {
 func (*SnapshotTrailer) ProtoMessage() {}
 
 func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_raft_proto_msgTypes[13]
+	mi := &file_fleet_v1_raft_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1207,7 @@ func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTrailer.ProtoReflect.Descriptor instead.
 func (*SnapshotTrailer) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{13}
+	return file_fleet_v1_raft_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SnapshotTrailer) GetRecords() uint64 {
@@ -1167,7 +1228,7 @@ var File_fleet_v1_raft_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x13fleet/v1/raft.proto\x12\bfleet.v1\x1a\x14fleet/v1/agent.proto\x1a\x14fleet/v1/event.proto\x1a\x15fleet/v1/flavor.proto\x1a\x17fleet/v1/instance.proto\x1a\x13fleet/v1/meta.proto\x1a\x14fleet/v1/model.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pool.proto\x1a\x14fleet/v1/quota.proto\x1a\x16fleet/v1/service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x02\n" +
+	"\x13fleet/v1/raft.proto\x12\bfleet.v1\x1a\x14fleet/v1/agent.proto\x1a\x14fleet/v1/event.proto\x1a\x15fleet/v1/flavor.proto\x1a\x17fleet/v1/instance.proto\x1a\x13fleet/v1/meta.proto\x1a\x14fleet/v1/model.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pool.proto\x1a\x14fleet/v1/quota.proto\x1a\x16fleet/v1/service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x02\n" +
 	"\aCommand\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
 	"\x06caller\x18\x02 \x01(\tR\x06caller\x12\x1d\n" +
@@ -1180,7 +1241,8 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\x05write\x18\n" +
 	" \x01(\v2\x0f.fleet.v1.WriteH\x00R\x05write\x12$\n" +
 	"\x04plan\x18\v \x01(\v2\x0e.fleet.v1.PlanH\x00R\x04plan\x12*\n" +
-	"\x06report\x18\f \x01(\v2\x10.fleet.v1.ReportH\x00R\x06reportB\x04\n" +
+	"\x06report\x18\f \x01(\v2\x10.fleet.v1.ReportH\x00R\x06report\x12-\n" +
+	"\areports\x18\r \x01(\v2\x11.fleet.v1.ReportsH\x00R\areportsB\x04\n" +
 	"\x02op\"\x93\x03\n" +
 	"\x06Object\x12-\n" +
 	"\acluster\x18\x01 \x01(\v2\x11.fleet.v1.ClusterH\x00R\acluster\x12'\n" +
@@ -1220,7 +1282,9 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x126\n" +
 	"\tinstances\x18\x02 \x03(\v2\x18.fleet.v1.InstanceReportR\tinstances\x128\n" +
 	"\vnode_events\x18\x03 \x03(\v2\x17.fleet.v1.ReportedEventR\n" +
-	"nodeEvents\"R\n" +
+	"nodeEvents\"5\n" +
+	"\aReports\x12*\n" +
+	"\areports\x18\x01 \x03(\v2\x10.fleet.v1.ReportR\areports\"R\n" +
 	"\aCluster\x12\"\n" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12#\n" +
 	"\rrestore_epoch\x18\x02 \x01(\x04R\frestoreEpoch\"d\n" +
@@ -1258,7 +1322,7 @@ func file_fleet_v1_raft_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_raft_proto_rawDescData
 }
 
-var file_fleet_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_fleet_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_fleet_v1_raft_proto_goTypes = []any{
 	(*Command)(nil),               // 0: fleet.v1.Command
 	(*Object)(nil),                // 1: fleet.v1.Object
@@ -1268,62 +1332,65 @@ var file_fleet_v1_raft_proto_goTypes = []any{
 	(*PlanPart)(nil),              // 5: fleet.v1.PlanPart
 	(*Preemption)(nil),            // 6: fleet.v1.Preemption
 	(*Report)(nil),                // 7: fleet.v1.Report
-	(*Cluster)(nil),               // 8: fleet.v1.Cluster
-	(*Token)(nil),                 // 9: fleet.v1.Token
-	(*RequestRecord)(nil),         // 10: fleet.v1.RequestRecord
-	(*SnapshotRecord)(nil),        // 11: fleet.v1.SnapshotRecord
-	(*SnapshotHeader)(nil),        // 12: fleet.v1.SnapshotHeader
-	(*SnapshotTrailer)(nil),       // 13: fleet.v1.SnapshotTrailer
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*Node)(nil),                  // 15: fleet.v1.Node
-	(*Flavor)(nil),                // 16: fleet.v1.Flavor
-	(*Pool)(nil),                  // 17: fleet.v1.Pool
-	(*Model)(nil),                 // 18: fleet.v1.Model
-	(*Service)(nil),               // 19: fleet.v1.Service
-	(*Instance)(nil),              // 20: fleet.v1.Instance
-	(*Quota)(nil),                 // 21: fleet.v1.Quota
-	(*Event)(nil),                 // 22: fleet.v1.Event
-	(*ObjectRef)(nil),             // 23: fleet.v1.ObjectRef
-	(*InstanceReport)(nil),        // 24: fleet.v1.InstanceReport
-	(*ReportedEvent)(nil),         // 25: fleet.v1.ReportedEvent
-	(*Meta)(nil),                  // 26: fleet.v1.Meta
+	(*Reports)(nil),               // 8: fleet.v1.Reports
+	(*Cluster)(nil),               // 9: fleet.v1.Cluster
+	(*Token)(nil),                 // 10: fleet.v1.Token
+	(*RequestRecord)(nil),         // 11: fleet.v1.RequestRecord
+	(*SnapshotRecord)(nil),        // 12: fleet.v1.SnapshotRecord
+	(*SnapshotHeader)(nil),        // 13: fleet.v1.SnapshotHeader
+	(*SnapshotTrailer)(nil),       // 14: fleet.v1.SnapshotTrailer
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*Node)(nil),                  // 16: fleet.v1.Node
+	(*Flavor)(nil),                // 17: fleet.v1.Flavor
+	(*Pool)(nil),                  // 18: fleet.v1.Pool
+	(*Model)(nil),                 // 19: fleet.v1.Model
+	(*Service)(nil),               // 20: fleet.v1.Service
+	(*Instance)(nil),              // 21: fleet.v1.Instance
+	(*Quota)(nil),                 // 22: fleet.v1.Quota
+	(*Event)(nil),                 // 23: fleet.v1.Event
+	(*ObjectRef)(nil),             // 24: fleet.v1.ObjectRef
+	(*InstanceReport)(nil),        // 25: fleet.v1.InstanceReport
+	(*ReportedEvent)(nil),         // 26: fleet.v1.ReportedEvent
+	(*Meta)(nil),                  // 27: fleet.v1.Meta
 }
 var file_fleet_v1_raft_proto_depIdxs = []int32{
-	14, // 0: fleet.v1.Command.time:type_name -> google.protobuf.Timestamp
+	15, // 0: fleet.v1.Command.time:type_name -> google.protobuf.Timestamp
 	2,  // 1: fleet.v1.Command.write:type_name -> fleet.v1.Write
 	4,  // 2: fleet.v1.Command.plan:type_name -> fleet.v1.Plan
 	7,  // 3: fleet.v1.Command.report:type_name -> fleet.v1.Report
-	8,  // 4: fleet.v1.Object.cluster:type_name -> fleet.v1.Cluster
-	9,  // 5: fleet.v1.Object.token:type_name -> fleet.v1.Token
-	15, // 6: fleet.v1.Object.node:type_name -> fleet.v1.Node
-	16, // 7: fleet.v1.Object.flavor:type_name -> fleet.v1.Flavor
-	17, // 8: fleet.v1.Object.pool:type_name -> fleet.v1.Pool
-	18, // 9: fleet.v1.Object.model:type_name -> fleet.v1.Model
-	19, // 10: fleet.v1.Object.service:type_name -> fleet.v1.Service
-	20, // 11: fleet.v1.Object.instance:type_name -> fleet.v1.Instance
-	21, // 12: fleet.v1.Object.quota:type_name -> fleet.v1.Quota
-	3,  // 13: fleet.v1.Write.mutations:type_name -> fleet.v1.Mutation
-	22, // 14: fleet.v1.Write.events:type_name -> fleet.v1.Event
-	1,  // 15: fleet.v1.Mutation.put:type_name -> fleet.v1.Object
-	23, // 16: fleet.v1.Mutation.delete:type_name -> fleet.v1.ObjectRef
-	5,  // 17: fleet.v1.Plan.parts:type_name -> fleet.v1.PlanPart
-	20, // 18: fleet.v1.PlanPart.instances:type_name -> fleet.v1.Instance
-	22, // 19: fleet.v1.PlanPart.events:type_name -> fleet.v1.Event
-	6,  // 20: fleet.v1.PlanPart.preemptions:type_name -> fleet.v1.Preemption
-	24, // 21: fleet.v1.Report.instances:type_name -> fleet.v1.InstanceReport
-	25, // 22: fleet.v1.Report.node_events:type_name -> fleet.v1.ReportedEvent
-	26, // 23: fleet.v1.Cluster.meta:type_name -> fleet.v1.Meta
-	26, // 24: fleet.v1.Token.meta:type_name -> fleet.v1.Meta
-	14, // 25: fleet.v1.RequestRecord.time:type_name -> google.protobuf.Timestamp
-	12, // 26: fleet.v1.SnapshotRecord.header:type_name -> fleet.v1.SnapshotHeader
-	1,  // 27: fleet.v1.SnapshotRecord.object:type_name -> fleet.v1.Object
-	10, // 28: fleet.v1.SnapshotRecord.request:type_name -> fleet.v1.RequestRecord
-	13, // 29: fleet.v1.SnapshotRecord.trailer:type_name -> fleet.v1.SnapshotTrailer
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	8,  // 4: fleet.v1.Command.reports:type_name -> fleet.v1.Reports
+	9,  // 5: fleet.v1.Object.cluster:type_name -> fleet.v1.Cluster
+	10, // 6: fleet.v1.Object.token:type_name -> fleet.v1.Token
+	16, // 7: fleet.v1.Object.node:type_name -> fleet.v1.Node
+	17, // 8: fleet.v1.Object.flavor:type_name -> fleet.v1.Flavor
+	18, // 9: fleet.v1.Object.pool:type_name -> fleet.v1.Pool
+	19, // 10: fleet.v1.Object.model:type_name -> fleet.v1.Model
+	20, // 11: fleet.v1.Object.service:type_name -> fleet.v1.Service
+	21, // 12: fleet.v1.Object.instance:type_name -> fleet.v1.Instance
+	22, // 13: fleet.v1.Object.quota:type_name -> fleet.v1.Quota
+	3,  // 14: fleet.v1.Write.mutations:type_name -> fleet.v1.Mutation
+	23, // 15: fleet.v1.Write.events:type_name -> fleet.v1.Event
+	1,  // 16: fleet.v1.Mutation.put:type_name -> fleet.v1.Object
+	24, // 17: fleet.v1.Mutation.delete:type_name -> fleet.v1.ObjectRef
+	5,  // 18: fleet.v1.Plan.parts:type_name -> fleet.v1.PlanPart
+	21, // 19: fleet.v1.PlanPart.instances:type_name -> fleet.v1.Instance
+	23, // 20: fleet.v1.PlanPart.events:type_name -> fleet.v1.Event
+	6,  // 21: fleet.v1.PlanPart.preemptions:type_name -> fleet.v1.Preemption
+	25, // 22: fleet.v1.Report.instances:type_name -> fleet.v1.InstanceReport
+	26, // 23: fleet.v1.Report.node_events:type_name -> fleet.v1.ReportedEvent
+	7,  // 24: fleet.v1.Reports.reports:type_name -> fleet.v1.Report
+	27, // 25: fleet.v1.Cluster.meta:type_name -> fleet.v1.Meta
+	27, // 26: fleet.v1.Token.meta:type_name -> fleet.v1.Meta
+	15, // 27: fleet.v1.RequestRecord.time:type_name -> google.protobuf.Timestamp
+	13, // 28: fleet.v1.SnapshotRecord.header:type_name -> fleet.v1.SnapshotHeader
+	1,  // 29: fleet.v1.SnapshotRecord.object:type_name -> fleet.v1.Object
+	11, // 30: fleet.v1.SnapshotRecord.request:type_name -> fleet.v1.RequestRecord
+	14, // 31: fleet.v1.SnapshotRecord.trailer:type_name -> fleet.v1.SnapshotTrailer
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_raft_proto_init() }
@@ -1345,6 +1412,7 @@ func file_fleet_v1_raft_proto_init() {
 		(*Command_Write)(nil),
 		(*Command_Plan)(nil),
 		(*Command_Report)(nil),
+		(*Command_Reports)(nil),
 	}
 	file_fleet_v1_raft_proto_msgTypes[1].OneofWrappers = []any{
 		(*Object_Cluster)(nil),
@@ -1361,7 +1429,7 @@ func file_fleet_v1_raft_proto_init() {
 		(*Mutation_Put)(nil),
 		(*Mutation_Delete)(nil),
 	}
-	file_fleet_v1_raft_proto_msgTypes[11].OneofWrappers = []any{
+	file_fleet_v1_raft_proto_msgTypes[12].OneofWrappers = []any{
 		(*SnapshotRecord_Header)(nil),
 		(*SnapshotRecord_Object)(nil),
 		(*SnapshotRecord_Request)(nil),
@@ -1373,7 +1441,7 @@ func file_fleet_v1_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_raft_proto_rawDesc), len(file_fleet_v1_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
