@@ -34,7 +34,7 @@ func startFleet(t *testing.T, nodes int, devices string) *fleet {
 	for _, count := range []int32{1, 2, 4, 8} {
 		_, err := f.Client.Flavors.CreateFlavor(f.ctx, &fleetv1.CreateFlavorRequest{Flavor: &fleetv1.Flavor{
 			Meta: &fleetv1.Meta{Name: fmt.Sprintf("gpu.%d", count)},
-			Spec: &fleetv1.FlavorSpec{CpuMillis: 10, MemoryBytes: 16 << 20, Accelerator: &fleetv1.Accelerator{Count: count}},
+			Spec: &fleetv1.FlavorSpec{CpuMillis: 10, MemoryBytes: 16 << 20, Accelerator: &fleetv1.Accelerator{Model: "H100*", Count: count}},
 		}})
 		f.must(err)
 	}
