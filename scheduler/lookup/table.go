@@ -189,6 +189,17 @@ func markDevices(view state.ReadView, c state.Change, dirty map[string]bool) {
 	}
 }
 
+// sameEndpoint says that the change of an instance changes no answer, as most do on the way to being ready.
+func sameEndpoint(before, after *fleetv1.Instance) bool {
+	a, b := before.GetObserved(), after.GetObserved()
+	return wanted(before) == wanted(after) && (!wanted(before) || a.GetIp() == b.GetIp() && a.GetPort() == b.GetPort())
+}
+
+// wanted says that an instance is meant to run and ready, whatever its node is.
+func wanted(i *fleetv1.Instance) bool {
+	return i.GetDesired().GetState() == fleetv1.DesiredRunning && i.GetObserved().GetReady()
+}
+
 // apply takes changes over: those of services that stay as they are by name and ID touch only their own
 // answers.
 func (t *Table) apply(sets []state.ChangeSet, resync bool) {
@@ -211,6 +222,9 @@ func (t *Table) apply(sets []state.ChangeSet, resync bool) {
 				}
 				dirty[c.After.GetService().GetMeta().GetId()] = true
 			case fleetv1.KindInstance:
+				if sameEndpoint(c.Before.GetInstance(), c.After.GetInstance()) {
+					continue
+				}
 				for _, o := range []*fleetv1.Object{c.Before, c.After} {
 					if id := o.GetInstance().GetSpec().GetServiceId(); id != "" {
 						dirty[id] = true
@@ -369,7 +383,7 @@ func (t *Table) servingMembers(view state.ReadView, all []*fleetv1.Instance) map
 
 func (t *Table) serves(view state.ReadView, i *fleetv1.Instance) bool {
 	node := i.GetSpec().GetNode()
-	return i.GetDesired().GetState() == fleetv1.DesiredRunning && i.GetObserved().GetReady() && t.cfg.LeaseValid(node) && state.FailedDevice(view.Node(node), i) == ""
+	return wanted(i) && t.cfg.LeaseValid(node) && state.FailedDevice(view.Node(node), i) == ""
 }
 
 // endpointOf is nil when the instance must not be called.
