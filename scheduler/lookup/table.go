@@ -42,6 +42,8 @@ type Table struct {
 	now  atomic.Pointer[snapshot]
 	wake chan struct{} // holds one token when nodes or all has something
 
+	big map[string]*pause // services of many instances, by ID; Run's alone
+
 	mu    sync.Mutex
 	nodes map[string]bool // whose lease changed
 	all   bool
@@ -78,7 +80,7 @@ type answer struct {
 
 // New makes a table without services.
 func New(cfg Config) *Table {
-	t := &Table{cfg: cfg, wake: make(chan struct{}, 1), nodes: map[string]bool{}}
+	t := &Table{cfg: cfg, wake: make(chan struct{}, 1), nodes: map[string]bool{}, big: map[string]*pause{}}
 	t.now.Store(&snapshot{})
 	return t
 }
@@ -148,10 +150,15 @@ func (t *Table) Run(ctx context.Context) {
 			}
 		}
 	})
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
 	for {
+		timer.Reset(t.nextDue())
 		select {
 		case <-ctx.Done():
 			return
+		case <-timer.C:
+			t.render(t.cfg.Store.View(), t.due())
 		case n := <-changes:
 			t.apply(n.sets, n.resync)
 		case <-t.wake:
@@ -278,10 +285,13 @@ func (t *Table) add(view state.ReadView, services map[key]*entry, s *fleetv1.Ser
 	}
 }
 
-// render renders the answers of some services anew.
+// render renders the answers of some services anew, or notes that they have to be.
 func (t *Table) render(view state.ReadView, dirty map[string]bool) {
 	services := t.now.Load().services
 	for id := range dirty {
+		if t.paused(id) {
+			continue
+		}
 		s := view.ServiceByID(id)
 		if e := services[key{s.GetMeta().GetProject(), id}]; e != nil && s != nil {
 			t.update(view, e, s)
@@ -290,7 +300,8 @@ func (t *Table) render(view state.ReadView, dirty map[string]bool) {
 }
 
 func (t *Table) update(view state.ReadView, e *entry, s *fleetv1.Service) {
-	next := t.answerOf(view, s)
+	next, instances := t.answerOf(view, s)
+	t.pause(s.GetMeta().GetId(), instances)
 	if last := e.answer.Load(); last == nil || last.refusal != next.refusal || !sameEndpoints(last, next) {
 		e.answer.Store(next)
 	}
@@ -344,15 +355,17 @@ func rendered(e *fleetv1.Endpoint) endpoint {
 	return endpoint{e.GetSchema(), e.GetIp(), e.GetPort(), e.GetModel(), e.GetModelVersion(), e.GetWeight(), e.GetInstanceId()}
 }
 
-func (t *Table) answerOf(view state.ReadView, s *fleetv1.Service) *answer {
+// answerOf renders a service, and answers how many instances it has looked at.
+func (t *Table) answerOf(view state.ReadView, s *fleetv1.Service) (a *answer, instances int) {
 	pool := view.Pool(s.GetSpec().GetPool())
 	if kind := pool.GetSpec().GetType(); kind != fleetv1.PoolDedicated {
 		return &answer{refusal: fmt.Sprintf("service %q runs in pool %q, which is %s: only services in a dedicated pool can be looked up",
-			s.GetMeta().GetName(), s.GetSpec().GetPool(), kind)}
+			s.GetMeta().GetName(), s.GetSpec().GetPool(), kind)}, 0
 	}
 	resp := &fleetv1.ListEndpointsResponse{Index: view.Index(), MaxAgeSeconds: int32(t.cfg.MaxAge / time.Second)}
 	if s.GetDesired().GetState() == fleetv1.DesiredRunning {
 		all := view.InstancesOfService(s.GetMeta().GetId())
+		instances = len(all)
 		serving := t.servingMembers(view, all)
 		for _, i := range all {
 			if g := i.GetSpec().GetGang(); g != nil && (g.GetRank() != 0 || serving[g.GetId()] < g.GetSize()) {
@@ -364,7 +377,7 @@ func (t *Table) answerOf(view state.ReadView, s *fleetv1.Service) *answer {
 		}
 	}
 	sort.Slice(resp.Endpoints, func(i, j int) bool { return resp.Endpoints[i].GetInstanceId() < resp.Endpoints[j].GetInstanceId() })
-	return render(resp)
+	return render(resp), instances
 }
 
 // servingMembers counts the members that serve, by gang.
