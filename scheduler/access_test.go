@@ -172,6 +172,7 @@ func TestConfigValidate(t *testing.T) {
 		{"heartbeat_interval", func(c *scheduler.Config) { c.HeartbeatInterval = 0 }},
 		{"lease_duration", func(c *scheduler.Config) { c.LeaseDuration = c.HeartbeatInterval }},
 		{"max_services_per_user", func(c *scheduler.Config) { c.MaxServicesPerUser = 0 }},
+		{"reserve_after", func(c *scheduler.Config) { c.ReserveAfter = 0 }},
 		{"lookup_max_age", func(c *scheduler.Config) { c.LookupMaxAge = 1500 * time.Millisecond }},
 	} {
 		cfg := scheduler.DefaultConfig()

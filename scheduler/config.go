@@ -26,7 +26,10 @@ type Config struct {
 	MaxServicesPerUser int `yaml:"max_services_per_user"`
 	// LookupMaxAge is how long a client may use the answer of a look-up; whole seconds. An instance that is
 	// withdrawn serves at least that much longer.
-	LookupMaxAge time.Duration   `yaml:"lookup_max_age"`
+	LookupMaxAge time.Duration `yaml:"lookup_max_age"`
+	// ReserveAfter is how long an instance waits before what becomes free is kept for it. Less has big requests placed
+	// sooner, more leaves less idle.
+	ReserveAfter time.Duration   `yaml:"reserve_after"`
 	Registry     registry.Config `yaml:"registry"`
 	// Version of the program, as status and metrics show it; empty means what the Go build recorded.
 	Version string `yaml:"-"`
@@ -44,6 +47,7 @@ func DefaultConfig() Config {
 		LeaseDuration:      10 * time.Second,
 		MaxServicesPerUser: 20,
 		LookupMaxAge:       3 * time.Second,
+		ReserveAfter:       30 * time.Second,
 	}
 }
 
@@ -72,6 +76,9 @@ func (c Config) Validate() error {
 	}
 	if c.LookupMaxAge < time.Second || c.LookupMaxAge > time.Minute || c.LookupMaxAge%time.Second != 0 {
 		bad("lookup_max_age", "%v must be whole seconds, 1s–1m", c.LookupMaxAge)
+	}
+	if c.ReserveAfter < time.Second || c.ReserveAfter > time.Hour {
+		bad("reserve_after", "%v is out of range 1s–1h", c.ReserveAfter)
 	}
 	return errors.Join(errs...)
 }

@@ -37,6 +37,7 @@ const (
 	keepaliveTime   = 30 * time.Second
 	keepaliveAnswer = 10 * time.Second
 	keepaliveLeast  = 5 * time.Second // between a client's pings
+	windowSize      = 1 << 20         // of a stream and of a connection
 	headerTimeout   = 5 * time.Second
 	idleTimeout     = 2 * time.Minute
 	callTimeout     = 30 * time.Second // for one HTTP call, reading and writing
@@ -126,12 +127,12 @@ func (s *Server) wire() {
 		Logger: s.log, // no Leader: the addresses known here are Raft's, which agents can't dial
 	})
 	s.loops = reconcile.New(reconcile.Config{
-		State: s.state, Proposer: s.proposals, Sessions: s.hub, LookupMaxAge: s.cfg.LookupMaxAge, Logger: s.log,
+		State: s.state, Proposer: s.proposals, Sessions: s.hub, LookupMaxAge: s.cfg.LookupMaxAge, ReserveAfter: s.cfg.ReserveAfter, Logger: s.log,
 	})
 	s.table = lookup.New(lookup.Config{Store: s.state, LeaseValid: s.hub.LeaseValid, MaxAge: s.cfg.LookupMaxAge})
 	a := api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
-		Endpoints: s.table, Members: s, MaxServicesPerUser: s.cfg.MaxServicesPerUser, Now: time.Now, Logger: s.log,
+		Endpoints: s.table, Members: s, MaxServicesPerUser: s.cfg.MaxServicesPerUser, ReserveAfter: s.cfg.ReserveAfter, Now: time.Now, Logger: s.log,
 	})
 	in := auth.NewInterceptors(s.state.View)
 	m := newMetrics(s)
@@ -139,6 +140,8 @@ func (s *Server) wire() {
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveAnswer}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
+		// A window that grpc need not find out by itself: for that it answers each heartbeat of each agent with a ping.
+		grpc.StaticStreamWindowSize(windowSize), grpc.StaticConnWindowSize(windowSize),
 		grpc.ChainUnaryInterceptor(m.unary, in.Unary, api.UnaryErrors(s.log)),
 		grpc.ChainStreamInterceptor(m.stream, s.endOnStop, in.Stream, api.StreamErrors(s.log)),
 	)

@@ -28,7 +28,7 @@ func (s *serviceServer) PlanService(ctx context.Context, req *fleetv1.PlanServic
 	}
 	resp := &fleetv1.PlanServiceResponse{}
 	s.planner.ask(func(sc *scene) {
-		line := waiting(sc, now, service.GetMeta().GetId())
+		line := sc.waiting(now, service.GetMeta().GetId())
 		var own []*waiter
 		for i, version := range service.GetSpec().GetVersions() {
 			w := newWaiter(sc, service, version, now)
@@ -38,7 +38,7 @@ func (s *serviceServer) PlanService(ctx context.Context, req *fleetv1.PlanServic
 			w.order, w.count = i, max(0, int(version.GetInstances())-units(sc, service.GetMeta().GetId(), version))
 			if st := versionStatus(service, version); st.GetWaitingSince() != nil {
 				w.since = st.GetWaitingSince().AsTime()
-				w.request.Waited, w.request.Reserved = now.Sub(w.since) >= waitedLong, st.GetReservation().GetNodes()
+				w.request.Waited, w.request.Reserved = now.Sub(w.since) >= sc.reserveAfter, st.GetReservation().GetNodes()
 			}
 			own = append(own, w)
 		}
@@ -169,7 +169,7 @@ func (s *serviceServer) explained(service *fleetv1.Service) *fleetv1.Service {
 	}
 	service, now := proto.CloneOf(service), s.cfg.Now()
 	s.planner.ask(func(sc *scene) {
-		line := waiting(sc, now, service.GetMeta().GetId())
+		line := sc.waiting(now, service.GetMeta().GetId())
 		for _, version := range service.GetSpec().GetVersions() {
 			st := versionStatus(service, version)
 			if st.GetWaitingReason() == "" {

@@ -16,8 +16,6 @@ import (
 const (
 	// plannerIdle is how long the planner's index is kept after it was last asked: it is large.
 	plannerIdle = time.Minute
-	// waitedLong is how long a request waits before what becomes free is kept for it, as in the service loop.
-	waitedLong = 30 * time.Second
 	// maxAhead is how many instances of a version that waits are put before others.
 	maxAhead = 64
 )
@@ -25,7 +23,8 @@ const (
 // planner answers what would be placed where. It has an index of its own, which follows the store while it is asked
 // now and then; nothing that it plans is written.
 type planner struct {
-	store Store
+	store        Store
+	reserveAfter time.Duration // how long a request waits before what becomes free is kept for it
 
 	mu    sync.Mutex
 	feed  state.Feed
@@ -47,7 +46,7 @@ func (p *planner) ask(do func(*scene)) {
 	} else {
 		p.index.Refresh(view, sets)
 	}
-	s := &scene{ReadView: view, index: p.index, nodes: map[string]*fleetv1.Node{}, instances: map[string]*fleetv1.Instance{},
+	s := &scene{ReadView: view, index: p.index, reserveAfter: p.reserveAfter, nodes: map[string]*fleetv1.Node{}, instances: map[string]*fleetv1.Instance{},
 		added: map[string][]*fleetv1.Instance{}, touched: map[string]bool{}}
 	do(s)
 	p.index.Refresh(view, s.changes())
@@ -71,7 +70,8 @@ func (p *planner) forget() {
 // scene is a view of the store with changes that nobody has written, and the planner's index of it.
 type scene struct {
 	state.ReadView
-	index *place.Index
+	index        *place.Index
+	reserveAfter time.Duration
 
 	nodes     map[string]*fleetv1.Node       // by name: as they are in the scene
 	instances map[string]*fleetv1.Instance   // by ID: as they are in the scene, nil for gone
@@ -212,9 +212,9 @@ func (w *waiter) instance(m place.Member) *fleetv1.Instance {
 }
 
 // waiting are all instances that wait for a node now, but for those of the service with this ID.
-func waiting(view state.ReadView, now time.Time, except string) []*waiter {
+func (s *scene) waiting(now time.Time, except string) []*waiter {
 	var line []*waiter
-	for _, service := range view.Services("") {
+	for _, service := range s.Services("") {
 		if service.GetMeta().GetId() == except || service.GetDesired().GetState() != fleetv1.DesiredRunning {
 			continue
 		}
@@ -223,12 +223,12 @@ func waiting(view state.ReadView, now time.Time, except string) []*waiter {
 			if st.GetWaitingSince() == nil || st.GetPlaced() >= version.GetInstances() {
 				continue
 			}
-			w := newWaiter(view, service, version, st.GetWaitingSince().AsTime())
+			w := newWaiter(s, service, version, st.GetWaitingSince().AsTime())
 			if w == nil {
 				continue
 			}
 			w.count, w.order = min(int(version.GetInstances()-st.GetPlaced()), maxAhead), -1
-			w.request.Waited = now.Sub(w.since) >= waitedLong
+			w.request.Waited = now.Sub(w.since) >= s.reserveAfter
 			w.request.Reserved = st.GetReservation().GetNodes()
 			line = append(line, w)
 		}

@@ -47,7 +47,12 @@ type Config struct {
 	// LookupMaxAge is how long clients may use an endpoint that was withdrawn: instances serve that much
 	// longer. Default 3 s.
 	LookupMaxAge time.Duration
+	// ReserveAfter is how long a request waits before what becomes free is kept for it. Default 30 s.
+	ReserveAfter time.Duration
 }
+
+// reserveAfter is Config.ReserveAfter when it is unset.
+const reserveAfter = 30 * time.Second
 
 // retryDelay is how long a loop waits after a proposal failed or was refused again and again.
 const retryDelay = time.Second
@@ -73,6 +78,9 @@ func New(cfg Config) *Loops {
 	}
 	if cfg.LookupMaxAge <= 0 {
 		cfg.LookupMaxAge = 3 * time.Second
+	}
+	if cfg.ReserveAfter <= 0 {
+		cfg.ReserveAfter = reserveAfter
 	}
 	return &Loops{cfg: cfg}
 }

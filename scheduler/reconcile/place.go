@@ -47,17 +47,19 @@ func (l *serviceLoop) place(ctx context.Context, now time.Time) (concerned []str
 			}
 		}
 		l.plan(c, view, line, quota)
-		// What found no node leaves its share of the quota to others.
-		again := false
-		for _, w := range line {
-			if w.asked = 0; w.denied > 0 && !w.unfit {
-				w.asked, w.excess = quota.admit(w, w.denied)
-				w.denied -= w.asked
-				again = again || w.asked > 0
+		// What found no node leaves its share of the quota to others, of which some may find none either.
+		for again := true; again; {
+			again = false
+			for _, w := range line {
+				if w.asked = 0; w.denied > 0 && !w.unfit {
+					w.asked, w.excess = quota.admit(w, w.denied)
+					w.denied -= w.asked
+					again = again || w.asked > 0
+				}
 			}
-		}
-		if again {
-			l.plan(c, view, line, quota)
+			if again {
+				l.plan(c, view, line, quota)
+			}
 		}
 		l.preempt(c, view, line, now)
 		c.finish()
@@ -79,11 +81,14 @@ func (l *serviceLoop) place(ctx context.Context, now time.Time) (concerned []str
 	return concerned
 }
 
-// plan asks the planner for what the wishes ask for, and commits what it finds.
+// plan asks the planner for what the wishes ask for, and commits what it finds. What found no node before in this
+// pass and keeps some is asked for again: a reservation lasts for one plan.
 func (l *serviceLoop) plan(c *commits, view state.ReadView, line []*wish, quota *allowance) {
-	placements := l.index.Plan(requests(line, c.now))
+	placements := l.index.Plan(l.requests(line, c.now))
 	for _, w := range line {
-		if w.asked > 0 {
+		if w.keeps() {
+			placements = placements[1:]
+		} else if w.asked > 0 {
 			placed := l.take(c, view, w, placements[:w.asked])
 			quota.giveBack(w, w.asked-placed)
 			placements = placements[w.asked:]
@@ -105,15 +110,19 @@ func (l *serviceLoop) refresh() state.ReadView {
 }
 
 // requests are those of the wishes, one after the other.
-func requests(line []*wish, now time.Time) []place.Request {
+func (l *serviceLoop) requests(line []*wish, now time.Time) []place.Request {
 	var out []place.Request
 	for _, w := range line {
 		r := w.request
-		r.Waited = w.making != nil || !w.since.IsZero() && now.Sub(w.since) >= reserveAfter
+		r.Waited = w.making != nil || !w.since.IsZero() && now.Sub(w.since) >= l.cfg.ReserveAfter
 		if r.Reserved = w.making; r.Reserved == nil {
 			r.Reserved = w.reservation.GetNodes()
 		}
-		for i := range w.asked {
+		n := w.asked
+		if w.keeps() {
+			n = 1
+		}
+		for i := range n {
 			if r.Prefer = ""; i < len(w.targets) {
 				r.Prefer = w.targets[i]
 			}

@@ -15,8 +15,6 @@ import (
 )
 
 const (
-	// reserveAfter is how long a request waits before what becomes free is kept for it.
-	reserveAfter = 30 * time.Second
 	// explainAgain is how long the reason of a request that waits on stays as it is at first, whatever changes; each
 	// time it is twice as long, up to explainAtLeast. Where many wait in a large cluster it is longer: to explain one
 	// costs a look at every node, and takes about a hundredth of pausePerLook for each.
@@ -75,6 +73,9 @@ type wish struct {
 
 // waits may be called on nil: nothing is missing.
 func (w *wish) waits() bool { return w != nil && w.reason != "" }
+
+// keeps says that the wish has found no node in this pass, and has some kept for it.
+func (w *wish) keeps() bool { return w.unfit && w.reservation != nil }
 
 func (w *wish) service() string { return w.svc.GetMeta().GetId() }
 
@@ -288,8 +289,8 @@ func (l *serviceLoop) explain(w *wish, now time.Time) {
 	} else {
 		w.due = w.explain // something has changed meanwhile
 	}
-	if now.Sub(w.since) < reserveAfter {
-		w.due = earlier(w.due, w.since.Add(reserveAfter))
+	if now.Sub(w.since) < l.cfg.ReserveAfter {
+		w.due = earlier(w.due, w.since.Add(l.cfg.ReserveAfter))
 	}
 	l.wakeAt(w.service(), w.due)
 }

@@ -26,6 +26,7 @@ func startFleet(t *testing.T, nodes int, devices string) *fleet {
 	t.Helper()
 	f := &fleet{t: t, Cluster: Start(t, Options{Nodes: nodes, Devices: devices, Scheduler: func(cfg *scheduler.Config) {
 		cfg.HeartbeatInterval, cfg.LeaseDuration, cfg.LookupMaxAge = 100*time.Millisecond, time.Second, time.Second
+		cfg.ReserveAfter = time.Second
 	}})}
 	var cancel context.CancelFunc
 	f.ctx, cancel = context.WithTimeout(t.Context(), 2*limit)
