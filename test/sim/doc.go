@@ -45,7 +45,7 @@
 //
 // # Sizes
 //
-// The tests run 200 nodes for a day. The large run (make sim) is behind -sim.nodes, and may read a trace from a file
+// The tests run 200 nodes for half a day. The large run (make sim) is behind -sim.nodes, and may read a trace from a file
 // (-sim.trace, -sim.jobs) or write the one that it made (-sim.write).
 //
 // What is in here for figures: Queue and Fragment in test/sim/quality compare the planner with first-fit and with

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"path"
 	"time"
 
@@ -59,7 +60,7 @@ func (d need) devicesFit(n *fleetv1.Node, isHeld func(device string) bool) bool 
 // domainOf names the domain of a device in the simulated fleets, where a link joins whole nodes, pairs or
 // nothing.
 func domainOf(d *fleetv1.Device, demanded string) string {
-	kind := ""
+	kind := demanded
 	switch demanded {
 	case "", "any":
 		return ""
@@ -67,11 +68,9 @@ func domainOf(d *fleetv1.Device, demanded string) string {
 		if d.NumaNode == nil {
 			return d.GetId()
 		}
-		return string(rune('0' + d.GetNumaNode()))
+		return fmt.Sprint(d.GetNumaNode())
 	case "pcie":
 		kind = "pix"
-	default:
-		kind = demanded
 	}
 	first := d.GetId()
 	for _, l := range d.GetLinks() {

@@ -15,15 +15,16 @@ type happening struct {
 
 type happenings []happening
 
-func (q happenings) Len() int { return len(q) }
-func (q happenings) Less(i, j int) bool {
-	if !q[i].at.Equal(q[j].at) {
-		return q[i].at.Before(q[j].at)
+func (q *happenings) Len() int { return len(*q) }
+func (q *happenings) Less(i, j int) bool {
+	a, b := &(*q)[i], &(*q)[j]
+	if !a.at.Equal(b.at) {
+		return a.at.Before(b.at)
 	}
-	return q[i].seq < q[j].seq
+	return a.seq < b.seq
 }
-func (q happenings) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *happenings) Push(x any)   { *q = append(*q, x.(happening)) }
+func (q *happenings) Swap(i, j int) { (*q)[i], (*q)[j] = (*q)[j], (*q)[i] }
+func (q *happenings) Push(x any)    { *q = append(*q, x.(happening)) }
 func (q *happenings) Pop() any {
 	last := (*q)[len(*q)-1]
 	(*q)[len(*q)-1] = happening{}

@@ -64,15 +64,9 @@ type world struct {
 	jobs   map[string]*job // by service ID
 	ledger *ledger
 	meter  *meter
-	over   bool // nothing more befalls the fleet
-	due    bool // everything is to be checked when the loops have nothing to do
-	trouble
-}
-
-// trouble is what went wrong in a run.
-type trouble struct {
-	faults  []string
-	refused bool // a part of the last plan was
+	over   bool     // nothing more befalls the fleet
+	due    bool     // everything is to be checked when the loops have nothing to do
+	faults []string // what went wrong
 }
 
 // fault notes that an invariant doesn't hold.
