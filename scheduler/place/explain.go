@@ -98,7 +98,7 @@ func (x *Index) explain(r *Request) (*fleetv1.Explanation, []remedy) {
 	l := newLook(r)
 	l.index, l.group, l.kept = x, c.group, map[*node]*group{}
 	if c.shape.cells.cellOf != nil || c.shape.rules.apart {
-		l.tally = c.shape.tally(c.group)
+		l.tally = c.shape.tally(x, c.group)
 	}
 	for _, k := range x.kept {
 		if k.priority >= r.Priority {

@@ -204,9 +204,9 @@ func (l *look) shut(n *node) mask { return l.of(n).fit.class.without(n.usable) }
 
 // emptied is the node as if nothing ran on it, every device worked and it took instances.
 func (n *node) emptied() *node {
-	e := *n
+	e := n.copied()
 	e.open, e.cordoned, e.unreachable = true, false, false
 	e.cpu, e.memory, e.disk = n.total.CPUMillis, n.total.MemoryBytes, max(n.total.DiskBytes, 0)
 	e.free, e.ports = n.topology.all, nil
-	return &e
+	return e
 }

@@ -13,9 +13,9 @@ type groupKey struct{ service, version string }
 // group are the instances of one version of a service that are to stay: what spreading counts.
 type group struct {
 	key     groupKey
-	offset  int // where the search for its nodes begins
+	offset  int    // where the search for its nodes begins
+	mark    uint64 // a bit, which other groups may share
 	total   int
-	nodes   []*node  // that have any, in no order
 	tallies []*tally // of the shapes that it was placed with
 	dropped bool     // the index has forgotten it
 }
@@ -24,7 +24,6 @@ type group struct {
 type presence struct {
 	group *group
 	n     int32
-	at    int32 // the node's place in group.nodes
 }
 
 func groupOf(s *fleetv1.InstanceSpec) groupKey {
@@ -36,7 +35,7 @@ func (x *Index) group(k groupKey) *group {
 	if g == nil {
 		h := fnv.New32a()
 		h.Write(appendKey(nil, k.service, k.version))
-		g = &group{key: k, offset: int(h.Sum32() >> 1)}
+		g = &group{key: k, offset: int(h.Sum32() >> 1), mark: 1 << (h.Sum32() & 63)}
 		x.groups[k] = g
 		x.idle = append(x.idle, g)
 	}
@@ -66,8 +65,8 @@ func (x *Index) join(g *group, n *node, d int32) {
 	at := n.find(g)
 	if at < 0 {
 		at = len(n.groups)
-		n.groups = append(n.groups, presence{group: g, at: int32(len(g.nodes))})
-		g.nodes = append(g.nodes, n)
+		n.groups = append(n.groups, presence{group: g})
+		n.marks |= g.mark
 	}
 	p := &n.groups[at]
 	p.n += d
@@ -79,16 +78,18 @@ func (x *Index) join(g *group, n *node, d int32) {
 	if p.n > 0 {
 		return
 	}
-	last := len(g.nodes) - 1
-	other := g.nodes[last]
-	other.groups[other.find(g)].at = p.at
-	g.nodes[p.at], g.nodes[last] = other, nil
-	g.nodes = g.nodes[:last]
 	n.groups = slices.Delete(n.groups, at, at+1)
+	n.marks = 0
+	for i := range n.groups {
+		n.marks |= n.groups[i].group.mark
+	}
 }
 
 // find is the place of the group in n.groups, or -1.
 func (n *node) find(g *group) int {
+	if n.marks&g.mark == 0 {
+		return -1
+	}
 	for i := range n.groups {
 		if n.groups[i].group == g {
 			return i

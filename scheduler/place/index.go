@@ -15,6 +15,7 @@ type Index struct {
 	view       state.ReadView
 	nodes      map[string]*node
 	slots      []*node // by name
+	spares     []spare // by slot
 	moved      bool    // nodes came or went: slots must be made again
 	topologies map[string]*topology
 	groups     map[groupKey]*group
@@ -59,11 +60,8 @@ type journal struct {
 	entries []entry
 }
 
-// entry is a node that changed.
-type entry struct {
-	node *node
-	made bool // what the node is has changed, not only what is free there
-}
+// entry is the slot of a node of which something else is free, or ^slot when it is not what it was.
+type entry int32
 
 func (j *journal) end() int { return j.start + len(j.entries) }
 
@@ -173,7 +171,11 @@ func (x *Index) take(n *node, r *Request, c class) mask {
 
 func (x *Index) changed(n *node, made bool) {
 	x.version++
-	x.journal.entries = append(x.journal.entries, entry{n, made})
+	e := entry(n.slot)
+	if made {
+		e = ^e
+	}
+	x.journal.entries = append(x.journal.entries, e)
 }
 
 // load reads a node from the view, again or for the first time; one that is gone is dropped.
@@ -186,11 +188,10 @@ func (x *Index) load(name string) {
 		if o == nil {
 			return
 		}
-		n = &node{}
-		n.groups = n.few[:0]
+		n = newNode()
 		x.nodes[name], x.moved = n, true
 	}
-	was := *n
+	was := n.copied()
 	for len(n.groups) > 0 {
 		x.join(n.groups[0].group, n, -n.groups[0].n)
 	}
@@ -301,9 +302,12 @@ func (x *Index) arrange() {
 		x.slots = append(x.slots, n)
 	}
 	slices.SortFunc(x.slots, func(a, b *node) int { return cmp.Compare(a.name, b.name) })
+	spares := make([]spare, len(x.slots))
 	for i, n := range x.slots {
-		n.slot = i
+		spares[i] = *n.spare
+		spares[i].slot, n.spare = int32(i), &spares[i]
 	}
+	x.spares = spares
 	for _, s := range x.shapes {
 		x.drop(s)
 	}

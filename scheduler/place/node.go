@@ -8,20 +8,15 @@ import (
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
-// node is what is free on a node. All of it is a function of the view that it was loaded from, and of what
-// Plan has taken since. What plans look at for most nodes comes first: a line of the processor's cache.
+// node is what is known of a node. All of it is a function of the view that it was loaded from, and of what
+// Plan has taken since.
 type node struct {
-	free              mask // devices that nobody holds, of the usable ones
-	cpu, memory, disk int64
-	topology          *topology
-	slot              int  // among the index's nodes
-	open              bool // takes instances
-	wary              bool // last is not empty
-
+	*spare
 	groups []presence
-	ids    []string // of the devices
+	few    [5]presence // where groups are, mostly
+
 	name   string
-	few    [4]presence       // where groups are, mostly
+	ids    []string          // of the devices
 	ports  []int32           // taken ones
 	barred map[string]string // devices that nobody new gets: why, as state.Barred says
 
@@ -39,6 +34,31 @@ type node struct {
 	images    []string // ordered
 	devices   []*fleetv1.Device
 	total     state.Allocation
+}
+
+// spare is what is free on a node, all that plans look at of most nodes. Those of an index lie side by side
+// and take a line of the processor's cache each.
+type spare struct {
+	free              mask // devices that nobody holds, of the usable ones
+	cpu, memory, disk int64
+	topology          *topology
+	marks             uint64 // those of the groups that have instances there
+	slot              int32  // among the index's nodes
+	open              bool   // takes instances
+	wary              bool   // some usable devices had trouble lately
+}
+
+func newNode() *node {
+	n := &node{spare: &spare{}}
+	n.groups = n.few[:0]
+	return n
+}
+
+// copied is the node apart from the index.
+func (n *node) copied() *node {
+	out, s := *n, *n.spare
+	out.spare, out.ports = &s, slices.Clone(n.ports)
+	return &out
 }
 
 // describe reads what the node is, without what runs there: everything is free.
@@ -122,6 +142,21 @@ func (n *node) occupy(i *fleetv1.Instance) {
 	for _, p := range []int32{fixedPort(s), i.GetObserved().GetPort()} {
 		if p != 0 {
 			n.ports = append(n.ports, p)
+		}
+	}
+}
+
+// release gives back what occupy took.
+func (n *node) release(i *fleetv1.Instance) {
+	s := i.GetSpec()
+	n.cpu, n.memory, n.disk = n.cpu+s.GetCpuMillis(), n.memory+s.GetMemoryBytes(), n.disk+s.GetDiskBytes()
+	if n.disk == n.total.DiskBytes {
+		n.disk = max(n.disk, 0) // as load has it
+	}
+	n.free = n.free.or(n.held(i).and(n.usable))
+	for _, p := range []int32{fixedPort(s), i.GetObserved().GetPort()} {
+		if at := slices.Index(n.ports, p); p != 0 && at >= 0 {
+			n.ports = slices.Delete(n.ports, at, at+1)
 		}
 	}
 }

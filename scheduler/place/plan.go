@@ -194,7 +194,7 @@ func NeverFits(view state.ReadView, r Request) (reason string, never bool) {
 	var nodes []*node
 	left := r.members()
 	for m := range view.PoolMembers(o) {
-		n := &node{}
+		n := newNode()
 		n.describe(m, func(t *topology) *topology { return t })
 		n = n.emptied()
 		s.fits = s.fits[:0]

@@ -12,15 +12,16 @@ type search struct {
 	tally   *tally
 	taken   *bitset // places that may not be used
 	image   *bitset // places to prefer
+	choosy  bool    // may has to be asked
 	best    candidate
 }
 
 // candidate is a node with what decides between nodes that leave the same hole.
 type candidate struct {
-	node     *node
-	count    int32 // instances of the group
-	image    bool
-	troubled bool // has devices that had trouble lately
+	at    int
+	spare *spare // nil for no node
+	count int32  // instances of the group
+	image bool
 }
 
 const (
@@ -45,10 +46,11 @@ func (s *search) find(any bool) *node {
 func (s *search) prepare() {
 	shape := s.class.shape
 	if shape.cells.cellOf != nil || shape.rules.apart {
-		s.tally = shape.tally(s.class.group)
+		s.tally = shape.tally(s.index, s.class.group)
 		s.taken = s.tally.taken
 	}
 	s.image = shape.image(s.index, s.request.Image)
+	s.choosy = len(s.request.Avoid)+len(s.chosen)+len(s.index.kept) > 0
 	s.best = candidate{}
 }
 
@@ -98,7 +100,7 @@ func (s *search) scan() *node {
 	if shape.cells.cellOf == nil {
 		for k := shape.next(0); k != noKey; k = shape.next(k + 1) {
 			if s.hole(shape.buckets[k], nil) {
-				return s.best.node
+				return shape.places[s.best.at]
 			}
 		}
 		return nil
@@ -110,7 +112,7 @@ func (s *search) scan() *node {
 		}
 		for k := shape.next(0); k != noKey; k = shape.next(k + 1) {
 			if s.hole(shape.buckets[k], rung.cells) {
-				return s.best.node
+				return shape.places[s.best.at]
 			}
 		}
 	}
@@ -124,7 +126,7 @@ func (s *search) hole(b *bucket, cells *bitset) bool {
 		if s.image == nil || !s.withImage(b, nil) {
 			s.among(b, 0, len(shape.places))
 		}
-		return s.best.node != nil
+		return s.best.spare != nil
 	}
 	m, n := common(cells, b.cells, s.cells, nil), len(shape.cells.list)
 	if m.next(0, n) < 0 {
@@ -136,9 +138,9 @@ func (s *search) hole(b *bucket, cells *bitset) bool {
 	m.around(0, n, s.start(n), func(c int) bool {
 		cell := &shape.cells.list[c]
 		s.among(b, int(cell.lo), int(cell.hi))
-		return s.best.node == nil
+		return s.best.spare == nil
 	})
-	return s.best.node != nil
+	return s.best.spare != nil
 }
 
 // withImage compares places that have the image; true when one is the best of all.
@@ -154,7 +156,7 @@ func (s *search) withImage(b *bucket, cells *bitset) bool {
 		tries--
 		return tries > 0 && found < maxCandidates
 	})
-	return found > 0 && s.best.count == 0 && !s.best.troubled
+	return found > 0 && s.best.count == 0 && !s.best.spare.wary
 }
 
 // among compares a bucket's places of [lo, hi).
@@ -177,15 +179,16 @@ func (s *search) start(n int) int {
 
 // compare keeps a place when it is the best so far; false when it may not be used.
 func (s *search) compare(at int) bool {
-	n := s.class.shape.places[at]
-	if !s.may(n) {
+	shape := s.class.shape
+	if s.choosy && !s.may(shape.places[at]) {
 		return false
 	}
-	c := candidate{node: n, image: s.image != nil && s.image.has(at), troubled: n.wary}
-	if s.class.group.total > 0 {
-		c.count = n.having(s.class.group)
+	slot := shape.slotOf(at)
+	c := candidate{at: at, spare: &s.index.spares[slot], image: s.image != nil && s.image.has(at)}
+	if g := s.class.group; c.spare.marks&g.mark != 0 {
+		c.count = s.index.slots[slot].having(g)
 	}
-	if s.best.node == nil || c.better(&s.best) {
+	if s.best.spare == nil || c.better(&s.best) {
 		s.best = c
 	}
 	return true
@@ -197,10 +200,10 @@ func (c *candidate) better(o *candidate) bool {
 		return c.count < o.count
 	case c.image != o.image:
 		return c.image
-	case c.troubled != o.troubled:
-		return o.troubled
-	case c.node.cpu != o.node.cpu:
-		return c.node.cpu < o.node.cpu
+	case c.spare.wary != o.spare.wary:
+		return o.spare.wary
+	case c.spare.cpu != o.spare.cpu:
+		return c.spare.cpu < o.spare.cpu
 	}
-	return c.node.slot < o.node.slot
+	return c.spare.slot < o.spare.slot
 }

@@ -24,6 +24,7 @@ type shape struct {
 	// name. The sets of the shape hold numbers of places.
 	places  []*node
 	place   []int32 // by slot; -1 for a node that is none; nil when places are slots
+	slot    []int32 // by place; nil when places are slots
 	keys    []key   // by place
 	able    *bitset // places in order: open, and with enough usable devices
 	buckets [numKeys]*bucket
@@ -117,22 +118,22 @@ func (s *shape) build(x *Index, p *pool) {
 	for i := range s.places {
 		s.keys[i] = noKey
 		s.enable(i)
-		s.update(i, s.places[i])
+		s.update(x, i)
 	}
 }
 
 // number makes the way from slots to places, unless they are the same.
 func (s *shape) number(x *Index) {
-	s.place = nil
+	s.place, s.slot = nil, nil
 	if s.cells.cellOf == nil && len(s.places) == len(x.slots) {
 		return
 	}
-	s.place = make([]int32, len(x.slots))
+	s.place, s.slot = make([]int32, len(x.slots)), make([]int32, len(s.places))
 	for i := range s.place {
 		s.place[i] = -1
 	}
 	for i, n := range s.places {
-		s.place[n.slot] = int32(i)
+		s.place[n.slot], s.slot[i] = int32(i), n.slot
 	}
 }
 
@@ -162,13 +163,17 @@ func (x *Index) catchUp(s *shape, p *pool) {
 		return
 	}
 	for _, e := range x.journal.entries[s.read-x.journal.start:] {
-		at := s.at(e.node)
-		if e.made && !s.remake(x, p, at, e.node) {
+		made := e < 0
+		if made {
+			e = ^e
+		}
+		at := s.placeOf(int(e))
+		if made && !s.remake(x, p, at, x.slots[e]) {
 			s.build(x, p)
 			return
 		}
 		if at >= 0 {
-			s.update(at, e.node)
+			s.update(x, at)
 		}
 	}
 	s.read = x.journal.end()
@@ -190,11 +195,22 @@ func (s *shape) remake(x *Index, p *pool, at int, n *node) bool {
 }
 
 // at is the place of a node, or -1.
-func (s *shape) at(n *node) int {
+func (s *shape) at(n *node) int { return s.placeOf(int(n.slot)) }
+
+// placeOf is the place of a slot, or -1.
+func (s *shape) placeOf(slot int) int {
 	if s.place == nil {
-		return n.slot
+		return slot
 	}
-	return int(s.place[n.slot])
+	return int(s.place[slot])
+}
+
+// slotOf is the slot of a place.
+func (s *shape) slotOf(at int) int {
+	if s.slot == nil {
+		return at
+	}
+	return int(s.slot[at])
 }
 
 // enable notes whether the node at a place could take the request if nothing ran on it.
@@ -206,9 +222,9 @@ func (s *shape) enable(at int) {
 	}
 }
 
-// update puts the place of a node into the bucket where it belongs now.
-func (s *shape) update(at int, n *node) {
-	was, now := s.keys[at], s.measure(n)
+// update puts a place into the bucket where it belongs now.
+func (s *shape) update(x *Index, at int) {
+	was, now := s.keys[at], s.measure(x, s.slotOf(at))
 	if was == now {
 		return
 	}
@@ -231,10 +247,10 @@ func (s *shape) update(at int, n *node) {
 	}
 }
 
-// measure ranks the hole that the request would leave on the node now.
-func (s *shape) measure(n *node) key {
-	r := &s.request
-	if !n.open || r.CPUMillis > n.cpu || r.MemoryBytes > n.memory || r.DiskBytes > n.disk || r.HostPort != 0 && slices.Contains(n.ports, r.HostPort) {
+// measure ranks the hole that the request would leave now on the node of a slot.
+func (s *shape) measure(x *Index, slot int) key {
+	r, n := &s.request, &x.spares[slot]
+	if !n.open || r.CPUMillis > n.cpu || r.MemoryBytes > n.memory || r.DiskBytes > n.disk || r.HostPort != 0 && slices.Contains(x.slots[slot].ports, r.HostPort) {
 		return noKey
 	}
 	return s.fit(n.topology).hole(n.free)

@@ -20,7 +20,7 @@ type count struct {
 }
 
 // tally answers the group's tally; the one of nobody when the rules do not look at instances.
-func (s *shape) tally(g *group) *tally {
+func (s *shape) tally(x *Index, g *group) *tally {
 	if len(s.rules.spread) == 0 && !s.rules.apart {
 		g = nil
 	}
@@ -38,15 +38,7 @@ func (s *shape) tally(g *group) *tally {
 		t.taken = newBitset(len(s.places))
 	}
 	if g != nil {
-		for _, n := range g.nodes {
-			have := n.having(g)
-			t.occupy(n, have)
-			for r := range t.rules {
-				if v := t.value(n, r); v >= 0 {
-					t.rules[r].by[v] += have
-				}
-			}
-		}
+		t.recount(x, g)
 		g.tallies = append(g.tallies, t)
 	}
 	t.ladder.cells = len(s.cells.list)
@@ -55,6 +47,25 @@ func (s *shape) tally(g *group) *tally {
 	}
 	s.tallies[g] = t
 	return t
+}
+
+// recount counts the instances that the group has already. Tallies are kept, so it is seldom that all nodes are
+// looked at for it.
+func (t *tally) recount(x *Index, g *group) {
+	for slot, left := 0, g.total; left > 0; slot++ {
+		if x.spares[slot].marks&g.mark == 0 {
+			continue
+		}
+		n := x.slots[slot]
+		have := n.having(g)
+		t.occupy(n, have)
+		for r := range t.rules {
+			if v := t.value(n, r); v >= 0 {
+				t.rules[r].by[v] += have
+			}
+		}
+		left -= int(have)
+	}
 }
 
 // add notes that the group has d more instances on the node, now there are so many.
