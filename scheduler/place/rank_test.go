@@ -181,6 +181,8 @@ func TestReservations(t *testing.T) {
 		change(&r)
 		return r
 	}
+	stopping := on("a", "a-0", "a-1")
+	stopping.Desired.State = fleetv1.DesiredStopped
 	for _, c := range []struct {
 		name     string
 		objects  []proto.Message
@@ -195,6 +197,7 @@ func TestReservations(t *testing.T) {
 		{"equals stay where they were", []proto.Message{host("a", 4), host("b", 4), on("a", "a-0"), on("b", "b-0")},
 			[]Request{with(big, func(r *Request) { r.Reserved = []string{"b"} })}, "-", "b"},
 		{"fewer devices to wait for is better", fleet(), []Request{with(big, func(r *Request) { r.Reserved = []string{"a"} })}, "-", "b"},
+		{"a node that is being cleared is better still", []proto.Message{host("a", 4), host("b", 4), stopping, on("b", "b-0")}, []Request{with(big, func(r *Request) { r.Reserved = []string{"a"} })}, "-", "a"},
 		{"one for each version", fleet(), append(repeat(2, big), repeat(4, small)...), "- - a a c c", "b"},
 		{"not where it never fits", fleet(), []Request{with(big, func(r *Request) { r.Accelerator = gpus(5) }), small}, "- a", ""},
 		{"a gang keeps a node for each member", fleet(), append([]Request{with(big, func(r *Request) { r.Nodes = 2 })}, repeat(3, small)...), "- c c -", "a,b"},

@@ -20,12 +20,14 @@ type kept struct {
 	priority int32
 }
 
-// lack is what a node is short of for a request, least first.
+// lack is what a node is short of for a request once what has been asked to stop there has ended, least first.
 type lack struct {
 	node    *node
 	strange bool // not reserved for the request before
 	devices int
 	share   float64 // of the node's CPU, memory and disk together, from 0
+	missing int     // devices, as it is now
+	ready   bool    // nothing is missing now
 }
 
 // reserve keeps the nodes that are the closest to taking the request from later requests that have no more
@@ -48,8 +50,8 @@ func (x *Index) reserve(r *Request, c class) *fleetv1.Reservation {
 	for _, l := range lacks {
 		x.kept = append(x.kept, kept{l.node, c.pool, c.group, r.Priority})
 		out.Nodes = append(out.Nodes, l.node.name)
-		missing += l.devices
-		if l.devices == 0 && l.share == 0 {
+		missing += l.missing
+		if l.ready {
 			ready++
 		}
 	}
@@ -100,11 +102,29 @@ func (x *Index) lacks(r *Request, c class) []lack {
 	all.around(0, len(c.shape.places), 0, func(at int) bool {
 		n := c.shape.places[at]
 		if s.may(n) && (s.tally == nil || !s.tally.exceeds(s.tally.key(c.shape.cells.of(at)))) {
-			out = append(out, lack{n, !slices.Contains(r.Reserved, n.name), c.shape.fit(n.topology).short(n.free, n.usable), n.short(r)})
+			f, after := c.shape.fit(n.topology), x.settled(n)
+			l := lack{node: n, strange: !slices.Contains(r.Reserved, n.name), devices: f.short(after.free, n.usable), share: after.short(r), missing: f.short(n.free, n.usable)}
+			l.ready = l.missing == 0 && n.short(r) == 0
+			out = append(out, l)
 		}
 		return true
 	})
 	return out
+}
+
+// settled is the node once what has been asked to stop there has ended: on nodes that are being cleared for a
+// request it finds all that it needs.
+func (x *Index) settled(n *node) *node {
+	if !n.ending {
+		return n
+	}
+	n = n.copied()
+	for _, i := range x.view.InstancesOnNode(n.name) {
+		if holds(i) && stops(i) {
+			n.release(i)
+		}
+	}
+	return n
 }
 
 // short is how many devices have to become free until the request fits, where it would fit if all usable ones

@@ -57,17 +57,7 @@ func (s *supposition) end(all ...*fleetv1.Instance) {
 			continue
 		}
 		s.touch(n, false)
-		spec := i.GetSpec()
-		n.cpu, n.memory, n.disk = n.cpu+spec.GetCpuMillis(), n.memory+spec.GetMemoryBytes(), n.disk+spec.GetDiskBytes()
-		if n.disk == n.total.DiskBytes {
-			n.disk = max(n.disk, 0) // as load has it
-		}
-		n.free = n.free.or(n.held(i).and(n.usable))
-		for _, p := range []int32{fixedPort(spec), i.GetObserved().GetPort()} {
-			if at := slices.Index(n.ports, p); p != 0 && at >= 0 {
-				n.ports = slices.Delete(n.ports, at, at+1)
-			}
-		}
+		n.release(i)
 		s.index.changed(n, false)
 		s.leave(i)
 	}
