@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +44,7 @@ const (
 	callTimeout     = 30 * time.Second // for one HTTP call, reading and writing
 	maxHeader       = 16 << 10
 	stopTimeout     = 3 * time.Second // for calls under way when the server ends
+	startTime       = 5 * time.Second // after which what starting has left in memory is given back
 )
 
 // Server is one scheduler.
@@ -171,6 +173,7 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 		})
 	}
+	part("memory", func() error { s.tidyMemory(ctx); return nil })
 	part("look-up", func() error { s.table.Run(ctx); return nil })
 	part("leadership", func() error { s.followLeadership(ctx, cancel); return nil })
 	part("gRPC", func() error { return s.grpc.Serve(s.grpcListener) })
@@ -195,6 +198,17 @@ func (s *Server) Run(ctx context.Context) error {
 	s.stopServing()
 	parts.Wait()
 	return errors.Join(err, s.release())
+}
+
+// tidyMemory gives the kernel back what reading the log and the snapshot has taken, which is as much again as what is kept.
+func (s *Server) tidyMemory(ctx context.Context) {
+	timer := time.NewTimer(startTime)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+		debug.FreeOSMemory()
+	}
 }
 
 // followLeadership leads while this scheduler is the leader, until ctx ends. When the loops can't go on it calls
