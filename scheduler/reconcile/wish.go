@@ -283,8 +283,8 @@ func (l *serviceLoop) explain(w *wish, now time.Time) {
 	if w.explain.IsZero() || !now.Before(w.explain) {
 		why, patience := l.index.Explain(&w.request), w.patience
 		w.wait(why.GetSummary(), strings.Join(why.GetRemedies(), "; "), now)
-		looks := time.Duration(len(l.wishes) * len(l.cfg.State.View().Nodes()))
-		w.patience = max(min(2*patience, explainAtLeast), explainAgain, min(looks*pausePerLook, longestReason))
+		looks := pausePerLook * time.Duration(len(l.wishes)*len(l.cfg.State.View().Nodes()))
+		w.patience = max(min(2*patience, explainAtLeast), explainAgain, min(looks, longestReason))
 		w.explain, w.due = now.Add(w.patience), time.Time{}
 	} else {
 		w.due = w.explain // something has changed meanwhile
