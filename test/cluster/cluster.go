@@ -107,6 +107,7 @@ func (c *Cluster) StartScheduler() {
 	cfg.DataDir = filepath.Join(c.dir, "scheduler")
 	cfg.Bootstrap = true
 	cfg.GRPCAddr, cfg.HTTPAddr, cfg.RaftAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg.LookupMaxAge = time.Second // every stop takes as long
 	if c.grpcAddr != "" {
 		cfg.GRPCAddr = c.grpcAddr
 	}

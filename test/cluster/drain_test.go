@@ -126,3 +126,47 @@ func TestDefragmentation(t *testing.T) {
 		t.Errorf("%s is on %s, planned was %s", move.GetService(), moved[0].GetSpec().GetNode(), move.GetTarget())
 	}
 }
+
+// A member of a gang can't leave alone: the whole gang is replaced, first.
+func TestDrainOfAGangsMember(t *testing.T) {
+	f := startFleet(t, 4, "2xH100-80GB")
+	before := f.run("train", "gpu.2", 1, func(v *fleetv1.ServiceVersion) { v.Nodes = 2 })
+	f.within("it has an endpoint", func() bool { return len(f.endpoints("train")) == 1 })
+	served := f.served("train", 1)
+	source := before[1].GetSpec().GetNode()
+	f.drain(&fleetv1.DrainNodeRequest{Name: source})
+	f.told("NodeDrained", fleetv1.KindNode, source)
+	f.WaitService("train", "to be moved", func(r *fleetv1.WatchServiceResponse) bool {
+		return len(r.Instances) == 2 && r.Service.GetStatus().GetState() == fleetv1.ServiceRunning
+	})
+	served()
+	for _, m := range f.running("train") {
+		if m.GetSpec().GetGang().GetId() == before[0].GetSpec().GetGang().GetId() || m.GetSpec().GetNode() == source {
+			t.Errorf("after the drain: %v", m)
+		}
+	}
+}
+
+// A drain goes on under the next leader, when there is room.
+func TestDrainOutlivesTheScheduler(t *testing.T) {
+	f := startFleet(t, 2, "2xH100-80GB")
+	source, target := f.Nodes[0].Name, f.Nodes[1].Name
+	f.cordon(target, true)
+	f.run("web", "gpu.1", 2, nil)
+	f.drain(&fleetv1.DrainNodeRequest{Name: source})
+	f.waiting("web", "drained")
+	f.StopScheduler()
+	f.StartScheduler()
+	f.WaitNodeState(source, fleetv1.NodeReady)
+	f.WaitNodeState(target, fleetv1.NodeReady)
+	f.within("it has its endpoints again", func() bool { return len(f.endpoints("web")) == 2 })
+	served := f.served("web", 2)
+	f.cordon(target, false)
+	f.told("NodeDrained", fleetv1.KindNode, source)
+	served()
+	for _, i := range f.running("web") {
+		if i.GetSpec().GetNode() != target {
+			t.Errorf("after the drain: %v", i)
+		}
+	}
+}

@@ -25,8 +25,7 @@ type fleet struct {
 func startFleet(t *testing.T, nodes int, devices string) *fleet {
 	t.Helper()
 	f := &fleet{t: t, Cluster: Start(t, Options{Nodes: nodes, Devices: devices, Scheduler: func(cfg *scheduler.Config) {
-		cfg.HeartbeatInterval, cfg.LeaseDuration, cfg.LookupMaxAge = 100*time.Millisecond, time.Second, time.Second
-		cfg.ReserveAfter = time.Second
+		cfg.HeartbeatInterval, cfg.LeaseDuration, cfg.ReserveAfter = 100*time.Millisecond, time.Second, time.Second
 	}})}
 	var cancel context.CancelFunc
 	f.ctx, cancel = context.WithTimeout(t.Context(), 2*limit)
@@ -186,7 +185,11 @@ func (f *fleet) served(name string, least int) (stop func()) {
 		seen := least
 		for {
 			resp, err := f.Client.Services.ListEndpoints(ctx, &fleetv1.ListEndpointsRequest{Name: name})
-			if ctx.Err() != nil || err != nil {
+			if ctx.Err() != nil {
+				break
+			}
+			if err != nil {
+				f.t.Errorf("ask for the endpoints of %s: %v", name, err)
 				break
 			}
 			seen = min(seen, len(resp.GetEndpoints()))
