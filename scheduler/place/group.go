@@ -14,17 +14,14 @@ type groupKey struct{ service, version string }
 type group struct {
 	key     groupKey
 	offset  int    // where the search for its nodes begins
-	mark    uint64 // a bit, which other groups may share
+	id      int32  // among the index's groups
 	total   int
 	tallies []*tally // of the shapes that it was placed with
 	dropped bool     // the index has forgotten it
 }
 
 // presence is how many instances of a group are on a node.
-type presence struct {
-	group *group
-	n     int32
-}
+type presence struct{ group, n int32 }
 
 func groupOf(s *fleetv1.InstanceSpec) groupKey {
 	return groupKey{s.GetServiceId(), VersionKey(s.GetModel(), s.GetModelVersion())}
@@ -35,7 +32,13 @@ func (x *Index) group(k groupKey) *group {
 	if g == nil {
 		h := fnv.New32a()
 		h.Write(appendKey(nil, k.service, k.version))
-		g = &group{key: k, offset: int(h.Sum32() >> 1), mark: 1 << (h.Sum32() & 63)}
+		g = &group{key: k, offset: int(h.Sum32() >> 1)}
+		if n := len(x.unused); n > 0 {
+			g.id, x.unused = x.unused[n-1], x.unused[:n-1]
+			x.numbered[g.id] = g
+		} else {
+			g.id, x.numbered = int32(len(x.numbered)), append(x.numbered, g)
+		}
 		x.groups[k] = g
 		x.idle = append(x.idle, g)
 	}
@@ -52,27 +55,28 @@ func (x *Index) forgetIdle() {
 			delete(t.shape.tallies, g)
 		}
 		delete(x.groups, g.key)
+		x.numbered[g.id], x.unused = nil, append(x.unused, g.id)
 		g.dropped = true
 	}
 	x.idle = x.idle[:0]
 }
 
-// join adds d instances of the group on the node.
-func (x *Index) join(g *group, n *node, d int32) {
+// join adds d instances of the group on a node.
+func (x *Index) join(g *group, n *spare, d int32) {
 	if g.total += int(d); g.total == 0 {
 		x.idle = append(x.idle, g)
 	}
 	at := n.find(g)
 	if at < 0 {
 		at = len(n.groups)
-		n.groups = append(n.groups, presence{group: g})
-		n.marks |= g.mark
+		n.groups = append(n.groups, presence{group: g.id})
+		n.marks |= mark(g.id)
 	}
 	p := &n.groups[at]
 	p.n += d
 	if !x.moved { // or else no tally lives on
 		for _, t := range g.tallies {
-			t.add(n, p.n, d)
+			t.add(x.slots[n.slot], p.n, d)
 		}
 	}
 	if p.n > 0 {
@@ -81,17 +85,20 @@ func (x *Index) join(g *group, n *node, d int32) {
 	n.groups = slices.Delete(n.groups, at, at+1)
 	n.marks = 0
 	for i := range n.groups {
-		n.marks |= n.groups[i].group.mark
+		n.marks |= mark(n.groups[i].group)
 	}
 }
 
+// mark is a group's bit, which it may share with others.
+func mark(id int32) uint64 { return 1 << (id & 63) }
+
 // find is the place of the group in n.groups, or -1.
-func (n *node) find(g *group) int {
-	if n.marks&g.mark == 0 {
+func (n *spare) find(g *group) int {
+	if n.marks&mark(g.id) == 0 {
 		return -1
 	}
 	for i := range n.groups {
-		if n.groups[i].group == g {
+		if n.groups[i].group == g.id {
 			return i
 		}
 	}
@@ -99,7 +106,7 @@ func (n *node) find(g *group) int {
 }
 
 // having is how many instances of the group the node has.
-func (n *node) having(g *group) int32 {
+func (n *spare) having(g *group) int32 {
 	if i := n.find(g); i >= 0 {
 		return n.groups[i].n
 	}

@@ -19,6 +19,8 @@ type Index struct {
 	moved      bool    // nodes came or went: slots must be made again
 	topologies map[string]*topology
 	groups     map[groupKey]*group
+	numbered   []*group                  // groups by ID
+	unused     []int32                   // IDs of groups that were forgotten
 	idle       []*group                  // that were without instances at some time
 	images     map[string]map[*node]bool // nodes by the images that they have
 	pools      map[string]*pool
@@ -70,7 +72,7 @@ type taking struct {
 	node              *node
 	devices           mask
 	cpu, memory, disk int64
-	port              int32
+	port, slot        int32
 	group             *group
 }
 
@@ -145,36 +147,40 @@ func (x *Index) undo(n int) {
 
 // give undoes one taking.
 func (x *Index) give(t *taking) {
-	n := t.node
+	n := &x.spares[t.slot]
 	n.cpu, n.memory, n.disk, n.free = n.cpu+t.cpu, n.memory+t.memory, n.disk+t.disk, n.free.or(t.devices)
 	if t.port != 0 {
-		at := slices.Index(n.ports, t.port)
-		n.ports = slices.Delete(n.ports, at, at+1)
+		at := slices.Index(t.node.ports, t.port)
+		t.node.ports = slices.Delete(t.node.ports, at, at+1)
 	}
 	x.join(t.group, n, -1)
-	x.changed(n, false)
+	x.note(entry(t.slot))
 }
 
 // take gives the request's share of the node away and answers the devices.
 func (x *Index) take(n *node, r *Request, c class) mask {
-	t := taking{node: n, cpu: r.CPUMillis, memory: r.MemoryBytes, disk: r.DiskBytes, port: r.HostPort, group: c.group}
+	t := taking{node: n, cpu: r.CPUMillis, memory: r.MemoryBytes, disk: r.DiskBytes, port: r.HostPort, slot: n.slot, group: c.group}
 	t.devices = c.shape.fit(n.topology).choose(n.free, n.last)
 	n.cpu, n.memory, n.disk, n.free = n.cpu-t.cpu, n.memory-t.memory, n.disk-t.disk, n.free.without(t.devices)
 	if t.port != 0 {
 		n.ports = append(n.ports, t.port)
 	}
-	x.join(t.group, n, 1)
-	x.changed(n, false)
+	x.join(t.group, n.spare, 1)
+	x.note(entry(t.slot))
 	x.taken = append(x.taken, t)
 	return t.devices
 }
 
 func (x *Index) changed(n *node, made bool) {
-	x.version++
 	e := entry(n.slot)
 	if made {
 		e = ^e
 	}
+	x.note(e)
+}
+
+func (x *Index) note(e entry) {
+	x.version++
 	x.journal.entries = append(x.journal.entries, e)
 }
 
@@ -193,7 +199,7 @@ func (x *Index) load(name string) {
 	}
 	was := n.copied()
 	for len(n.groups) > 0 {
-		x.join(n.groups[0].group, n, -n.groups[0].n)
+		x.join(x.numbered[n.groups[0].group], n.spare, -n.groups[0].n)
 	}
 	if o == nil {
 		n.images = nil
@@ -211,7 +217,7 @@ func (x *Index) load(name string) {
 			disk += i.GetSpec().GetDiskBytes()
 		}
 		if counts(i) {
-			x.join(x.group(groupOf(i.GetSpec())), n, 1)
+			x.join(x.group(groupOf(i.GetSpec())), n.spare, 1)
 		}
 	}
 	if disk == 0 { // what asks for none is not held back by a node that has none to give
@@ -304,8 +310,7 @@ func (x *Index) arrange() {
 	slices.SortFunc(x.slots, func(a, b *node) int { return cmp.Compare(a.name, b.name) })
 	spares := make([]spare, len(x.slots))
 	for i, n := range x.slots {
-		spares[i] = *n.spare
-		spares[i].slot, n.spare = int32(i), &spares[i]
+		n.move(&spares[i], i)
 	}
 	x.spares = spares
 	for _, s := range x.shapes {

@@ -12,9 +12,6 @@ import (
 // Plan has taken since.
 type node struct {
 	*spare
-	groups []presence
-	few    [5]presence // where groups are, mostly
-
 	name   string
 	ids    []string          // of the devices
 	ports  []int32           // taken ones
@@ -36,8 +33,8 @@ type node struct {
 	total     state.Allocation
 }
 
-// spare is what is free on a node, all that plans look at of most nodes. Those of an index lie side by side
-// and take a line of the processor's cache each.
+// spare is what is free on a node and who is there, all that plans look at of most nodes. Those of an index lie
+// side by side and take two lines of the processor's cache each, of which a search reads the first.
 type spare struct {
 	free              mask // devices that nobody holds, of the usable ones
 	cpu, memory, disk int64
@@ -46,12 +43,25 @@ type spare struct {
 	slot              int32  // among the index's nodes
 	open              bool   // takes instances
 	wary              bool   // some usable devices had trouble lately
+
+	groups []presence
+	few    [5]presence // where groups are, mostly
 }
 
 func newNode() *node {
 	n := &node{spare: &spare{}}
 	n.groups = n.few[:0]
 	return n
+}
+
+// move gives the node another place for its spare.
+func (n *node) move(to *spare, slot int) {
+	*to = *n.spare
+	to.slot = int32(slot)
+	if len(to.groups) <= len(to.few) {
+		to.groups = append(to.few[:0], to.groups...)
+	}
+	n.spare = to
 }
 
 // copied is the node apart from the index.

@@ -184,10 +184,8 @@ func (s *search) compare(at int) bool {
 		return false
 	}
 	slot := shape.slotOf(at)
-	c := candidate{at: at, spare: &s.index.spares[slot], image: s.image != nil && s.image.has(at)}
-	if g := s.class.group; c.spare.marks&g.mark != 0 {
-		c.count = s.index.slots[slot].having(g)
-	}
+	n := &s.index.spares[slot]
+	c := candidate{at: at, spare: n, count: n.having(s.class.group), image: s.image != nil && s.image.has(at)}
 	if s.best.spare == nil || c.better(&s.best) {
 		s.best = c
 	}

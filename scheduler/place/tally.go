@@ -53,11 +53,11 @@ func (s *shape) tally(x *Index, g *group) *tally {
 // looked at for it.
 func (t *tally) recount(x *Index, g *group) {
 	for slot, left := 0, g.total; left > 0; slot++ {
-		if x.spares[slot].marks&g.mark == 0 {
+		have := x.spares[slot].having(g)
+		if have == 0 {
 			continue
 		}
 		n := x.slots[slot]
-		have := n.having(g)
 		t.occupy(n, have)
 		for r := range t.rules {
 			if v := t.value(n, r); v >= 0 {
