@@ -12,8 +12,9 @@
 //   - An instance that holds a device which its node reports as failed is not in the answer, ready or not: an
 //     agent that can't write its journal can't report the instance as not ready, but still tells of its devices.
 //   - A gang's endpoint is that of rank 0, and only while every member serves.
-//   - A service of more than 500 instances is rendered again only after 10 µs for each have passed, 0.5 s for
-//     50,000: what happens meanwhile comes with the next answer. Clients may use an older one for max_age anyway.
+//   - What comes to a service of more than 500 instances is rendered only when 40 µs for each have passed since it
+//     was last, 2 s for 50,000. What goes is rendered at once: an instance that is withdrawn serves on for no longer
+//     than clients may use the last answer that has it.
 //   - The index is that of the store when the answer last changed. A lease that is lost changes the answer
 //     and not the store, so the ETag covers the bytes, too.
 //   - A service that can't be looked up (pool not dedicated) answers 409 with the condition that fails;

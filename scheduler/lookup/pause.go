@@ -2,12 +2,16 @@ package lookup
 
 import "time"
 
-// A service of more than bigService instances isn't rendered again before pausePer for each have passed: while
-// tens of thousands become ready, rendering all of them for each would take a processor.
+// A service of more than bigService instances isn't rendered again before pausePer for each have passed, unless an
+// endpoint may have to go: while tens of thousands become ready, rendering all of them for each batch of reports would
+// take a processor.
 const (
 	bigService = 500
-	pausePer   = 10 * time.Microsecond
+	pausePer   = 40 * time.Microsecond
 )
+
+// services are those to be rendered, by ID; true for those of which an endpoint may have to go, now.
+type services map[string]bool
 
 // pause is until when the answer of a big service stays, and whether it has to be rendered then.
 type pause struct {
@@ -42,8 +46,8 @@ func (t *Table) nextDue() time.Duration {
 }
 
 // due are the services whose pause is over and that have to be rendered. Pauses that are over are forgotten.
-func (t *Table) due() map[string]bool {
-	dirty := map[string]bool{}
+func (t *Table) due() services {
+	dirty := services{}
 	for id, p := range t.big {
 		if time.Until(p.until) > 0 {
 			continue

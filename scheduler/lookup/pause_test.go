@@ -26,20 +26,25 @@ func TestBigServicesArePaused(t *testing.T) {
 		if got := ready(); got != bigService+1 {
 			t.Errorf("a service that isn't big yet has %d endpoints", got)
 		}
-		f.editInstance("one", func(i *fleetv1.Instance) { i.Observed.Ready = false })
+		f.put(instance("two", "s1", 30000))
 		synctest.Wait()
 		if got := ready(); got != bigService+1 {
 			t.Errorf("it was rendered again at once, with %d", got)
 		}
 		time.Sleep((bigService + 1) * pausePer)
 		synctest.Wait()
-		if got := ready(); got != bigService {
+		if got := ready(); got != bigService+2 {
 			t.Errorf("after its pause it has %d endpoints", got)
 		}
-		time.Sleep(time.Second)
-		f.editInstance("i0000", func(i *fleetv1.Instance) { i.Observed.Ready = false })
+		f.editInstance("one", func(i *fleetv1.Instance) { i.Observed.Ready = false })
 		synctest.Wait()
-		if got := ready(); got != bigService-1 {
+		if got := ready(); got != bigService+1 {
+			t.Errorf("an endpoint that has to go is kept, of %d", got)
+		}
+		time.Sleep(time.Second)
+		f.put(instance("three", "s1", 30000))
+		synctest.Wait()
+		if got := ready(); got != bigService+2 {
 			t.Errorf("rested, it has %d endpoints", got)
 		}
 	})

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/auth"
 	"github.com/drover-fleet/drover/scheduler/state"
@@ -171,7 +173,7 @@ func (t *Table) Run(ctx context.Context) {
 				continue
 			}
 			view := t.cfg.Store.View()
-			dirty := map[string]bool{}
+			dirty := services{}
 			for n := range nodes {
 				markNode(view, n, dirty)
 			}
@@ -181,14 +183,14 @@ func (t *Table) Run(ctx context.Context) {
 }
 
 // markNode marks the services that have instances on the node.
-func markNode(view state.ReadView, node string, dirty map[string]bool) {
+func markNode(view state.ReadView, node string, dirty services) {
 	for _, i := range view.InstancesOnNode(node) {
 		dirty[i.GetSpec().GetServiceId()] = true
 	}
 }
 
 // markDevices marks the services whose instances hold a device of the node that has failed or works again.
-func markDevices(view state.ReadView, c state.Change, dirty map[string]bool) {
+func markDevices(view state.ReadView, c state.Change, dirty services) {
 	for _, i := range view.InstancesOnNode(c.Key.Key) {
 		if state.FailedDevice(c.Before.GetNode(), i) != state.FailedDevice(c.After.GetNode(), i) {
 			dirty[i.GetSpec().GetServiceId()] = true
@@ -207,6 +209,16 @@ func wanted(i *fleetv1.Instance) bool {
 	return i.GetDesired().GetState() == fleetv1.DesiredRunning && i.GetObserved().GetReady()
 }
 
+// meantToServe says that an instance is to be called if its node and devices are well.
+func meantToServe(i *fleetv1.Instance) bool {
+	return i.GetDesired().GetState() == fleetv1.DesiredRunning && i.GetObserved().GetReady()
+}
+
+// sameQuestion says that a service's answer depends on its instances as before: of its status it does not.
+func sameQuestion(a, b *fleetv1.Service) bool {
+	return proto.Equal(a.GetSpec(), b.GetSpec()) && proto.Equal(a.GetDesired(), b.GetDesired())
+}
+
 // apply takes changes over: those of services that stay as they are by name and ID touch only their own
 // answers.
 func (t *Table) apply(sets []state.ChangeSet, resync bool) {
@@ -215,7 +227,7 @@ func (t *Table) apply(sets []state.ChangeSet, resync bool) {
 		return
 	}
 	view := t.cfg.Store.View()
-	dirty := map[string]bool{}
+	dirty := services{}
 	var moved []state.Change
 	for _, set := range sets {
 		for _, c := range set.Changes {
@@ -227,14 +239,18 @@ func (t *Table) apply(sets []state.ChangeSet, resync bool) {
 				if c.Before == nil || c.After == nil {
 					moved = append(moved, c)
 				}
-				dirty[c.After.GetService().GetMeta().GetId()] = true
+				if after := c.After.GetService(); !sameQuestion(c.Before.GetService(), after) {
+					dirty[after.GetMeta().GetId()] = true
+				}
 			case fleetv1.KindInstance:
 				if sameEndpoint(c.Before.GetInstance(), c.After.GetInstance()) {
 					continue
 				}
-				for _, o := range []*fleetv1.Object{c.Before, c.After} {
-					if id := o.GetInstance().GetSpec().GetServiceId(); id != "" {
-						dirty[id] = true
+				before, after := c.Before.GetInstance(), c.After.GetInstance()
+				withdrawn := meantToServe(before) && !meantToServe(after)
+				for _, i := range []*fleetv1.Instance{before, after} {
+					if id := i.GetSpec().GetServiceId(); id != "" {
+						dirty[id] = dirty[id] || withdrawn
 					}
 				}
 			case fleetv1.KindNode:
@@ -286,10 +302,10 @@ func (t *Table) add(view state.ReadView, services map[key]*entry, s *fleetv1.Ser
 }
 
 // render renders the answers of some services anew, or notes that they have to be.
-func (t *Table) render(view state.ReadView, dirty map[string]bool) {
+func (t *Table) render(view state.ReadView, dirty services) {
 	services := t.now.Load().services
-	for id := range dirty {
-		if t.paused(id) {
+	for id, now := range dirty {
+		if !now && t.paused(id) {
 			continue
 		}
 		s := view.ServiceByID(id)
