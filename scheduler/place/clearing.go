@@ -86,7 +86,7 @@ func (c *clearer) visit() {
 	all := common(sh.able, nil, nil, c.search.taken)
 	all.around(0, len(sh.places), 0, func(at int) bool {
 		n := sh.places[at]
-		if c.hopeless(n, at) || !c.search.may(n) {
+		if c.hopeless(n, at) || !c.search.may(int(n.slot)) {
 			return true
 		}
 		k := 4*sh.fit(n.topology).short(n.free, n.usable) + int(min(3, 4*n.short(c.request)))

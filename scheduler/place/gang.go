@@ -31,7 +31,7 @@ func (x *Index) fill(r *Request, c class, cells *bitset, any bool, first, n int)
 	for i := range n {
 		s := search{index: x, request: r, class: c, cells: cells, chosen: x.taken[first:]}
 		at := s.find(any)
-		if at == nil {
+		if at < 0 {
 			return i
 		}
 		x.take(at, r, c)

@@ -13,8 +13,8 @@ type groupKey struct{ service, version string }
 // group are the instances of one version of a service that are to stay: what spreading counts.
 type group struct {
 	key     groupKey
-	offset  int    // where the search for its nodes begins
-	id      int32  // among the index's groups
+	offset  int   // where the search for its nodes begins
+	id      int32 // among the index's groups
 	total   int
 	tallies []*tally // of the shapes that it was placed with
 	dropped bool     // the index has forgotten it

@@ -157,18 +157,22 @@ func (x *Index) give(t *taking) {
 	x.note(entry(t.slot))
 }
 
-// take gives the request's share of the node away and answers the devices.
-func (x *Index) take(n *node, r *Request, c class) mask {
-	t := taking{node: n, cpu: r.CPUMillis, memory: r.MemoryBytes, disk: r.DiskBytes, port: r.HostPort, slot: n.slot, group: c.group}
-	t.devices = c.shape.fit(n.topology).choose(n.free, n.last)
+// take gives the request's share of the node at a slot away.
+func (x *Index) take(slot int, r *Request, c class) {
+	n := &x.spares[slot]
+	t := taking{node: x.slots[slot], cpu: r.CPUMillis, memory: r.MemoryBytes, disk: r.DiskBytes, port: r.HostPort, slot: n.slot, group: c.group}
+	var last mask
+	if n.wary {
+		last = t.node.last
+	}
+	t.devices = c.shape.fit(n.topology).choose(n.free, last)
 	n.cpu, n.memory, n.disk, n.free = n.cpu-t.cpu, n.memory-t.memory, n.disk-t.disk, n.free.without(t.devices)
 	if t.port != 0 {
-		n.ports = append(n.ports, t.port)
+		t.node.ports = append(t.node.ports, t.port)
 	}
-	x.join(t.group, n.spare, 1)
+	x.join(t.group, n, 1)
 	x.note(entry(t.slot))
 	x.taken = append(x.taken, t)
-	return t.devices
 }
 
 func (x *Index) changed(n *node, made bool) {

@@ -27,7 +27,7 @@ type Member struct {
 func (x *Index) Plan(requests []Request) []Placement {
 	x.begin()
 	out := make([]Placement, len(requests))
-	b := newBinder(requests)
+	start, members := len(x.taken), make([]Member, wanted(requests))
 	var last identity
 	var c class
 	for i := range requests {
@@ -42,10 +42,14 @@ func (x *Index) Plan(requests []Request) []Placement {
 		}
 		first := len(x.taken)
 		if x.place(r, c) {
-			out[i].Members = b.bind(x.taken[first:])
+			out[i].Members = members[first-start : len(x.taken)-start : len(x.taken)-start]
 		} else {
 			out[i].Reservation = x.reserve(r, c)
 		}
+	}
+	// All at once at the end: the processor then waits for the memory of many nodes at a time.
+	for i := range x.taken[start:] {
+		x.taken[start+i].name(&members[i])
 	}
 	return out
 }
@@ -69,11 +73,11 @@ func (x *Index) place(r *Request, c class) bool {
 		return x.placeGang(r, c)
 	}
 	s := search{index: x, request: r, class: c}
-	n := s.find(true)
-	if n == nil {
+	slot := s.find(true)
+	if slot < 0 {
 		return false
 	}
-	x.take(n, r, c)
+	x.take(slot, r, c)
 	return true
 }
 
@@ -143,31 +147,20 @@ func (x *Index) trim() {
 	}
 }
 
-// binder makes members of takings, and spares the memory allocator.
-type binder struct {
-	members []Member
-}
-
-func newBinder(requests []Request) *binder {
-	n := 0
+// wanted is how many members the requests have when all are placed.
+func wanted(requests []Request) (n int) {
 	for i := range requests {
 		n += requests[i].members()
 	}
-	return &binder{make([]Member, 0, n)}
+	return n
 }
 
-// bind names what was taken.
-func (b *binder) bind(taken []taking) []Member {
-	first := len(b.members)
-	for i := range taken {
-		n, devices := taken[i].node, taken[i].devices
-		m := Member{Node: n.name}
-		if !devices.empty() {
-			m.DeviceIDs, m.DeviceModels = named(n.ids, devices), named(n.topology.models, devices)
-		}
-		b.members = append(b.members, m)
+// name says in words what was taken.
+func (t *taking) name(m *Member) {
+	m.Node = t.node.name
+	if !t.devices.empty() {
+		m.DeviceIDs, m.DeviceModels = named(t.node.ids, t.devices), named(t.node.topology.models, t.devices)
 	}
-	return b.members[first:len(b.members):len(b.members)]
 }
 
 // named answers the devices' names: a part of all of them where they are neighbours, which they mostly are.

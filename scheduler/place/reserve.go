@@ -101,7 +101,7 @@ func (x *Index) lacks(r *Request, c class) []lack {
 	all := common(c.shape.able, nil, nil, s.taken)
 	all.around(0, len(c.shape.places), 0, func(at int) bool {
 		n := c.shape.places[at]
-		if s.may(n) && (s.tally == nil || !s.tally.exceeds(s.tally.key(c.shape.cells.of(at)))) {
+		if s.may(int(n.slot)) && (s.tally == nil || !s.tally.exceeds(s.tally.key(c.shape.cells.of(at)))) {
 			f, after := c.shape.fit(n.topology), x.settled(n)
 			l := lack{node: n, strange: !slices.Contains(r.Reserved, n.name), devices: f.short(after.free, n.usable), share: after.short(r), missing: f.short(n.free, n.usable)}
 			l.ready = l.missing == 0 && n.short(r) == 0

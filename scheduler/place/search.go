@@ -18,7 +18,6 @@ type search struct {
 
 // candidate is a node with what decides between nodes that leave the same hole.
 type candidate struct {
-	at    int
 	spare *spare // nil for no node
 	count int32  // instances of the group
 	image bool
@@ -29,14 +28,14 @@ const (
 	maxTries      = 16
 )
 
-// find answers the best node, or nil when none fits. A node to avoid is used only when any may be, and
-// no other fits.
-func (s *search) find(any bool) *node {
+// find answers the slot of the best node, or -1 when none fits. A node to avoid is used only when any may be,
+// and no other fits.
+func (s *search) find(any bool) int {
 	s.prepare()
-	if n := s.preferred(); n != nil {
+	if n := s.preferred(); n >= 0 {
 		return n
 	}
-	if n := s.scan(); n != nil || !any || len(s.request.Avoid) == 0 {
+	if n := s.scan(); n >= 0 || !any || len(s.request.Avoid) == 0 {
 		return n
 	}
 	s.avoided = true
@@ -54,8 +53,9 @@ func (s *search) prepare() {
 	s.best = candidate{}
 }
 
-// may says whether the node is not kept from the request.
-func (s *search) may(n *node) bool {
+// may says whether the node at a slot is not kept from the request.
+func (s *search) may(slot int) bool {
+	n := s.index.slots[slot]
 	if !s.avoided && len(s.request.Avoid) > 0 && s.request.Avoid[n.name] {
 		return false
 	}
@@ -72,38 +72,41 @@ func (s *search) may(n *node) bool {
 	return true
 }
 
-// preferred answers the node that the request prefers, if it fits.
-func (s *search) preferred() *node {
+// preferred answers the slot of the node that the request prefers, if it fits.
+func (s *search) preferred() int {
+	if s.request.Prefer == "" {
+		return -1
+	}
 	n := s.index.nodes[s.request.Prefer]
 	if n == nil {
-		return nil
+		return -1
 	}
 	shape := s.class.shape
 	at := shape.at(n)
 	if at < 0 || shape.keys[at] == noKey || s.taken != nil && s.taken.has(at) {
-		return nil
+		return -1
 	}
 	if c := shape.cells.of(at); s.cells != nil && !s.cells.has(c) || s.tally != nil && s.tally.exceeds(s.tally.key(c)) {
-		return nil
+		return -1
 	}
 	s.avoided = true
 	defer func() { s.avoided = false }()
-	if !s.may(n) {
-		return nil
+	if !s.may(int(n.slot)) {
+		return -1
 	}
-	return n
+	return int(n.slot)
 }
 
 // scan goes through the cells from the best rank on, and in those through the holes from the smallest on.
-func (s *search) scan() *node {
+func (s *search) scan() int {
 	shape := s.class.shape
 	if shape.cells.cellOf == nil {
 		for k := shape.next(0); k != noKey; k = shape.next(k + 1) {
 			if s.hole(shape.buckets[k], nil) {
-				return shape.places[s.best.at]
+				return int(s.best.spare.slot)
 			}
 		}
-		return nil
+		return -1
 	}
 	for i := range s.tally.ladder.rungs {
 		rung := &s.tally.ladder.rungs[i]
@@ -112,11 +115,11 @@ func (s *search) scan() *node {
 		}
 		for k := shape.next(0); k != noKey; k = shape.next(k + 1) {
 			if s.hole(shape.buckets[k], rung.cells) {
-				return shape.places[s.best.at]
+				return int(s.best.spare.slot)
 			}
 		}
 	}
-	return nil
+	return -1
 }
 
 // hole looks for the best of a bucket's places in the cells, nil for all; false when there is none.
@@ -179,13 +182,12 @@ func (s *search) start(n int) int {
 
 // compare keeps a place when it is the best so far; false when it may not be used.
 func (s *search) compare(at int) bool {
-	shape := s.class.shape
-	if s.choosy && !s.may(shape.places[at]) {
+	slot := s.class.shape.slotOf(at)
+	if s.choosy && !s.may(slot) {
 		return false
 	}
-	slot := shape.slotOf(at)
 	n := &s.index.spares[slot]
-	c := candidate{at: at, spare: n, count: n.having(s.class.group), image: s.image != nil && s.image.has(at)}
+	c := candidate{spare: n, count: n.having(s.class.group), image: s.image != nil && s.image.has(at)}
 	if s.best.spare == nil || c.better(&s.best) {
 		s.best = c
 	}

@@ -118,14 +118,14 @@ func (s *shape) build(x *Index, p *pool) {
 	for i := range s.places {
 		s.keys[i] = noKey
 		s.enable(i)
-		s.update(x, i)
+		s.update(x, i, s.slotOf(i))
 	}
 }
 
 // number makes the way from slots to places, unless they are the same.
 func (s *shape) number(x *Index) {
 	s.place, s.slot = nil, nil
-	if s.cells.cellOf == nil && len(s.places) == len(x.slots) {
+	if slices.Equal(s.places, x.slots) {
 		return
 	}
 	s.place, s.slot = make([]int32, len(x.slots)), make([]int32, len(s.places))
@@ -173,7 +173,7 @@ func (x *Index) catchUp(s *shape, p *pool) {
 			return
 		}
 		if at >= 0 {
-			s.update(x, at)
+			s.update(x, at, int(e))
 		}
 	}
 	s.read = x.journal.end()
@@ -222,9 +222,9 @@ func (s *shape) enable(at int) {
 	}
 }
 
-// update puts a place into the bucket where it belongs now.
-func (s *shape) update(x *Index, at int) {
-	was, now := s.keys[at], s.measure(x, s.slotOf(at))
+// update puts a place, of this slot, into the bucket where it belongs now.
+func (s *shape) update(x *Index, at, slot int) {
+	was, now := s.keys[at], s.measure(x, slot)
 	if was == now {
 		return
 	}
