@@ -26,9 +26,19 @@
 // without the instance, which a client asks for again and again over HTTP. The stand-in looks for
 // what it is told each 5 ms, which is in the figure; a new agent forgets failed devices, and so is started when they run out.
 //
-// Everything runs in its own network and mount namespaces, so neither the machine's rules nor its
+// Those of placement are taken from a real scheduler process with its log on the disk, and simulated agents: each a
+// connection and a session of its own, over loopback, from the measuring process. They beat as often as they are told to
+// and send samples of 8 devices each 5 s, as real ones do, and report what they are assigned as running at once. So the
+// scheduler shares the machine's processors with ten thousand agents; what the leader itself used for one instance stands
+// beside the rates. An instance counts as placed when its node has been sent it. Memory without transport is that of a
+// scheduler that was started with nobody connected, 10 s later; a stream is the difference that connecting makes.
+// Leases are an hour there, so that nodes without agents stay. Schedulers can't join each other yet, so the logs of three
+// are given three voters before they start. The planner alone runs its own benchmarks, on one core, by processor time.
+// First-fit is the bare program of what test/sim/quality measures.
+//
+// Everything of the first two runs in its own network and mount namespaces, so neither the machine's rules nor its
 // containers are touched or measured.
 //
 // Dependencies: containerd's client, libcni and the OCI types as in runtime/containerd, which the bare
-// client must equal without using it.
+// client must equal without using it; go-containerregistry serves the image that placed services name.
 package bench

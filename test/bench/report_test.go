@@ -4,6 +4,7 @@ package bench
 
 import (
 	"cmp"
+	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -112,7 +113,18 @@ func milliseconds(durations []time.Duration) []float64 {
 	return out
 }
 
+// describe says what the figures were taken on and with.
 func (r *report) describe(runtimeVersion string) {
+	r.describeMachine()
+	add := func(name, value string) { r.Machine = append(r.Machine, fact{name, value}) }
+	add("containerd", runtimeVersion)
+	add("runc", strings.TrimPrefix(firstLine("runc", "--version"), "runc version "))
+	add("CNI plugins", cniVersion())
+	add("iptables", strings.TrimPrefix(firstLine("iptables", "--version"), "iptables "))
+}
+
+// describeMachine says what the figures were taken on.
+func (r *report) describeMachine() {
 	add := func(name, value string) { r.Machine = append(r.Machine, fact{name, value}) }
 	add("date", time.Now().UTC().Format(time.DateOnly))
 	add("commit", firstLine("git", "describe", "--always", "--dirty"))
@@ -124,10 +136,6 @@ func (r *report) describe(runtimeVersion string) {
 		add("kernel", unix.ByteSliceToString(u.Release[:]))
 	}
 	add("go", goruntime.Version())
-	add("containerd", runtimeVersion)
-	add("runc", strings.TrimPrefix(firstLine("runc", "--version"), "runc version "))
-	add("CNI plugins", cniVersion())
-	add("iptables", strings.TrimPrefix(firstLine("iptables", "--version"), "iptables "))
 }
 
 // firstLine of a program's output; what it says when it fails is no fact about the machine.
@@ -235,7 +243,19 @@ func number(v float64) string {
 	return fmt.Sprintf("%.3f", v)
 }
 
-// write puts both forms into the directory of results.
+// csv is the table for other programs; what a figure doesn't have is left empty.
+func (r *report) csv() (string, error) {
+	var b strings.Builder
+	w := csv.NewWriter(&b)
+	rows := [][]string{{"figure", "unit", "measured", "p90", "bare", "bare_p90", "ratio", "goal", "n"}}
+	for _, f := range r.Figures {
+		rows = append(rows, f.cells())
+	}
+	err := w.WriteAll(rows)
+	return b.String(), err
+}
+
+// write puts all forms into the directory of results.
 func (r *report) write() error {
 	raw, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -245,6 +265,13 @@ func (r *report) write() error {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(results, r.name+".json"), append(raw, '\n'), 0o644); err != nil {
+		return err
+	}
+	table, err := r.csv()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(results, r.name+".csv"), []byte(table), 0o644); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(results, r.name+".md"), []byte(r.markdown()), 0o644)

@@ -1,0 +1,250 @@
+//go:build bench
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+)
+
+const (
+	devicesPerNode = 8
+	nodesPerRack   = 16
+	sampleEvery    = 5 * time.Second // as agents with vendors' devices do
+	connecting     = 64              // at the same time
+)
+
+// agents are simulated nodes: each has a connection and a session of its own, heartbeats as often as it is told to,
+// samples of its devices, and reports what it is assigned as running, or as gone, at once. Nothing is run.
+type agents struct {
+	addr, token string
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+	failed atomic.Pointer[error] // the first session that ended by itself
+
+	// Instances that nodes were given, and that were acknowledged as running.
+	given, running atomic.Int64
+}
+
+// startAgents connects nodes with the numbers from 0 on and returns when all have been welcomed.
+func startAgents(addr, token string, nodes int) (*agents, error) {
+	f := &agents{addr: addr, token: token}
+	f.ctx, f.cancel = context.WithCancel(metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+token))
+	errs := make([]error, connecting)
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for w := range connecting {
+		all.Go(func() {
+			for i := int(next.Add(1)) - 1; i < nodes && errs[w] == nil; i = int(next.Add(1)) - 1 {
+				errs[w] = f.connect(i)
+			}
+		})
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		f.stop()
+		return nil, err
+	}
+	return f, nil
+}
+
+// stop ends all sessions.
+func (f *agents) stop() {
+	f.cancel()
+	f.work.Wait()
+}
+
+// err is why a session has ended, if one has.
+func (f *agents) err() error {
+	if err := f.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// agent is one session.
+type agent struct {
+	fleet   *agents
+	node    string
+	number  int
+	devices []*fleetv1.Device
+	conn    *grpc.ClientConn
+
+	sending    sync.Mutex
+	stream     grpc.BidiStreamingClient[fleetv1.SessionRequest, fleetv1.SessionResponse]
+	reports    uint64
+	generation atomic.Uint64
+
+	// The receiver's alone.
+	states  map[string]string
+	unacked map[uint64]*fleetv1.StatusReport
+}
+
+func (f *agents) connect(number int) (err error) {
+	a := &agent{fleet: f, number: number, node: fmt.Sprintf("node-%05d", number), states: map[string]string{}, unacked: map[uint64]*fleetv1.StatusReport{}}
+	a.conn, err = grpc.NewClient("passthrough:///"+f.addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 30 * time.Second}),
+		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10), grpc.WithSharedWriteBuffer(true))
+	if err != nil {
+		return fmt.Errorf("agent of %s: %w", a.node, err)
+	}
+	facts := nodeFacts(number)
+	a.devices = facts.GetDevices()
+	if a.stream, err = fleetv1.NewAgentServiceClient(a.conn).Session(f.ctx); err == nil {
+		err = a.send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Hello{Hello: &fleetv1.Hello{NodeName: a.node, Facts: facts}}})
+	}
+	var first *fleetv1.SessionResponse
+	if err == nil {
+		first, err = a.stream.Recv()
+	}
+	if err != nil || first.GetWelcome() == nil {
+		return errors.Join(fmt.Errorf("welcome of %s: %v: %w", a.node, first, err), a.conn.Close())
+	}
+	f.work.Go(func() {
+		defer a.conn.Close()
+		a.end(a.receive())
+	})
+	f.work.Go(func() { a.beat(time.Duration(first.GetWelcome().GetHeartbeatMillis()) * time.Millisecond) })
+	return nil
+}
+
+// end keeps why the session has ended, unless it was to.
+func (a *agent) end(err error) {
+	if a.fleet.ctx.Err() == nil {
+		err = fmt.Errorf("session of %s: %w", a.node, err)
+		a.fleet.failed.CompareAndSwap(nil, &err)
+	}
+}
+
+func (a *agent) send(m *fleetv1.SessionRequest) error {
+	a.sending.Lock()
+	defer a.sending.Unlock()
+	return a.stream.Send(m)
+}
+
+// beat sends heartbeats; those of all agents are spread over the interval.
+func (a *agent) beat(every time.Duration) {
+	timer := time.NewTimer(rand.N(every))
+	defer timer.Stop()
+	var sampled time.Time
+	for {
+		select {
+		case <-a.fleet.ctx.Done():
+			return
+		case now := <-timer.C:
+			timer.Reset(every)
+			beat := &fleetv1.Heartbeat{Generation: a.generation.Load()}
+			if now.Sub(sampled) >= sampleEvery {
+				sampled = now
+				beat.DeviceSamples = a.samples(now)
+			}
+			if a.send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Heartbeat{Heartbeat: beat}}) != nil {
+				return // the receiver knows why
+			}
+		}
+	}
+}
+
+func (a *agent) samples(now time.Time) []*fleetv1.DeviceSample {
+	out := make([]*fleetv1.DeviceSample, 0, len(a.devices))
+	for _, d := range a.devices {
+		out = append(out, &fleetv1.DeviceSample{DeviceId: d.GetId(), Time: timestamppb.New(now), Utilisation: proto.Float64(0.5),
+			MemoryUsedBytes: proto.Int64(40 << 30), TemperatureCelsius: proto.Float64(50), PowerWatts: proto.Float64(300)})
+	}
+	return out
+}
+
+// receive obeys assignment sets until the session ends.
+func (a *agent) receive() error {
+	for {
+		m, err := a.stream.Recv()
+		if err != nil {
+			return err
+		}
+		if set := m.GetAssignments(); set != nil {
+			a.generation.Store(set.GetGeneration())
+			if err := a.obey(set); err != nil {
+				return err
+			}
+		}
+		if ack := m.GetAck(); ack != nil {
+			a.acknowledged(a.unacked[ack.GetId()])
+			delete(a.unacked, ack.GetId())
+		}
+	}
+}
+
+// obey reports what is new as running and what is to stop as reaped.
+func (a *agent) obey(set *fleetv1.AssignmentSet) error {
+	report := &fleetv1.StatusReport{}
+	listed := make(map[string]string, len(set.GetInstances()))
+	for port, i := range set.GetInstances() {
+		id, seen := i.GetMeta().GetId(), i.GetObserved()
+		state := a.states[id]
+		next := &fleetv1.InstanceObserved{State: fleetv1.InstanceRunning, Attempt: 1, Sequence: seen.GetSequence() + 1, Ready: true,
+			Health: fleetv1.Healthy, Ip: a.address(), Port: 30000 + int32(port)}
+		if i.GetDesired().GetState() == fleetv1.DesiredStopped {
+			next = &fleetv1.InstanceObserved{State: fleetv1.InstanceReaped, Attempt: 1, Sequence: seen.GetSequence() + 1}
+		}
+		if state != next.State && (state != "" || seen.GetSequence() == 0 || next.State == fleetv1.InstanceReaped) {
+			report.Instances = append(report.Instances, &fleetv1.InstanceReport{InstanceId: id, Observed: next})
+		}
+		listed[id] = next.State
+		if state == "" {
+			a.fleet.given.Add(1)
+		}
+	}
+	a.states = listed
+	if len(report.GetInstances()) == 0 {
+		return nil
+	}
+	a.reports++
+	report.Id = a.reports
+	a.unacked[report.Id] = report
+	return a.send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Report{Report: report}})
+}
+
+// acknowledged counts what a report that was committed has told as running.
+func (a *agent) acknowledged(report *fleetv1.StatusReport) {
+	for _, i := range report.GetInstances() {
+		if i.GetObserved().GetState() == fleetv1.InstanceRunning {
+			a.fleet.running.Add(1)
+		}
+	}
+}
+
+func (a *agent) address() string { return fmt.Sprintf("10.%d.%d.1", a.number>>8, a.number&255) }
+
+// nodeFacts are those of a host with eight devices that are linked pair by pair.
+func nodeFacts(number int) *fleetv1.NodeFacts {
+	facts := &fleetv1.NodeFacts{BootId: fmt.Sprint("boot-", number), Hostname: fmt.Sprintf("node-%05d", number), Arch: "amd64", Os: "linux",
+		Kernel: "6.1.0-25-amd64", CpuMillis: 128_000, MemoryBytes: 1 << 40, DiskBytes: 4 << 40, AdvertiseAddress: fmt.Sprintf("10.%d.%d.1", number>>8, number&255),
+		Labels: map[string]string{"pool": "bench", "rack": fmt.Sprintf("rack-%04d", number/nodesPerRack)}, AgentVersion: "bench"}
+	for i := range devicesPerNode {
+		d := &fleetv1.Device{Id: fmt.Sprintf("GPU-%08x-%04x-4aaa-8bbb-%012x", number, i, number*devicesPerNode+i), Index: int32(i), Vendor: "nvidia", Model: "H100-80GB",
+			MemoryBytes: 80 << 30, Health: fleetv1.Healthy, NumaNode: proto.Int32(int32(i / 4)), PciAddress: fmt.Sprintf("0000:%02x:00.0", 0x10+i)}
+		for peer := range devicesPerNode {
+			if peer != i {
+				d.Links = append(d.Links, &fleetv1.DeviceLink{Peer: fmt.Sprintf("GPU-%08x-%04x-4aaa-8bbb-%012x", number, peer, number*devicesPerNode+peer), Kind: "nvlink", Count: 18})
+			}
+		}
+		facts.Devices = append(facts.Devices, d)
+	}
+	return facts
+}
