@@ -83,7 +83,7 @@ func (g *goal) judge(v float64) {
 }
 
 func (r *report) add(f figure) {
-	if f.Bare != nil {
+	if f.Bare != nil && f.Bare.P50 != 0 {
 		f.Ratio = f.Measured.P50 / f.Bare.P50
 	}
 	if f.Goal != nil {
@@ -223,7 +223,10 @@ func (f figure) cells() []string {
 		row[3] = ""
 	}
 	if f.Bare != nil {
-		row[4], row[5], row[6] = number(f.Bare.P50), number(f.Bare.P90), fmt.Sprintf("%.2f", f.Ratio)
+		row[4], row[5] = number(f.Bare.P50), number(f.Bare.P90)
+		if f.Ratio != 0 {
+			row[6] = fmt.Sprintf("%.2f", f.Ratio)
+		}
 	}
 	if f.Goal != nil {
 		row[7] = f.Goal.String()
