@@ -70,7 +70,6 @@ func (a *Agent) noteDevices(notes *deviceNotes) {
 		a.session.NodeEvent(fleetv1.EventNormal, "DeviceRemoved", fmt.Sprintf("slice %s is gone: its device was sliced anew", id))
 	}
 	a.noteShortfall(notes, all)
-	a.keepQuarantined()
 }
 
 // noteShortfall tells when devices that are declared go missing, and when all are there again.
