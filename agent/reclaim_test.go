@@ -70,11 +70,14 @@ func TestDeviceThatIsLeftInUse(t *testing.T) {
 	n := newNode(t, s.addr)
 	<-s.hellos
 	const leaks = "2xH100-80GB;0s:0:leak"
-	n.again(leaks, func() { n.cfg.ReclaimTimeout = time.Second })
+	n.again("2xH100-80GB", func() { n.cfg.ReclaimTimeout = time.Second })
 	in := instance()
 	in.Spec.DeviceIds = []string{(<-s.hellos).GetFacts().GetDevices()[0].GetId()}
 	s.send(1, in)
 	s.until("ready", ready)
+	if err := n.accelerators.Inject(0, "leak"); err != nil {
+		t.Fatal(err)
+	}
 	in.Desired.State = fleetv1.DesiredStopped
 	s.send(2, in)
 	h := &heard{}

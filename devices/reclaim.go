@@ -136,7 +136,11 @@ func (r *Registry) usedLocked(d Device) string {
 	}
 	limit := r.limitLocked(d)
 	if used := reading.MemoryUsedBytes; used != nil && *used > limit {
-		return fmt.Sprintf("%d MiB of its memory are in use without a process; idle it uses at most %d MiB", *used>>20, limit>>20)
+		by := "without a process"
+		if len(reading.Processes) > 0 {
+			by = "with no process but the host's own"
+		}
+		return fmt.Sprintf("%d MiB of its memory are in use %s; idle it uses at most %d MiB", *used>>20, by, limit>>20)
 	}
 	return ""
 }
