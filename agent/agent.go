@@ -120,7 +120,7 @@ func (a *Agent) Facts() *fleetv1.NodeFacts {
 	f := proto.CloneOf(a.facts)
 	a.mu.Unlock()
 	all := a.deps.Devices.Devices()
-	f.Devices, f.DeviceShortfall = deviceFacts(all), devices.Shortfall(a.cfg.DeclaredDevices, all)
+	f.Devices, f.DeviceShortfall = deviceFacts(all), a.shortfall(all)
 	return f
 }
 

@@ -131,6 +131,18 @@ func (r *Registry) Settle(ctx context.Context, limit time.Duration) {
 	}
 }
 
+// Asked tells whether each backend was asked for its devices, whatever it answered: a driver may take its time.
+func (r *Registry) Asked() bool {
+	for _, v := range r.vendors {
+		select {
+		case <-v.asked:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
 // Discovered tells whether every backend has told of its devices: from then on one that isn't listed isn't there.
 func (r *Registry) Discovered() bool {
 	r.mu.Lock()
@@ -362,7 +374,7 @@ func (r *Registry) Vendors() []Vendor {
 	return out
 }
 
-// Changed holds a token after Devices or Discovered changed; it is for one reader.
+// Changed holds a token after Devices, Asked or Discovered changed; it is for one reader.
 func (r *Registry) Changed() <-chan struct{} { return r.changed }
 
 // Signals are what the drivers tell by themselves, in order per vendor; it is for one reader.
