@@ -52,6 +52,7 @@ type gpu struct {
 	devices.Device
 	handle  nvml.Device // nil: NVML doesn't answer for it
 	linksUp int64       // most NVLinks that were seen up
+	unsure  bool        // NVML didn't tell which slices it has: those of before are believed
 
 	gpuInstance, computeInstance int // of a slice
 }
@@ -176,7 +177,7 @@ func (b *Backend) unlisted(found []*gpu) ([]string, error) {
 }
 
 // adoptLocked makes found the devices, and keeps those that were listed before as lost. A slice that is
-// missing under a parent that answers was deleted.
+// missing under a parent that tells its slices was deleted.
 func (b *Backend) adoptLocked(found []*gpu, refused nvml.Return) {
 	byID := map[string]*gpu{}
 	for _, g := range found {
@@ -196,6 +197,11 @@ func (b *Backend) adoptLocked(found []*gpu, refused nvml.Return) {
 			continue
 		}
 		if parent := byID[old.ParentID]; parent != nil && parent.Health != lostHealth {
+			if parent.unsure {
+				old.Health, old.Reason = parent.Health, parent.Reason
+				found = append(found, old)
+				byID[old.ID] = old
+			}
 			continue
 		}
 		if old.Health != lostHealth {
