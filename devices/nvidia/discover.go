@@ -117,7 +117,7 @@ func (b *Backend) describe(lib *library, handle nvml.Device, id string, index in
 	if v := ask(a, callName, handle.GetName); v != nil {
 		name = *v
 	}
-	g.Model = modelName(name, g.MemoryBytes)
+	g.Model, g.vague = modelName(name, g.MemoryBytes), name == "" || g.MemoryBytes == 0
 	if v := ask(a, callPCI, handle.GetPciInfo); v != nil {
 		g.PCIAddress = pciAddress(v.Domain, v.Bus, v.Device)
 	}
@@ -180,7 +180,7 @@ func (b *Backend) cut(lib *library, parent *gpu) []*gpu {
 			b.warn("a slice tells no UUID: left out", "gpu", parent.ID, "slice", i, "reason", answer(ret).Error())
 			continue
 		}
-		s := &gpu{handle: handle, Device: parent.Device, gpuInstance: -1, computeInstance: -1}
+		s := &gpu{handle: handle, Device: parent.Device, vague: parent.vague, gpuInstance: -1, computeInstance: -1}
 		s.ID, s.ParentID, s.Index, s.Sliced = id, parent.ID, i, nil
 		s.describeSlice(a, parent)
 		found = append(found, s)

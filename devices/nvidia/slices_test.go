@@ -4,6 +4,7 @@ package nvidia
 
 import (
 	"log/slog"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -52,5 +53,19 @@ func TestSlicesThatAreNotTold(t *testing.T) {
 				t.Errorf("the slice is %s and its GPU %s", b.gpus[i].Health, now.Health)
 			}
 		})
+	}
+}
+
+// A GPU that fails to tell what it is for a moment is what it was.
+func TestIdentityIsKept(t *testing.T) {
+	minor := 3
+	b := New(Config{Logger: slog.New(slog.DiscardHandler)})
+	b.lib = &library{have: map[call]bool{}}
+	was := devices.Device{ID: "GPU-1", Model: "H100-80GB", MemoryBytes: 80 << 30, PCIAddress: "0000:3b:00.0", Minor: &minor, Health: fleetv1.Healthy}
+	b.gpus = []*gpu{{Device: was}}
+	b.adoptLocked([]*gpu{{Device: devices.Device{ID: "GPU-1", Model: "GPU", Health: fleetv1.Unhealthy}, vague: true}}, nvml.SUCCESS)
+	was.Health = fleetv1.Unhealthy
+	if now := b.gpus[0].Device; !reflect.DeepEqual(now, was) {
+		t.Errorf("have %+v, want %+v", now, was)
 	}
 }
