@@ -101,11 +101,12 @@ func (a *Agent) deviceLoop(ctx context.Context, notes *deviceNotes) error {
 	}
 }
 
-// quarantineLoop journals devices whose quarantine has ended.
+// quarantineLoop journals devices whose quarantine has ended, the last ones when ctx ends.
 func (a *Agent) quarantineLoop(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			a.keepQuarantined()
 			return nil
 		case <-a.quarantineChanged:
 			a.keepQuarantined()
