@@ -44,8 +44,9 @@ type Agent struct {
 	http      net.Listener
 	local     net.Listener
 
-	factsChanged chan struct{}
-	quarantining sync.Mutex // while the quarantine is journalled
+	factsChanged      chan struct{}
+	quarantineChanged chan struct{}
+	quarantining      sync.Mutex // while the quarantine is journalled
 
 	mu        sync.Mutex
 	facts     *fleetv1.NodeFacts
@@ -62,7 +63,7 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 	if deps.Devices == nil {
 		deps.Devices = devices.NewRegistry(deps.Logger)
 	}
-	a := &Agent{cfg: cfg, deps: deps, factsChanged: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, deps: deps, factsChanged: make(chan struct{}, 1), quarantineChanged: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.close())
@@ -119,7 +120,7 @@ func (a *Agent) Facts() *fleetv1.NodeFacts {
 	f := proto.CloneOf(a.facts)
 	a.mu.Unlock()
 	all := a.deps.Devices.Devices()
-	f.Devices, f.DeviceShortfall = deviceFacts(all), devices.Shortfall(a.cfg.DeclaredDevices, all)
+	f.Devices, f.DeviceShortfall = deviceFacts(all), a.shortfall(all)
 	return f
 }
 
@@ -159,6 +160,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.noteImages(ctx)
 	a.checkDisk(ctx)
 	a.deps.Devices.Settle(ctx, deviceSettle) // so that the first facts name the devices
+	notes := newDeviceNotes(a.journal.Quarantined())
+	a.noteDevices(notes) // before a scheduler hears of instances whose devices are gone
+	part("device changes", func(ctx context.Context) error { return a.deviceLoop(ctx, notes) })
+	part("quarantine", a.quarantineLoop)
 	part("instances", a.instances.Run)
 	part("session", a.session.Run)
 	part("http", a.serveHTTP)

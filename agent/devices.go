@@ -70,13 +70,12 @@ func (a *Agent) noteDevices(notes *deviceNotes) {
 		a.session.NodeEvent(fleetv1.EventNormal, "DeviceRemoved", fmt.Sprintf("slice %s is gone: its device was sliced anew", id))
 	}
 	a.noteShortfall(notes, all)
-	a.keepQuarantined()
 }
 
 // noteShortfall tells when devices that are declared go missing, and when all are there again.
 func (a *Agent) noteShortfall(notes *deviceNotes, all []devices.Device) {
 	before := notes.shortfall
-	notes.shortfall = strings.Join(devices.Shortfall(a.cfg.DeclaredDevices, all), "; ")
+	notes.shortfall = strings.Join(a.shortfall(all), "; ")
 	switch {
 	case notes.shortfall == before:
 	case notes.shortfall != "":
@@ -84,6 +83,14 @@ func (a *Agent) noteShortfall(notes *deviceNotes, all []devices.Device) {
 	default:
 		a.session.NodeEvent(fleetv1.EventNormal, "DevicesComplete", "all devices that are declared are there")
 	}
+}
+
+// shortfall compares the devices with what is declared, once the drivers had the time to list them.
+func (a *Agent) shortfall(all []devices.Device) []string {
+	if !a.deps.Devices.Asked() {
+		return nil
+	}
+	return devices.Shortfall(a.cfg.DeclaredDevices, all)
 }
 
 // deviceEvent answers how a change of a device is told.

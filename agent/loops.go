@@ -85,13 +85,10 @@ func (a *Agent) networkLoop(ctx context.Context) error {
 	}
 }
 
-// nodeLoop does what is due once a minute, and announces changed devices.
-func (a *Agent) nodeLoop(ctx context.Context) error {
-	ticker := time.NewTicker(slowEvery)
-	defer ticker.Stop()
-	var collected time.Time
-	notes, signals := newDeviceNotes(a.journal.Quarantined()), rate.NewLimiter(rate.Every(signalEvery), signalBurst)
-	a.noteDevices(notes)
+// deviceLoop announces changed devices and what they signal. It waits for no runtime and no disk: the endpoints of
+// a failed device's instances hang on it.
+func (a *Agent) deviceLoop(ctx context.Context, notes *deviceNotes) error {
+	signals := rate.NewLimiter(rate.Every(signalEvery), signalBurst)
 	for {
 		select {
 		case <-ctx.Done():
@@ -99,10 +96,35 @@ func (a *Agent) nodeLoop(ctx context.Context) error {
 		case <-a.deps.Devices.Changed():
 			tellOnce(a.factsChanged) // first: what is reported of instances may rest on it
 			a.noteDevices(notes)
-			continue
+			tellOnce(a.quarantineChanged)
 		case s := <-a.deps.Devices.Signals():
 			a.noteSignal(s, signals)
-			continue
+		}
+	}
+}
+
+// quarantineLoop journals devices whose quarantine has ended, the last ones when ctx ends.
+func (a *Agent) quarantineLoop(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			a.keepQuarantined()
+			return nil
+		case <-a.quarantineChanged:
+			a.keepQuarantined()
+		}
+	}
+}
+
+// nodeLoop does what is due once a minute.
+func (a *Agent) nodeLoop(ctx context.Context) error {
+	ticker := time.NewTicker(slowEvery)
+	defer ticker.Stop()
+	var collected time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
 		case <-ticker.C:
 		}
 		a.findRuntime(ctx)

@@ -9,10 +9,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/drover-fleet/drover/agent/journal"
+	"github.com/drover-fleet/drover/devices"
+	fakedevices "github.com/drover-fleet/drover/devices/fake"
+	devicehealth "github.com/drover-fleet/drover/devices/health"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
 	"github.com/drover-fleet/drover/runtime/fake"
@@ -78,6 +83,78 @@ func TestFullDiskStopsPulls(t *testing.T) {
 	if stop, err := fullDisk([]string{"gone", "images"}, use); err == nil || stop != nil {
 		t.Errorf("a disk that can't be measured: stop %v, error %v", stop, err)
 	}
+}
+
+// collecting is a runtime that takes its time to remove images.
+type collecting struct {
+	runtime.Runtime
+	begun chan struct{}
+}
+
+func (r collecting) CollectImages(ctx context.Context, _, _ float64, _ func(string) bool) ([]runtime.Image, error) {
+	close(r.begun)
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// A device that fails while images are collected costs its holder the endpoint at once.
+func TestDeviceFailsWhileImagesAreCollected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := fakedevices.Parse("2xH100-80GB")
+		if err != nil {
+			t.Fatal(err)
+		}
+		registry := devices.NewRegistry(slog.New(slog.DiscardHandler), b)
+		registry.Judge = devicehealth.New()
+		cfg := DefaultConfig()
+		cfg.NodeName, cfg.DataDir, cfg.HTTPAddr = "n", t.TempDir(), "127.0.0.1:0"
+		j, err := journal.Open(cfg.DataDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = j.Save(nil, journal.Record{Instance: &fleetv1.Instance{
+			Meta: &fleetv1.Meta{Id: "i"}, Spec: &fleetv1.InstanceSpec{DeviceIds: []string{"fake-host-h100-80gb-1"}},
+			Observed: &fleetv1.InstanceObserved{State: fleetv1.InstanceRunning, Ready: true},
+		}})
+		if err := errors.Join(err, j.Close()); err != nil {
+			t.Fatal(err)
+		}
+		rt := fake.New(fake.Options{})
+		defer rt.Close()
+		slow := collecting{rt, make(chan struct{})}
+		a, err := New(cfg, Deps{Runtime: slow, Devices: registry, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for _, part := range []func(context.Context) error{
+			registry.Run, a.nodeLoop, func(ctx context.Context) error { return a.deviceLoop(ctx, newDeviceNotes(nil)) },
+		} {
+			wg.Go(func() {
+				if err := part(ctx); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		<-slow.begun
+		if !a.instances.Instances()[0].GetObserved().GetReady() {
+			t.Error("not ready before anything failed")
+		}
+		b.SetHealth("fake-host-h100-80gb-1", fleetv1.Lost, "fell off the bus")
+		if err := b.Inject(0, "xid 31"); err != nil { // a signal makes the registry look again
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if o := a.instances.Instances()[0].GetObserved(); o.GetReady() {
+			t.Errorf("it keeps its endpoint: %v", o)
+		}
+		cancel()
+		wg.Wait()
+		if err := a.close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestImagesInUseAreKept(t *testing.T) {

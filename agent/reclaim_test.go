@@ -70,11 +70,14 @@ func TestDeviceThatIsLeftInUse(t *testing.T) {
 	n := newNode(t, s.addr)
 	<-s.hellos
 	const leaks = "2xH100-80GB;0s:0:leak"
-	n.again(leaks, func() { n.cfg.ReclaimTimeout = time.Second })
+	n.again("2xH100-80GB", func() { n.cfg.ReclaimTimeout = time.Second })
 	in := instance()
 	in.Spec.DeviceIds = []string{(<-s.hellos).GetFacts().GetDevices()[0].GetId()}
 	s.send(1, in)
 	s.until("ready", ready)
+	if err := n.accelerators.Inject(0, "leak"); err != nil {
+		t.Fatal(err)
+	}
 	in.Desired.State = fleetv1.DesiredStopped
 	s.send(2, in)
 	h := &heard{}
@@ -137,6 +140,28 @@ func TestDeclaredDevices(t *testing.T) {
 	s.listen("complete", h, func() bool {
 		return slices.Contains(h.node, "DevicesComplete") && len(h.facts.GetDeviceShortfall()) == 0
 	})
+}
+
+// A driver that takes its time has not lost its devices.
+func TestSlowDriverMissesNoDevices(t *testing.T) {
+	s := newScheduler(t, "127.0.0.1:0", "")
+	n := newNode(t, s.addr)
+	<-s.hellos
+	n.again("2xH100-80GB;0s:all:unresponsive", func() { n.cfg.DeclaredDevices = map[string]int{"fake": 2} })
+	if f := (<-s.hellos).GetFacts(); len(f.GetDevices())+len(f.GetDeviceShortfall()) > 0 {
+		t.Errorf("before the driver has answered: %v, %q", f.GetDevices(), f.GetDeviceShortfall())
+	}
+	if err := n.accelerators.Inject(-1, "recover"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.accelerators.Inject(0, "xid 63"); err != nil {
+		t.Fatal(err)
+	}
+	h := &heard{}
+	s.listen("told of the signal", h, func() bool { return slices.Contains(h.node, "DeviceSignal") && len(h.facts.GetDevices()) == 2 })
+	if len(h.facts.GetDeviceShortfall()) > 0 || slices.Contains(h.node, "DevicesMissing") {
+		t.Errorf("shortfall %q, events %v", h.facts.GetDeviceShortfall(), h.node)
+	}
 }
 
 // A device that is only to be drained is told to who holds it.

@@ -9,10 +9,15 @@
 //
 // A device whose holder is gone is free again when fresh figures show no process on it and its memory back at its
 // baseline: the least that was seen while nobody held it, and some. The baseline isn't kept over a
-// restart, except with a quarantine; a device that was held ever since may use a tenth of its memory. A figure that a vendor's driver doesn't
-// have can't be held against its devices: without processes the memory decides, and the other way round. Any
-// process counts, be it a container's or the host's: one that the host wants on its devices at all times keeps them
-// out of use. What isn't free in time is put into quarantine, which shows as a device that is drained, and
+// restart, except with a quarantine; a device that was held ever since may use a tenth of its memory. A figure that a
+// vendor's driver never had can't be held against its devices: without processes the memory decides, and the other way
+// round. One that it had and hasn't may hide anything: then the device isn't free.
+//
+// Processes that were on a device while nobody held it, a display server or a monitor, are the host's own and don't
+// count for as long as they last. An agent that starts while a device is held can't know them: there they count until
+// the device was free once. Any other process counts, be it a container's or the host's.
+//
+// What isn't free in time is put into quarantine, which shows as a device that is drained, and
 // ends with the next look (every 30 s, or when a driver signals) that finds nothing left. The ledger of who holds what is the agent's.
 //
 // Each backend has goroutines of its own, so that a vendor's driver that hangs delays neither another

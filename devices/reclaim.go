@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -28,7 +29,8 @@ type Follower interface {
 
 // Reclaim asks the drivers for figures that are newer than the call, and answers why devices are not free again,
 // by ID: empty when all are. Their holder must have ended what it ran. A device is free when no process
-// is on it and its memory is back at its baseline; a figure that its driver doesn't have is not held against it.
+// is on it but those that were on it while nobody held it, and its memory is back at its baseline; a figure that its
+// driver never had is not held against it.
 // A device that is lost, or that no driver lists, has nothing left to free; one whose driver doesn't answer
 // before ctx ends isn't known to be free.
 func (r *Registry) Reclaim(ctx context.Context, ids []string) map[string]string {
@@ -122,12 +124,23 @@ func (r *Registry) usedLocked(d Device) string {
 	if !known || reading.Time.IsZero() {
 		return "it can't be measured"
 	}
-	if n := len(reading.Processes); n > 0 {
-		return processesLeft(reading.Processes)
+	if reading.Processes == nil && r.residents[d.ID] != nil {
+		return "its processes, which the driver could list before, can't be listed"
+	}
+	left := slices.DeleteFunc(slices.Clone(reading.Processes), func(p Process) bool { return r.residents[d.ID][p.PID] })
+	if len(left) > 0 {
+		return processesLeft(left)
+	}
+	if _, seen := r.baseline[d.ID]; seen && reading.MemoryUsedBytes == nil {
+		return "its use of memory, which the driver could tell before, can't be measured"
 	}
 	limit := r.limitLocked(d)
 	if used := reading.MemoryUsedBytes; used != nil && *used > limit {
-		return fmt.Sprintf("%d MiB of its memory are in use without a process; idle it uses at most %d MiB", *used>>20, limit>>20)
+		by := "without a process"
+		if len(reading.Processes) > 0 {
+			by = "with no process but the host's own"
+		}
+		return fmt.Sprintf("%d MiB of its memory are in use %s; idle it uses at most %d MiB", *used>>20, by, limit>>20)
 	}
 	return ""
 }
@@ -157,11 +170,15 @@ func (r *Registry) limitLocked(d Device) int64 {
 	return max(d.MemoryBytes/allowanceShare, leastAllowance)
 }
 
-// learnLocked takes in what a device that nobody holds uses, and ends its quarantine when nothing is left on it.
-func (r *Registry) learnLocked(d Device, what Figures) (released bool) {
+// learnLocked takes in what a device that was measured uses, and ends its quarantine when nothing is left on it.
+func (r *Registry) learnLocked(d Device, what Figures, free bool) (released bool) {
 	reading := r.readings[d.ID]
 	_, quarantined := r.quarantined[d.ID]
+	if what&Processes != 0 && reading.Processes != nil {
+		r.learnResidentsLocked(d.ID, reading.Processes, free && !quarantined && r.judgedLocked(d).Health == fleetv1.Healthy)
+	}
 	switch {
+	case !free:
 	case quarantined && what&Processes != 0 && r.usedLocked(d) == "":
 		delete(r.quarantined, d.ID)
 		return true
@@ -172,6 +189,18 @@ func (r *Registry) learnLocked(d Device, what Figures) (released bool) {
 		}
 	}
 	return false
+}
+
+// learnResidentsLocked notes who of those on a device now is the host's own: whoever was on it while it was free. One
+// that has gone is forgotten, for its PID may become anybody's.
+func (r *Registry) learnResidentsLocked(id string, now []Process, free bool) {
+	residents := map[int]bool{}
+	for _, p := range now {
+		if free || r.residents[id][p.PID] {
+			residents[p.PID] = true
+		}
+	}
+	r.residents[id] = residents
 }
 
 // quarantinedLocked shows a device's quarantine beside what else is wrong with it.
@@ -211,6 +240,7 @@ func (r *Registry) dropSlicesLocked(name string, present map[string]bool, held m
 		delete(r.verdicts, id)
 		delete(r.onBus, id)
 		delete(r.baseline, id)
+		delete(r.residents, id)
 		delete(r.quarantined, id)
 		dropped = true
 	}

@@ -22,6 +22,7 @@ type used struct {
 	memory    int64
 	processes []int
 	nothing   bool // it has neither figure
+	hidden    struct{ processes, memory bool }
 	absent    bool // it isn't measured at all
 }
 
@@ -29,6 +30,13 @@ func (u *used) set(memory int64, processes ...int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.memory, u.processes = memory, processes
+}
+
+// hide leaves figures out.
+func (u *used) hide(processes, memory bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.hidden.processes, u.hidden.memory = processes, memory
 }
 
 func (u *used) sample(id string) func(devices.Figures) []devices.Sample {
@@ -39,10 +47,10 @@ func (u *used) sample(id string) func(devices.Figures) []devices.Sample {
 			return nil
 		}
 		s := devices.Sample{DeviceID: id, Time: time.Now()}
-		if memory := u.memory; what&devices.Usage != 0 && !u.nothing {
+		if memory := u.memory; what&devices.Usage != 0 && !u.nothing && !u.hidden.memory {
 			s.MemoryUsedBytes = &memory
 		}
-		if what&devices.Processes != 0 && !u.nothing {
+		if what&devices.Processes != 0 && !u.nothing && !u.hidden.processes {
 			s.Processes = []devices.Process{}
 			for _, pid := range u.processes {
 				s.Processes = append(s.Processes, devices.Process{PID: pid})
@@ -84,8 +92,14 @@ func (l *ledger) answer() map[string]string {
 // reclaimable runs a registry on one scripted device "a" of 80 GiB.
 func reclaimable(t *testing.T, f func(t *testing.T, r *devices.Registry, b *scripted, u *used, l *ledger)) {
 	t.Helper()
+	reclaimableFrom(t, &used{memory: 100 * mib}, f)
+}
+
+// reclaimableFrom begins with what the device measures.
+func reclaimableFrom(t *testing.T, u *used, f func(t *testing.T, r *devices.Registry, b *scripted, u *used, l *ledger)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		u, l := &used{memory: 100 * mib}, &ledger{}
+		l := &ledger{}
 		b := &scripted{vendor: "v", found: []devices.Device{{ID: "a", Vendor: "v", Health: fleetv1.Healthy, MemoryBytes: room}}, sample: u.sample("a")}
 		r := devices.NewRegistry(silent(), b)
 		r.Held = l.answer
@@ -148,14 +162,97 @@ func TestReclaim(t *testing.T) {
 }
 
 func TestReclaimWithoutFigures(t *testing.T) {
-	reclaimable(t, func(t *testing.T, r *devices.Registry, _ *scripted, u *used, _ *ledger) {
-		u.nothing = true
+	reclaimableFrom(t, &used{nothing: true}, func(t *testing.T, r *devices.Registry, _ *scripted, u *used, _ *ledger) {
 		if got := reclaim(t, r); got != "" {
 			t.Errorf("figures that the driver doesn't have are held against it: %s", got)
 		}
 		u.absent = true
 		if got := reclaim(t, r); got != "it can't be measured" {
 			t.Errorf("not measured: %q", got)
+		}
+	})
+}
+
+// A figure that was there and isn't says nothing: the device may be in use.
+func TestReclaimWithFiguresThatWent(t *testing.T) {
+	reclaimable(t, func(t *testing.T, r *devices.Registry, _ *scripted, u *used, l *ledger) {
+		l.set("a", "") // so that it has a baseline
+		after(10 * time.Second)
+		l.set("a", "j")
+		u.hide(true, false)
+		if got := reclaim(t, r); !strings.Contains(got, "its processes, which") {
+			t.Errorf("without processes: %q", got)
+		}
+		u.hide(false, true)
+		if got := reclaim(t, r); !strings.Contains(got, "its use of memory, which") {
+			t.Errorf("without memory: %q", got)
+		}
+		u.hide(false, false)
+		if got := reclaim(t, r); got != "" {
+			t.Errorf("with both again: %s", got)
+		}
+	})
+}
+
+// What was on a device while nobody held it is the host's, and isn't waited for: a display server, for one.
+func TestHostsOwnProcesses(t *testing.T) {
+	reclaimable(t, func(t *testing.T, r *devices.Registry, b *scripted, u *used, l *ledger) {
+		u.set(100*mib, 7) // it came while the device was held
+		after(time.Minute)
+		if got := reclaim(t, r); got != "process 7 still uses it" {
+			t.Errorf("came with its holder: %q", got)
+		}
+		l.set("a", "")
+		after(time.Minute)
+		l.set("a", "j")
+		u.set(100*mib, 7, 8)
+		if got := reclaim(t, r); got != "process 8 still uses it" {
+			t.Errorf("one of two: %q", got)
+		}
+		u.set(100*mib, 7)
+		if got := reclaim(t, r); got != "" {
+			t.Errorf("the host's: %q", got)
+		}
+		b.set(nil, nil, true) // while the driver is silent nothing is forgotten
+		after(10 * time.Minute)
+		b.set([]devices.Device{{ID: "a", Vendor: "v", Health: fleetv1.Healthy, MemoryBytes: room}}, nil, false)
+		after(2 * time.Minute)
+		if got := reclaim(t, r); got != "" {
+			t.Errorf("after the driver was silent: %q", got)
+		}
+		u.set(100 * mib)
+		after(time.Minute)
+		u.set(100*mib, 7) // its number is another's now
+		if got := reclaim(t, r); got != "process 7 still uses it" {
+			t.Errorf("after the host's process has ended: %q", got)
+		}
+	})
+}
+
+// What is left on a device in quarantine doesn't become the host's.
+func TestLeftoversAreNotTheHosts(t *testing.T) {
+	reclaimable(t, func(t *testing.T, r *devices.Registry, _ *scripted, u *used, l *ledger) {
+		u.set(100*mib, 7)
+		after(time.Minute)
+		r.Quarantine("a", devices.Quarantine{Reason: reclaim(t, r)})
+		l.set("a", "")
+		after(time.Hour)
+		if !r.Devices()[0].Quarantined {
+			t.Fatal("released while it is in use")
+		}
+		u.mu.Lock()
+		u.absent = true
+		u.mu.Unlock()
+		after(time.Minute)
+		if !r.Devices()[0].Quarantined {
+			t.Error("released while it can't be measured")
+		}
+		u.mu.Lock()
+		u.absent, u.processes = false, nil
+		u.mu.Unlock()
+		after(time.Minute)
+		if r.Devices()[0].Quarantined {
+			t.Error("not released")
 		}
 	})
 }

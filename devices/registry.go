@@ -76,8 +76,9 @@ type Registry struct {
 
 	discovered  map[string]bool // vendors that have answered
 	quarantined map[string]Quarantine
-	reclaiming  map[string]string // by device: the holder that works on it no more
-	baseline    map[string]int64  // least memory used while nobody held the device
+	reclaiming  map[string]string       // by device: the holder that works on it no more
+	baseline    map[string]int64        // least memory used while nobody held the device
+	residents   map[string]map[int]bool // by device, once its processes were known: those that were on it while nobody held it, and still are
 }
 
 // NewRegistry makes a registry that Run keeps current. It closes the backends when Run ends.
@@ -87,6 +88,7 @@ func NewRegistry(logger *slog.Logger, backends ...Backend) *Registry {
 		devices: map[string]Device{}, readings: map[string]Reading{}, counts: map[SignalCount]uint64{},
 		PCIDevices: pciDevices, told: map[SignalCount]telling{}, verdicts: map[string]Verdict{}, onBus: map[string]bool{},
 		discovered: map[string]bool{}, quarantined: map[string]Quarantine{}, reclaiming: map[string]string{}, baseline: map[string]int64{},
+		residents: map[string]map[int]bool{},
 	}
 	for _, b := range backends {
 		r.vendors = append(r.vendors, newVendor(r, b))
@@ -127,6 +129,18 @@ func (r *Registry) Settle(ctx context.Context, limit time.Duration) {
 			return
 		}
 	}
+}
+
+// Asked tells whether each backend was asked for its devices, whatever it answered: a driver may take its time.
+func (r *Registry) Asked() bool {
+	for _, v := range r.vendors {
+		select {
+		case <-v.asked:
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // Discovered tells whether every backend has told of its devices: from then on one that isn't listed isn't there.
@@ -230,8 +244,9 @@ func (r *Registry) take(name string, what Figures, samples []Sample) {
 		}
 		reading := r.readings[id]
 		reading.DeviceID = id
-		reading.merge(what, got[id])
-		if s, measured := got[id]; measured && what&Condition != 0 && r.Judge != nil {
+		s, measured := got[id]
+		reading.merge(what, s)
+		if measured && what&Condition != 0 && r.Judge != nil {
 			r.Judge.Checked(s)
 		}
 		if reading.Time.IsZero() && reading.ConditionTime.IsZero() && reading.ProcessesTime.IsZero() {
@@ -239,8 +254,8 @@ func (r *Registry) take(name string, what Figures, samples []Sample) {
 			continue
 		}
 		r.readings[id] = reading
-		if held[id] == "" {
-			released = r.learnLocked(d, what) || released
+		if measured {
+			released = r.learnLocked(d, what, held[id] == "") || released
 		}
 	}
 	if r.consultLocked() || released {
@@ -359,7 +374,7 @@ func (r *Registry) Vendors() []Vendor {
 	return out
 }
 
-// Changed holds a token after Devices or Discovered changed; it is for one reader.
+// Changed holds a token after Devices, Asked or Discovered changed; it is for one reader.
 func (r *Registry) Changed() <-chan struct{} { return r.changed }
 
 // Signals are what the drivers tell by themselves, in order per vendor; it is for one reader.

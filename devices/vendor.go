@@ -90,7 +90,10 @@ func (v *vendor) poll(ctx context.Context) {
 		for _, reply := range asked {
 			reply <- err
 		}
-		once.Do(func() { close(v.asked) })
+		once.Do(func() {
+			close(v.asked)
+			tell(v.registry.changed)
+		})
 		next, now := v.next(), time.Now()
 		if v.failures > 0 || now.Sub(v.looked) < leastBackoff {
 			// A storm of signals is one look a second, and none past the back-off.

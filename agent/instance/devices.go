@@ -39,14 +39,17 @@ func DeviceHook(known func() []devices.Device) Hook {
 }
 
 // Holders answers which instance holds each device, by the device's ID: from when it is assigned until it is
-// reaped.
+// reaped. Should two claim one, the younger plan's has it: its epoch fences the other off.
 func (g *Manager) Holders() map[string]string {
-	holders := map[string]string{}
+	holders, epochs := map[string]string{}, map[string]uint64{}
 	for _, m := range g.all() {
 		m.mu.Lock()
 		if m.rec.Instance.Observed.State != fleetv1.InstanceReaped {
-			for _, id := range m.rec.Instance.GetSpec().GetDeviceIds() {
-				holders[id] = m.id
+			spec := m.rec.Instance.GetSpec()
+			for _, id := range spec.GetDeviceIds() {
+				if holders[id] == "" || spec.GetEpoch() > epochs[id] {
+					holders[id], epochs[id] = m.id, spec.GetEpoch()
+				}
 			}
 		}
 		m.mu.Unlock()
@@ -54,8 +57,8 @@ func (g *Manager) Holders() map[string]string {
 	return holders
 }
 
-// DeviceFailed makes the instances that hold a device leave it: each loses its endpoint at once, and then fails, so
-// that it is placed elsewhere. To say it again changes nothing.
+// DeviceFailed makes the instances that hold a device leave it: each has lost its endpoint when this returns, and
+// then fails, so that it is placed elsewhere. It waits for no runtime and no disk. To say it again changes nothing.
 func (g *Manager) DeviceFailed(id, reason string) {
 	for _, m := range g.all() {
 		m.deviceFailed(id, reason)
@@ -82,27 +85,28 @@ func (g *Manager) NoteHolder(device, kind, reason, message string) bool {
 	return works
 }
 
+// deviceFailed withdraws the instance here and not in a step: one that goes on may wait for a runtime that hangs.
 func (m *machine) deviceFailed(id, reason string) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	in := m.rec.Instance
-	if !slices.Contains(in.GetSpec().GetDeviceIds(), id) || m.broken != "" || leftDevices(in.Observed.State) {
+	if !slices.Contains(in.GetSpec().GetDeviceIds(), id) || m.rec.Broken != "" || leftDevices(in.Observed.State) {
+		m.mu.Unlock()
 		return
 	}
-	m.broken = fmt.Sprintf("device %s failed: %s", id, reason)
+	m.rec.Broken = fmt.Sprintf("device %s failed: %s", id, reason)
+	in.Observed.Ready, in.Observed.Reason = false, m.rec.Broken
+	m.noteLocked(fleetv1.EventAbnormal, deviceFailed, m.rec.Broken)
 	if m.interrupt != nil {
 		m.interrupt()
 	}
+	m.mu.Unlock()
+	m.g.mark(m.id)
 	notify(m.wake)
 }
 
-// leaveDevice withdraws the instance, whose next step is to fail.
+// leaveDevice journals why the instance leaves; its next step is to fail.
 func (m *machine) leaveDevice(reason string) outcome {
-	m.stopProbe()
-	m.save(func(o *fleetv1.InstanceObserved) {
-		o.Ready, o.Reason = false, reason
-		m.noteLocked(fleetv1.EventAbnormal, deviceFailed, reason)
-	})
 	m.fatal = reason
+	m.save(func(o *fleetv1.InstanceObserved) { o.Ready, o.Reason = false, reason })
 	return again
 }

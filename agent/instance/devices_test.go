@@ -1,8 +1,10 @@
 package instance
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -150,5 +152,93 @@ func TestNoStartOnFailedDevice(t *testing.T) {
 		if o := w.after(time.Second); o.GetState() != fleetv1.InstanceFailed || !strings.Contains(o.GetReason(), "XID 48") {
 			t.Errorf("instance %v", o)
 		}
+	})
+}
+
+// stubborn is a runtime that hangs, whatever its callers' deadlines.
+type stubborn struct {
+	runtime.Runtime
+	hangs <-chan struct{} // until it is closed
+}
+
+func (r stubborn) Status(ctx context.Context, id string) (runtime.Status, error) {
+	<-r.hangs
+	return r.Runtime.Status(ctx, id)
+}
+
+// The endpoint goes even while the runtime hangs and an agent that has just started doesn't know what runs.
+func TestDeviceFailsWhileTheRuntimeHangs(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.setDevices(devices.Device{ID: "a", Health: fleetv1.Healthy})
+		w.apply(1, withDevices("a"))
+		w.after(time.Second)
+		hangs := make(chan struct{})
+		w.wrap = func(rt runtime.Runtime) runtime.Runtime { return stubborn{rt, hangs} }
+		w.reboot()
+		if o := w.after(time.Second); !o.GetReady() {
+			t.Fatalf("what was ready isn't: %v", o)
+		}
+		if _, err := w.g.Take(); err != nil {
+			t.Fatal(err)
+		}
+		w.g.DeviceFailed("a", "fell off the bus")
+		if reports, err := w.g.Take(); err != nil || len(reports) != 1 || reports[0].GetObserved().GetReady() {
+			t.Errorf("reported %v, %v", reports, err)
+		}
+		close(hangs)
+		if o := w.after(time.Minute); o.GetReady() || o.GetState() != fleetv1.InstanceFailed || count(w.reasons(), "DeviceFailed") != 1 {
+			t.Errorf("instance %v, events %v", o, w.reasons())
+		}
+	})
+}
+
+// clinging is a runtime whose containers can't be deleted, as with a process that waits for a dead device.
+type clinging struct{ runtime.Runtime }
+
+func (clinging) Delete(context.Context, string) error { return errors.New("a task is still there") }
+
+// An agent that starts while the container of a failed device is still there doesn't know the fault, but that the
+// instance has to leave: passing its health check makes it no endpoint.
+func TestAgentRestartsWhileADeviceIsLeft(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.wrap = func(rt runtime.Runtime) runtime.Runtime { return clinging{rt} }
+		w.reboot()
+		w.setDevices(devices.Device{ID: "a", Health: fleetv1.Healthy})
+		w.apply(1, withDevices("a"))
+		w.after(time.Second)
+		w.g.DeviceFailed("a", "XID 48")
+		if o := w.after(time.Minute); o.GetReady() || o.GetState() != fleetv1.InstanceRunning {
+			t.Fatalf("instance %v", o)
+		}
+		w.reboot()
+		if o := w.after(10 * time.Minute); o.GetReady() || o.GetState() != fleetv1.InstanceRunning {
+			t.Errorf("after a restart: %v", o)
+		}
+		w.wrap = nil
+		w.reboot()
+		o := w.after(time.Minute)
+		if o.GetState() != fleetv1.InstanceFailed || o.GetReason() != "device a failed: XID 48" || len(w.rt.Containers()) > 0 || count(w.reasons(), "DeviceFailed") != 1 {
+			t.Errorf("in the end %v, containers %v, events %v", o, w.rt.Containers(), w.reasons())
+		}
+	})
+}
+
+func TestYoungerPlanHoldsADevice(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.setDevices(devices.Device{ID: "a", Health: fleetv1.Healthy})
+		var all []*fleetv1.Instance
+		for epoch, id := range []string{"h", "i", "j"} {
+			in := withDevices("a")
+			in.Meta = &fleetv1.Meta{Id: id, Name: "iris-" + id}
+			in.Spec.Epoch = []uint64{4, 9, 6}[epoch]
+			all = append(all, in)
+		}
+		w.apply(1, all...)
+		for range 20 { // a map's order is another each time
+			if got := w.g.Holders(); !maps.Equal(got, map[string]string{"a": "i"}) {
+				t.Fatalf("holders %v", got)
+			}
+		}
+		w.after(time.Second)
 	})
 }

@@ -21,6 +21,9 @@
 // An instance whose devices are gone when its container is to be made fails, with the event DeviceFailed, and holds
 // nothing on the node; the scheduler places another. While a driver doesn't answer, it waits.
 //
+// An instance whose device fails isn't ready any more when DeviceFailed returns, whatever a step of it waits for, and
+// never will be: why it has to leave is journalled, for a container that can't be deleted may outlive an agent.
+//
 // Devices are given back only when they are free. Before an instance that may have used some is reaped, the
 // drivers are asked; while something is left on a device the instance is Reclaiming: container and ports are gone,
 // its devices still its own. What isn't free in time is put into quarantine, which the scheduler learns before it

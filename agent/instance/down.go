@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -225,7 +226,7 @@ const nothingLeft = "stopped; nothing of it is left on the node"
 func (m *machine) conclude(message string) outcome {
 	m.save(func(o *fleetv1.InstanceObserved) {
 		if o.State == fleetv1.InstanceReclaiming {
-			o.Reason = m.reason
+			o.Reason = cmp.Or(m.reason, m.rec.Broken)
 		}
 		o.State, o.Ready, o.Health, o.Pid, o.RetryTime = fleetv1.InstanceReaped, false, "", 0, nil
 		if m.rec.StoppedHere {

@@ -44,7 +44,6 @@ type machine struct {
 	loggerDied bool
 	result     *health.Result
 	pull       *fleetv1.PullProgress
-	broken     string // why the instance must leave a device that it holds
 
 	// own
 	held        bool // this process started or adopted the container of this attempt
@@ -279,7 +278,7 @@ func (m *machine) step(ctx context.Context) outcome {
 	m.mu.Lock()
 	var (
 		looked, exit, result = m.looked, m.exit, m.result
-		loggerDied, broken   = m.loggerDied, m.broken
+		loggerDied, broken   = m.loggerDied, m.rec.Broken
 		want, state          = m.intentLocked(), m.rec.Instance.Observed.State
 	)
 	m.exit, m.result, m.loggerDied = nil, nil, false

@@ -204,8 +204,9 @@ func TestFailedIsReclaimed(t *testing.T) {
 		if o := w.after(time.Second); o.GetState() != fleetv1.InstanceReclaiming {
 			t.Errorf("instance %v", o)
 		}
+		w.reboot()
 		w.leave(nil)
-		if o := w.after(time.Second); o.GetState() != fleetv1.InstanceReaped || o.GetReason() != "device a failed: XID 48" {
+		if o := w.after(2 * time.Second); o.GetState() != fleetv1.InstanceReaped || o.GetReason() != "device a failed: XID 48" {
 			t.Errorf("instance %v", o)
 		}
 	})

@@ -284,11 +284,15 @@ func (m *machine) judge(r health.Result) {
 func (m *machine) settle() outcome {
 	m.mu.Lock()
 	o := m.rec.Instance.Observed
-	due := m.healthy && m.published && !o.Ready && o.State == fleetv1.InstanceRunning
+	due := m.healthy && m.published && !o.Ready && o.State == fleetv1.InstanceRunning && m.rec.Broken == ""
 	m.mu.Unlock()
 	if due {
 		m.readySince = time.Now()
-		m.save(func(o *fleetv1.InstanceObserved) { o.Ready, o.Health, o.Reason = true, fleetv1.Healthy, "" })
+		m.save(func(o *fleetv1.InstanceObserved) {
+			if m.rec.Broken == "" { // its device may have failed since
+				o.Ready, o.Health, o.Reason = true, fleetv1.Healthy, ""
+			}
+		})
 	}
 	return outcome{}
 }

@@ -31,6 +31,8 @@ type Record struct {
 	Absent bool
 	// StoppedHere: stopped on the node by its operator; stays stopped.
 	StoppedHere bool
+	// Broken is why the instance has to leave a device that failed; it doesn't come back to it.
+	Broken string
 	// SequenceLimit is above every sequence number that reports of this instance have used.
 	SequenceLimit uint64
 	// Events that no scheduler has acknowledged, oldest first.
@@ -56,6 +58,7 @@ type stored struct {
 	Instance      []byte
 	Absent        bool     `json:",omitempty"`
 	StoppedHere   bool     `json:",omitempty"`
+	Broken        string   `json:",omitempty"`
 	SequenceLimit uint64   `json:",omitempty"`
 	Events        [][]byte `json:",omitempty"`
 }
@@ -67,7 +70,7 @@ type storedHeader struct {
 }
 
 func encodeRecord(r Record) ([]byte, error) {
-	s := stored{Absent: r.Absent, StoppedHere: r.StoppedHere, SequenceLimit: r.SequenceLimit}
+	s := stored{Absent: r.Absent, StoppedHere: r.StoppedHere, Broken: r.Broken, SequenceLimit: r.SequenceLimit}
 	var err error
 	if s.Instance, err = proto.Marshal(r.Instance); err != nil {
 		return nil, fmt.Errorf("encode instance %s: %w", r.ID(), err)
@@ -88,7 +91,7 @@ func decodeRecord(key string, b []byte) (Record, error) {
 		return Record{}, err
 	}
 	r := Record{
-		Instance: &fleetv1.Instance{}, Absent: s.Absent, StoppedHere: s.StoppedHere, SequenceLimit: s.SequenceLimit,
+		Instance: &fleetv1.Instance{}, Absent: s.Absent, StoppedHere: s.StoppedHere, Broken: s.Broken, SequenceLimit: s.SequenceLimit,
 	}
 	if err := proto.Unmarshal(s.Instance, r.Instance); err != nil {
 		return Record{}, err

@@ -258,9 +258,12 @@ func TestIdentity(t *testing.T) {
 	}
 	lib.Tell(t)
 	b := opened(t, lib)
-	discovered(t, b)
-	lib.Tell(t, "fail get_device_die -8012", "fail get_device_hbm_info -8012")
-	if d := discovered(t, b)[2]; d.ID != die(2) || d.Model != "Ascend910B3-64GB" || d.MemoryBytes != 64*gibibyte {
+	before := discovered(t, b)[2]
+	lib.Tell(t, "fail get_device_die -8012", "fail get_device_die_v2 -8012", "fail get_device_hbm_info -8012",
+		"fail get_device_memory_info_v3 -8012", "fail get_device_chip_info_v2 -8012",
+		"fail get_device_chip_info -8012", "fail get_device_pcie_info_v2 -8012", "fail get_device_logic_id -8012", "fail get_device_phyid_from_logicid -8012")
+	if d := discovered(t, b)[2]; d.ID != die(2) || d.Model != "Ascend910B3-64GB" || d.MemoryBytes != 64*gibibyte || d.PCIAddress != before.PCIAddress ||
+		*d.LogicID != 2 || d.Index != 2 || *d.PhysicalID != *before.PhysicalID {
 		t.Errorf("a busy driver made the device %+v", d)
 	}
 }

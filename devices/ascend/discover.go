@@ -1,6 +1,7 @@
 package ascend
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -48,10 +49,30 @@ func (b *Backend) describe(at chip, place int) devices.Device {
 	if d.MemoryBytes, _, _ = b.memory(at); d.MemoryBytes == 0 {
 		d.MemoryBytes = before.MemoryBytes
 	}
-	d.Model = b.model(at, d.MemoryBytes)
 	d.CPUAffinity = b.affinity(at)
+	if known {
+		keep(&d, &before)
+	}
+	name, told := b.name(at)
+	if d.Model = model(name, d.MemoryBytes); !told && known {
+		d.Model = before.Model
+	}
 	d.ID = b.identity(at, d.PCIAddress)
 	return d
+}
+
+// keep takes from a chip's last description what a busy driver doesn't tell now: none of that changes.
+func keep(d, before *devices.Device) {
+	if d.PCIAddress == "" {
+		d.PCIAddress, d.NUMANode = before.PCIAddress, before.NUMANode
+	}
+	if d.LogicID == nil {
+		d.LogicID, d.Index = before.LogicID, before.Index
+	}
+	if d.PhysicalID == nil {
+		d.PhysicalID = before.PhysicalID
+	}
+	d.CPUAffinity = cmp.Or(d.CPUAffinity, before.CPUAffinity)
 }
 
 // health judges what the driver says; an alarm of the lowest level leaves the device at work.
@@ -137,20 +158,22 @@ func sizes(totalMiB, freeMiB uint64) (total int64, used, free *int64) {
 	return total, new(total - rest), new(rest)
 }
 
-// model is for example "Ascend910B3-64GB".
-func (b *Backend) model(at chip, memory int64) string {
-	name := "Ascend"
-	if info, err := get[chipInfo](b.calls.chipInfo, at); err == nil {
-		family, chip := text(info.Type[:]), text(info.Name[:])
-		if strings.HasPrefix(chip, family) {
-			family = ""
-		}
-		if family+chip != "" {
-			name = strings.ReplaceAll(family+chip, " ", "")
-		}
-	} else {
+// name is the chip's, for example "Ascend910B3"; told: by the driver.
+func (b *Backend) name(at chip) (name string, told bool) {
+	info, err := get[chipInfo](b.calls.chipInfo, at)
+	if err != nil {
 		b.missing("chip name", err)
+		return "Ascend", false
 	}
+	family, chip := text(info.Type[:]), text(info.Name[:])
+	if strings.HasPrefix(chip, family) {
+		family = ""
+	}
+	return cmp.Or(strings.ReplaceAll(family+chip, " ", ""), "Ascend"), true
+}
+
+// model is for example "Ascend910B3-64GB".
+func model(name string, memory int64) string {
 	if memory > 0 {
 		name += fmt.Sprintf("-%dGB", (memory+(1<<29))>>30)
 	}

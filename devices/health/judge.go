@@ -154,8 +154,17 @@ func (j *Judge) Checked(s devices.Sample) {
 		r.repair(s.Time)
 	}
 	j.examine(r, s)
-	r.counters = s
+	r.remember(s)
 	r.check(s.Time)
+}
+
+// remember keeps a sample's counters. One that is absent keeps what it was: it may have grown meanwhile.
+func (r *record) remember(s devices.Sample) {
+	before := r.counters
+	s.ECCCorrectedVolatile = cmp.Or(s.ECCCorrectedVolatile, before.ECCCorrectedVolatile)
+	s.ECCUncorrectedVolatile = cmp.Or(s.ECCUncorrectedVolatile, before.ECCUncorrectedVolatile)
+	s.ECCUncorrectedAggregate = cmp.Or(s.ECCUncorrectedAggregate, before.ECCUncorrectedAggregate)
+	r.counters = s
 }
 
 // raise notes a fault, or that it's there again.

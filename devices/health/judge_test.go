@@ -284,6 +284,19 @@ func TestOldSamplesDontCount(t *testing.T) {
 	j.is(t, fleetv1.Unhealthy, ResetNeeded, time.Hour)
 }
 
+// A counter that can't be read for a while may have grown meanwhile.
+func TestErrorsWhileCountersAreAbsent(t *testing.T) {
+	counted := func(n int64) func(*devices.Sample) {
+		return func(s *devices.Sample) { s.ECCUncorrectedVolatile = &n }
+	}
+	j := newTold("nvidia")
+	j.check(time.Minute, counted(1))
+	j.check(2*time.Minute, nil)
+	j.is(t, fleetv1.Healthy, None, 0)
+	j.check(3*time.Minute, counted(2))
+	j.is(t, fleetv1.Unhealthy, Evict, 3*time.Minute)
+}
+
 func TestUnknownDevice(t *testing.T) {
 	equal(t, Verdict{State: fleetv1.Healthy}, New().Verdict("nobody"), "nobody")
 }

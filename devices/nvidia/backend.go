@@ -3,6 +3,7 @@
 package nvidia
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,6 +53,8 @@ type gpu struct {
 	devices.Device
 	handle  nvml.Device // nil: NVML doesn't answer for it
 	linksUp int64       // most NVLinks that were seen up
+	vague   bool        // its model isn't known for sure: NVML didn't tell name or memory
+	unsure  bool        // NVML didn't tell which slices it has: those of before are believed
 
 	gpuInstance, computeInstance int // of a slice
 }
@@ -176,7 +179,7 @@ func (b *Backend) unlisted(found []*gpu) ([]string, error) {
 }
 
 // adoptLocked makes found the devices, and keeps those that were listed before as lost. A slice that is
-// missing under a parent that answers was deleted.
+// missing under a parent that tells its slices was deleted.
 func (b *Backend) adoptLocked(found []*gpu, refused nvml.Return) {
 	byID := map[string]*gpu{}
 	for _, g := range found {
@@ -189,6 +192,7 @@ func (b *Backend) adoptLocked(found []*gpu, refused nvml.Return) {
 	for _, old := range b.gpus {
 		if now := byID[old.ID]; now != nil {
 			now.linksUp = max(now.linksUp, old.linksUp)
+			now.keep(old)
 			if now.Health == lostHealth { // what it said of itself before is more
 				old.Health, old.Reason, old.handle, old.Links = now.Health, now.Reason, now.handle, nil
 				*now = *old
@@ -196,6 +200,11 @@ func (b *Backend) adoptLocked(found []*gpu, refused nvml.Return) {
 			continue
 		}
 		if parent := byID[old.ParentID]; parent != nil && parent.Health != lostHealth {
+			if parent.unsure {
+				old.Health, old.Reason = parent.Health, parent.Reason
+				found = append(found, old)
+				byID[old.ID] = old
+			}
 			continue
 		}
 		if old.Health != lostHealth {
@@ -213,6 +222,19 @@ func (b *Backend) adoptLocked(found []*gpu, refused nvml.Return) {
 	})
 	b.gpus = found
 	b.publishLocked()
+}
+
+// keep takes from how a device was described before what NVML fails to tell of it now: none of that changes.
+func (g *gpu) keep(before *gpu) {
+	if g.vague {
+		g.Model, g.Profile, g.MemoryBytes, g.vague = before.Model, before.Profile, cmp.Or(g.MemoryBytes, before.MemoryBytes), before.vague
+	}
+	if g.PCIAddress == "" {
+		g.PCIAddress, g.NUMANode, g.CPUAffinity = before.PCIAddress, before.NUMANode, before.CPUAffinity
+	}
+	if g.Minor == nil {
+		g.Minor = before.Minor
+	}
 }
 
 // byParent is the number of the GPU that a device is or is cut from.

@@ -117,7 +117,7 @@ func (b *Backend) describe(lib *library, handle nvml.Device, id string, index in
 	if v := ask(a, callName, handle.GetName); v != nil {
 		name = *v
 	}
-	g.Model = modelName(name, g.MemoryBytes)
+	g.Model, g.vague = modelName(name, g.MemoryBytes), name == "" || g.MemoryBytes == 0
 	if v := ask(a, callPCI, handle.GetPciInfo); v != nil {
 		g.PCIAddress = pciAddress(v.Domain, v.Bus, v.Device)
 	}
@@ -135,6 +135,7 @@ func (b *Backend) describe(lib *library, handle nvml.Device, id string, index in
 	}
 	g.Sliced = ask(a, callMIGMode, func() (bool, nvml.Return) {
 		current, _, ret := handle.GetMigMode()
+		g.unsure = ret != nvml.SUCCESS && !noSlice(ret)
 		return current == nvml.DEVICE_MIG_ENABLE, ret
 	})
 	g.Health, g.Reason = judge(a.bad)
@@ -159,21 +160,27 @@ func (b *Backend) cut(lib *library, parent *gpu) []*gpu {
 	}
 	a := &asker{lib: lib}
 	count := ask(a, callMIGCount, parent.handle.GetMaxMigDeviceCount)
-	if count == nil || !lib.has(callMIGHandle) {
+	if !lib.has(callMIGHandle) {
+		return nil
+	}
+	if count == nil {
+		parent.unsure = lib.has(callMIGCount)
 		return nil
 	}
 	var found []*gpu
 	for i := range min(*count, maxSlices) {
 		handle, ret := parent.handle.GetMigDeviceHandleByIndex(i)
 		if a.note(ret); ret != nvml.SUCCESS { // most numbers have no slice
+			parent.unsure = parent.unsure || !noSlice(ret)
 			continue
 		}
 		id, ret := handle.GetUUID()
 		if a.note(ret); ret != nvml.SUCCESS {
+			parent.unsure = true
 			b.warn("a slice tells no UUID: left out", "gpu", parent.ID, "slice", i, "reason", answer(ret).Error())
 			continue
 		}
-		s := &gpu{handle: handle, Device: parent.Device, gpuInstance: -1, computeInstance: -1}
+		s := &gpu{handle: handle, Device: parent.Device, vague: parent.vague, gpuInstance: -1, computeInstance: -1}
 		s.ID, s.ParentID, s.Index, s.Sliced = id, parent.ID, i, nil
 		s.describeSlice(a, parent)
 		found = append(found, s)
@@ -185,6 +192,15 @@ func (b *Backend) cut(lib *library, parent *gpu) []*gpu {
 		}
 	}
 	return found
+}
+
+// noSlice says whether an answer means that there is no slice, and not that NVML failed to tell.
+func noSlice(ret nvml.Return) bool {
+	switch ret {
+	case nvml.ERROR_NOT_FOUND, nvml.ERROR_NOT_SUPPORTED, nvml.ERROR_INVALID_ARGUMENT, nvml.ERROR_FUNCTION_NOT_FOUND:
+		return true
+	}
+	return false
 }
 
 func (g *gpu) describeSlice(a *asker, parent *gpu) {

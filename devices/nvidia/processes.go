@@ -42,11 +42,11 @@ const (
 	listTries    = 6
 )
 
-// readProcesses answers who uses a GPU or slice: nil when NVML doesn't tell.
+// readProcesses answers who uses a GPU or slice: nil when NVML doesn't tell who computes. Graphics and MPS clients are
+// beside them where NVML lists any.
 func readProcesses(a *asker, handle nvml.Device) []devices.Process {
-	known := false
 	memory := map[int]*int64{}
-	for _, list := range []string{
+	for i, list := range []string{
 		"nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses", "nvmlDeviceGetMPSComputeRunningProcesses",
 	} {
 		if a.bad == nvml.ERROR_GPU_IS_LOST {
@@ -54,18 +54,18 @@ func readProcesses(a *asker, handle nvml.Device) []devices.Process {
 		}
 		entries, ret := listProcesses(handle, list)
 		a.note(ret)
-		if ret != nvml.SUCCESS {
+		switch {
+		case ret == nvml.SUCCESS:
+		case i == 0:
+			return nil
+		default:
 			continue
 		}
-		known = true
 		for _, p := range entries { // of the same process in two lists the larger figure is the whole
 			if seen := memory[p.PID]; seen == nil || p.MemoryBytes != nil && *seen < *p.MemoryBytes {
 				memory[p.PID] = p.MemoryBytes
 			}
 		}
-	}
-	if !known {
-		return nil
 	}
 	processes := make([]devices.Process, 0, len(memory))
 	for pid, bytes := range memory {
