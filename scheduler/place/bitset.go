@@ -9,15 +9,24 @@ type bitset struct {
 }
 
 func newBitset(n int) *bitset {
+	b := bitsetOf(n)
+	return &b
+}
+
+func bitsetOf(n int) bitset {
 	words := (n + 63) / 64
-	return &bitset{make([]uint64, words), make([]uint64, (words+63)/64)}
+	all := make([]uint64, words+(words+63)/64)
+	return bitset{all[:words], all[words:]}
 }
 
 func (b *bitset) has(i int) bool { return b.words[i>>6]>>(i&63)&1 != 0 }
 
 func (b *bitset) add(i int) {
-	b.words[i>>6] |= 1 << (i & 63)
-	b.summary[i>>12] |= 1 << (i >> 6 & 63)
+	w := &b.words[i>>6]
+	if *w == 0 {
+		b.summary[i>>12] |= 1 << (i >> 6 & 63)
+	}
+	*w |= 1 << (i & 63)
 }
 
 func (b *bitset) remove(i int) {

@@ -86,7 +86,8 @@ type cells struct {
 	cellOf []int32 // by place; nil when there is one cell
 	// By spread rule:
 	values []map[string]int32 // number of a value
-	having [][][]int32        // cells, by value
+	with   [][]int32          // cells, by value
+	from   [][]int32          // where those of a value begin in with; one more for the end
 	inPlay [][]int32          // able places, by value
 	turns  int                // how often a value came into play or went
 	room   []int32            // places with room, by cell
@@ -116,7 +117,6 @@ func newCells(places []*node, u *rules) cells {
 	for _, s := range u.spread {
 		values := number(places, s.GetLabel())
 		c.values = append(c.values, values)
-		c.having = append(c.having, make([][]int32, len(values)))
 		c.inPlay = append(c.inPlay, make([]int32, len(values)))
 	}
 	if u.racks {
@@ -140,18 +140,38 @@ func newCells(places []*node, u *rules) cells {
 		c.cellOf[i] = int32(len(c.list) - 1)
 	}
 	c.room = make([]int32, len(c.list))
+	for r := range c.values {
+		c.collect(r)
+	}
 	return c
+}
+
+// collect lists the cells by their values of a rule's label.
+func (c *cells) collect(r int) {
+	from := make([]int32, len(c.values[r])+1)
+	var with []int32
+	for i := range c.list {
+		if v := c.list[i].values[r]; v >= 0 {
+			with = append(with, int32(i))
+			from[v+1]++
+		}
+	}
+	slices.SortStableFunc(with, func(a, b int32) int { return cmp.Compare(c.list[a].values[r], c.list[b].values[r]) })
+	for v := range len(c.values[r]) {
+		from[v+1] += from[v]
+	}
+	c.with, c.from = append(c.with, with), append(c.from, from)
+}
+
+// having are the cells with a value of a rule's label.
+func (c *cells) having(r int, value int32) []int32 {
+	return c.with[r][c.from[r][value]:c.from[r][value+1]]
 }
 
 // open begins a cell at a place.
 func (c *cells) open(at int, k kin) {
 	number := int32(len(c.list))
 	c.list = append(c.list, cell{lo: int32(at), kin: k})
-	for r := range c.values {
-		if v := k.values[r]; v >= 0 {
-			c.having[r][v] = append(c.having[r][v], number)
-		}
-	}
 	if c.racks != nil {
 		at := (int(k.rack) + len(c.racks)) % len(c.racks)
 		c.racks[at] = append(c.racks[at], number)

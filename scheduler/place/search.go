@@ -114,7 +114,7 @@ func (s *search) scan() int {
 			continue
 		}
 		for k := shape.next(0); k != noKey; k = shape.next(k + 1) {
-			if s.hole(shape.buckets[k], rung.cells) {
+			if s.hole(shape.buckets[k], &rung.cells) {
 				return int(s.best.spare.slot)
 			}
 		}
@@ -149,7 +149,7 @@ func (s *search) hole(b *bucket, cells *bitset) bool {
 // withImage compares places that have the image; true when one is the best of all.
 func (s *search) withImage(b *bucket, cells *bitset) bool {
 	shape, n := s.class.shape, len(s.class.shape.places)
-	m := common(b.nodes, s.image, nil, s.taken)
+	m := common(&b.nodes, s.image, nil, s.taken)
 	tries, found := maxTries, 0
 	m.around(0, n, s.start(n), func(at int) bool {
 		c := shape.cells.of(at)
@@ -164,7 +164,7 @@ func (s *search) withImage(b *bucket, cells *bitset) bool {
 
 // among compares a bucket's places of [lo, hi).
 func (s *search) among(b *bucket, lo, hi int) {
-	m := common(b.nodes, nil, nil, s.taken)
+	m := common(&b.nodes, nil, nil, s.taken)
 	found := 0
 	m.around(lo, hi, lo+s.start(hi-lo), func(at int) bool {
 		if s.compare(at) {

@@ -36,10 +36,10 @@ type shape struct {
 
 // bucket are the places where the request would leave a hole of one size.
 type bucket struct {
-	nodes *bitset
+	nodes bitset
 	n     int
 	in    []int32 // how many of them, by cell; nil when there is one cell
-	cells *bitset // that have any
+	cells *bitset // that have any; nil when there is one
 }
 
 const (
@@ -292,7 +292,7 @@ func (s *shape) next(k key) key {
 }
 
 func newBucket(places, cells int) *bucket {
-	b := &bucket{nodes: newBitset(places)}
+	b := &bucket{nodes: bitsetOf(places)}
 	if cells > 1 {
 		b.in, b.cells = make([]int32, cells), newBitset(cells)
 	}

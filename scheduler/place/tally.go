@@ -6,7 +6,8 @@ import "slices"
 // cells in the order in which the next instance should try them.
 type tally struct {
 	shape  *shape
-	rules  []count // by spread rule
+	spread int              // how many rules
+	rules  [maxSpread]count // by spread rule
 	ladder ladder
 	taken  *bitset // places that have an instance; nil unless one a node is allowed
 }
@@ -30,8 +31,8 @@ func (s *shape) tally(x *Index, g *group) *tally {
 	if len(s.tallies) >= maxTallies {
 		s.forgetTallies()
 	}
-	t := &tally{shape: s, rules: make([]count, len(s.rules.spread))}
-	for r := range t.rules {
+	t := &tally{shape: s, spread: len(s.rules.spread)}
+	for r := range t.spread {
 		t.rules[r] = count{by: make([]int32, len(s.cells.values[r]))}
 	}
 	if s.rules.apart {
@@ -59,7 +60,7 @@ func (t *tally) recount(x *Index, g *group) {
 		}
 		n := x.slots[slot]
 		t.occupy(n, have)
-		for r := range t.rules {
+		for r := range t.spread {
 			if v := t.value(n, r); v >= 0 {
 				t.rules[r].by[v] += have
 			}
@@ -72,16 +73,17 @@ func (t *tally) recount(x *Index, g *group) {
 func (t *tally) add(n *node, now, d int32) {
 	t.occupy(n, now)
 	c := &t.shape.cells
-	for r := range t.rules {
+	for r := range t.spread {
 		v := t.value(n, r)
 		if v < 0 {
 			continue
 		}
-		for _, cell := range c.having[r][v] {
+		having := c.having(r, v)
+		for _, cell := range having {
 			t.ladder.remove(int(cell), t.key(int(cell)))
 		}
 		t.rules[r].add(v, d, c.inPlay[r][v] > 0)
-		for _, cell := range c.having[r][v] {
+		for _, cell := range having {
 			t.ladder.add(int(cell), t.key(int(cell)))
 		}
 	}
@@ -153,7 +155,7 @@ func (t *tally) key(cell int) uint64 {
 	k := uint64(c.rank)
 	for r := range maxSpread {
 		n := uint64(0)
-		if r < len(t.rules) {
+		if r < t.spread {
 			n = noValue
 			if v := c.values[r]; v >= 0 {
 				n = uint64(t.rules[r].by[v])
@@ -166,7 +168,7 @@ func (t *tally) key(cell int) uint64 {
 
 // exceeds says whether one more instance in cells of this key would break a required rule.
 func (t *tally) exceeds(key uint64) bool {
-	for r := range t.rules {
+	for r := range t.spread {
 		s := t.shape.rules.spread[r]
 		n := int32(key >> (countBits * (maxSpread - 1 - r)) & noValue)
 		if s.GetRequired() && (n == noValue || n+1-t.lowest(r) > skew(s)) {
@@ -180,14 +182,14 @@ func (t *tally) exceeds(key uint64) bool {
 type ladder struct {
 	rungs []rung
 	cells int
-	spare []*bitset
+	spare []bitset
 }
 
 // rung are the cells of one key.
 type rung struct {
 	key   uint64
 	n     int
-	cells *bitset
+	cells bitset
 }
 
 func (l *ladder) find(key uint64) (int, bool) {
@@ -205,11 +207,11 @@ func (l *ladder) find(key uint64) (int, bool) {
 func (l *ladder) add(cell int, key uint64) {
 	i, ok := l.find(key)
 	if !ok {
-		var set *bitset
+		var set bitset
 		if n := len(l.spare); n > 0 {
 			set, l.spare = l.spare[n-1], l.spare[:n-1]
 		} else {
-			set = newBitset(l.cells)
+			set = bitsetOf(l.cells)
 		}
 		l.rungs = slices.Insert(l.rungs, i, rung{key: key, cells: set})
 	}
