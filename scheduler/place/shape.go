@@ -38,7 +38,6 @@ type shape struct {
 type bucket struct {
 	nodes bitset
 	n     int
-	in    []int32 // how many of them, by cell; nil when there is one cell
 	cells *bitset // that have any; nil when there is one
 }
 
@@ -232,7 +231,7 @@ func (s *shape) update(x *Index, at, slot int) {
 	cell := s.cells.of(at)
 	if was != noKey {
 		s.cells.room[cell]--
-		s.buckets[was].remove(at, cell)
+		s.buckets[was].remove(at, cell, &s.cells)
 		if s.buckets[was].n == 0 {
 			s.present[was>>6] &^= 1 << (was & 63)
 		}
@@ -294,7 +293,7 @@ func (s *shape) next(k key) key {
 func newBucket(places, cells int) *bucket {
 	b := &bucket{nodes: bitsetOf(places)}
 	if cells > 1 {
-		b.in, b.cells = make([]int32, cells), newBitset(cells)
+		b.cells = newBitset(cells)
 	}
 	return b
 }
@@ -302,19 +301,19 @@ func newBucket(places, cells int) *bucket {
 func (b *bucket) add(at, cell int) {
 	b.nodes.add(at)
 	b.n++
-	if b.in != nil {
-		if b.in[cell]++; b.in[cell] == 1 {
-			b.cells.add(cell)
-		}
+	if b.cells != nil {
+		b.cells.add(cell)
 	}
 }
 
-func (b *bucket) remove(at, cell int) {
+func (b *bucket) remove(at, cell int, of *cells) {
 	b.nodes.remove(at)
 	b.n--
-	if b.in != nil {
-		if b.in[cell]--; b.in[cell] == 0 {
-			b.cells.remove(cell)
-		}
+	if b.cells == nil {
+		return
+	}
+	m, c := common(&b.nodes, nil, nil, nil), &of.list[cell]
+	if m.next(int(c.lo), int(c.hi)) < 0 {
+		b.cells.remove(cell)
 	}
 }
