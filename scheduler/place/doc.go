@@ -52,8 +52,15 @@
 // Requests come in order, who waits belongs in every plan. One that fits nowhere and has waited keeps the
 // nodes that lack the fewest devices from all that follow without more priority, so what becomes free there
 // adds up until it fits. It changes nodes only for one that lacks fewer devices, so the wait gets no
-// longer by it. Reservations last for one plan and are computed again in the next, so they need no storage
-// and no clean-up. A pool bears 8 of them, and beyond the first a quarter of its nodes.
+// longer by it. Reservations last until the next Refresh and are computed again then, so they need no storage
+// and no clean-up.
+//
+// What is kept stands idle behind instances of which nobody knows how long they run: a few big gangs in line
+// could keep a large part of a pool from everyone for hours. So only the first in line of a pool has a
+// reservation, and its Turn ends when others are kept out and nothing has become free for a minute. Then it
+// yields to others for 10 times as long as that took, and its next turn may last twice as long. So what is
+// kept in vain stays a small part of the time, and a turn is at last as long as the longest run: nobody
+// starves. Nodes that are cleared for a request by preemption are kept beside that: they become free soon.
 //
 // # Explanations
 //

@@ -29,7 +29,8 @@ type Index struct {
 	journal    journal
 	classes    map[identity]class // of requests that were planned
 	taken      []taking
-	kept       []kept // nodes that this Plan has reserved
+	kept       []kept // nodes that are kept for requests since the last Refresh
+	keptOut    bool   // that kept the present request from a node
 	version    uint64 // raised by every change that an explanation may depend on
 	explained  explained
 }

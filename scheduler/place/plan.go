@@ -11,6 +11,8 @@ type Placement struct {
 	Members []Member
 	// Reservation is what is kept free for it while it waits, without the time; nil for nothing.
 	Reservation *fleetv1.Reservation
+	// KeptOut says that it would not have to wait if nothing were kept for others.
+	KeptOut bool
 }
 
 // Member is one node's share of an instance. It shares memory with the index and must not be written to.
@@ -22,8 +24,8 @@ type Member struct {
 
 // Plan places the requests in order and answers one placement for each. What it places is taken from the
 // index; what it cannot place takes nothing. Requests that wait belong in every plan, those with more
-// priority first and among equals those that wait longer: nodes are reserved for them only while a plan
-// lasts, from the requests that follow.
+// priority first and among equals those that wait longer: nodes are reserved for them from the
+// requests that follow, until the next Refresh or Undo.
 func (x *Index) Plan(requests []Request) []Placement {
 	x.begin()
 	out := make([]Placement, len(requests))
@@ -41,9 +43,11 @@ func (x *Index) Plan(requests []Request) []Placement {
 			continue
 		}
 		first := len(x.taken)
+		x.keptOut = false
 		if x.place(r, c) {
 			out[i].Members = members[first-start : len(x.taken)-start : len(x.taken)-start]
 		} else {
+			out[i].KeptOut = x.keptOut && x.fitsUnkept(r, c)
 			out[i].Reservation = x.reserve(r, c)
 		}
 	}
@@ -54,6 +58,17 @@ func (x *Index) Plan(requests []Request) []Placement {
 	return out
 }
 
+// fitsUnkept says whether the request would fit if nothing were kept for others.
+func (x *Index) fitsUnkept(r *Request, c class) bool {
+	first, kept := len(x.taken), x.kept
+	x.kept = nil
+	ok := x.place(r, c)
+	x.undo(first)
+	x.kept = kept
+	x.catchUp(c.shape, c.pool)
+	return ok
+}
+
 // begin makes the index ready for a plan.
 func (x *Index) begin() {
 	x.arrange()
@@ -61,7 +76,6 @@ func (x *Index) begin() {
 	if len(x.classes) > maxClasses {
 		clear(x.classes)
 	}
-	x.kept = x.kept[:0]
 }
 
 // maxClasses bounds how many classes of requests are remembered.

@@ -47,12 +47,14 @@ type Request struct {
 	// Waited says that the request, when it does not fit, may have nodes reserved: it has waited for long,
 	// or room is being made for it.
 	Waited bool
+	// Yields says that what is reserved for it is kept from nobody this time.
+	Yields bool
 	// Reserved are the nodes that were reserved for it last, which a new reservation prefers.
 	Reserved []string
 }
 
 // NewRequest says what one instance of version v of the service asks for. The caller adds what it alone
-// knows: Prefer, Avoid, Waited and Reserved.
+// knows: Prefer, Avoid, Waited, Yields and Reserved.
 func NewRequest(serviceID string, spec *fleetv1.ServiceSpec, v *fleetv1.ServiceVersion, flavor *fleetv1.Flavor, model *fleetv1.Model) Request {
 	f := flavor.GetSpec()
 	r := Request{

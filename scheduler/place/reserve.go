@@ -3,21 +3,48 @@ package place
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
-
-// maxReservations is how many reservations a pool bears. Beyond the first they may also hold no more than a
-// quarter of the nodes that suit.
-const maxReservations = 8
 
 // kept is a node whose free share is kept for a request that waits.
 type kept struct {
 	node     *node
 	pool     *pool
 	group    *group
-	priority int32
+	priority int32 // from all that have no more
+	cleared  bool  // others were asked to stop for it
+}
+
+// Keep keeps nodes for the request's version, from all others that have no more priority, until the next
+// Refresh: there room is being made for it. That is no reservation: a pool bears any number of them, and no
+// reservation is made on these nodes. It answers whether something is still ending there and each of the nodes
+// takes instances; else there is nothing left to wait for.
+func (x *Index) Keep(r *Request, nodes []string) (clearing bool) {
+	x.arrange()
+	c := x.class(r, identify(r))
+	if c.shape == nil {
+		return false
+	}
+	open := true
+	for _, name := range nodes {
+		n := x.nodes[name]
+		if n == nil {
+			open = false
+			continue
+		}
+		x.kept = append(x.kept, kept{n, c.pool, c.group, r.Priority, true})
+		clearing, open = clearing || n.ending, open && n.open
+	}
+	return clearing && open
+}
+
+// from says whether the node is kept from requests of the group that have this priority. What is
+// reserved for one instance of a version is kept from its others as well.
+func (k *kept) from(g *group, priority int32) bool {
+	return k.priority >= priority && !(k.cleared && k.group == g)
 }
 
 // lack is what a node is short of for a request once what has been asked to stop there has ended, least first.
@@ -31,10 +58,13 @@ type lack struct {
 }
 
 // reserve keeps the nodes that are the closest to taking the request from later requests that have no more
-// priority. It answers nil when nothing is to be kept: the request has not waited, the pool has enough
-// reservations, or no end of other instances would make it fit.
+// priority. It answers nil when nothing is to be kept: the request has not waited, the pool has a reservation
+// already, or no end of other instances would make it fit. Where room is being made that is what is kept.
 func (x *Index) reserve(r *Request, c class) *fleetv1.Reservation {
-	if !r.Waited || !x.mayKeep(r, c) {
+	if lacks := x.cleared(r, c); len(lacks) > 0 {
+		return reservation(r, lacks)
+	}
+	if !r.Waited || slices.ContainsFunc(x.kept, func(k kept) bool { return k.pool == c.pool && !k.cleared }) {
 		return nil
 	}
 	lacks := x.lacks(r, c)
@@ -45,10 +75,21 @@ func (x *Index) reserve(r *Request, c class) *fleetv1.Reservation {
 		return cmp.Or(cmp.Compare(a.devices, b.devices), compareBool(a.strange, b.strange), cmp.Compare(a.share, b.share), cmp.Compare(a.node.slot, b.node.slot))
 	})
 	lacks = lacks[:r.members()]
+	from := r.Priority
+	if r.Yields {
+		from = math.MinInt32
+	}
+	for _, l := range lacks {
+		x.kept = append(x.kept, kept{l.node, c.pool, c.group, from, false})
+	}
+	return reservation(r, lacks)
+}
+
+// reservation describes what is kept.
+func reservation(r *Request, lacks []lack) *fleetv1.Reservation {
 	out := &fleetv1.Reservation{}
 	missing, ready := 0, 0
 	for _, l := range lacks {
-		x.kept = append(x.kept, kept{l.node, c.pool, c.group, r.Priority})
 		out.Nodes = append(out.Nodes, l.node.name)
 		missing += l.missing
 		if l.ready {
@@ -56,11 +97,11 @@ func (x *Index) reserve(r *Request, c class) *fleetv1.Reservation {
 		}
 	}
 	slices.Sort(out.Nodes)
-	switch total := r.members() * r.devices(); {
+	switch total := len(lacks) * r.devices(); {
 	case missing > 0:
 		out.Detail = fmt.Sprintf("%d of %d devices are free", total-missing, total)
-	case r.members() > 1:
-		out.Detail = fmt.Sprintf("%d of %d nodes have room", ready, r.members())
+	case len(lacks) > 1:
+		out.Detail = fmt.Sprintf("%d of %d nodes have room", ready, len(lacks))
 	default:
 		out.Detail = "CPU, memory, disk or a port is awaited"
 	}
@@ -77,19 +118,14 @@ func compareBool(a, b bool) int {
 	return 1
 }
 
-// mayKeep says whether there may be one more reservation, and of the request's version.
-func (x *Index) mayKeep(r *Request, c class) bool {
-	groups, nodes := map[*group]bool{}, 0
+// cleared are the nodes on which room is being made for the request's version.
+func (x *Index) cleared(r *Request, c class) (lacks []lack) {
 	for _, k := range x.kept {
-		if k.group == c.group {
-			return false
-		}
-		if k.pool == c.pool {
-			groups[k.group] = true
-			nodes++
+		if k.cleared && k.group == c.group {
+			lacks = append(lacks, x.lack(r, c, k.node))
 		}
 	}
-	return nodes == 0 || len(groups) < maxReservations && (nodes+r.members())*4 <= len(c.shape.places)
+	return lacks
 }
 
 // lacks lists the nodes that could take a member of the request if others ended there.
@@ -101,15 +137,20 @@ func (x *Index) lacks(r *Request, c class) []lack {
 	all := common(c.shape.able, nil, nil, s.taken)
 	all.around(0, len(c.shape.places), 0, func(at int) bool {
 		n := c.shape.places[at]
-		if s.may(int(n.slot)) && (s.tally == nil || !s.tally.exceeds(s.tally.key(c.shape.cells.of(at)))) {
-			f, after := c.shape.fit(n.topology), x.settled(n)
-			l := lack{node: n, strange: !slices.Contains(r.Reserved, n.name), devices: f.short(after.free, n.usable), share: after.short(r), missing: f.short(n.free, n.usable)}
-			l.ready = l.missing == 0 && n.short(r) == 0
-			out = append(out, l)
+		if s.may(int(n.slot)) && !slices.ContainsFunc(x.kept, func(k kept) bool { return k.cleared && k.node == n }) &&
+			(s.tally == nil || !s.tally.exceeds(s.tally.key(c.shape.cells.of(at)))) {
+			out = append(out, x.lack(r, c, n))
 		}
 		return true
 	})
 	return out
+}
+
+func (x *Index) lack(r *Request, c class, n *node) lack {
+	f, after := c.shape.fit(n.topology), x.settled(n)
+	l := lack{node: n, strange: !slices.Contains(r.Reserved, n.name), devices: f.short(after.free, n.usable), share: after.short(r), missing: f.short(n.free, n.usable)}
+	l.ready = l.missing == 0 && n.short(r) == 0
+	return l
 }
 
 // settled is the node once what has been asked to stop there has ended: on nodes that are being cleared for a

@@ -65,7 +65,8 @@ func (s *search) may(slot int) bool {
 		}
 	}
 	for i := range s.index.kept {
-		if k := &s.index.kept[i]; k.node == n && k.priority >= s.request.Priority {
+		if k := &s.index.kept[i]; k.node == n && k.from(s.class.group, s.request.Priority) {
+			s.index.keptOut = s.index.keptOut || k.group != s.class.group
 			return false
 		}
 	}

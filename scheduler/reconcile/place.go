@@ -31,6 +31,7 @@ func (l *serviceLoop) place(ctx context.Context, now time.Time) (concerned []str
 	l.freed, l.planned = false, now
 	if len(line) > 0 {
 		view := l.refresh()
+		l.keepRooms()
 		c := &commits{loop: l, ctx: ctx, now: now}
 		quota := &allowance{view: view, used: map[string]*state.Usage{}}
 		room := maxPlanned
@@ -51,7 +52,7 @@ func (l *serviceLoop) place(ctx context.Context, now time.Time) (concerned []str
 		for again := true; again; {
 			again = false
 			for _, w := range line {
-				if w.asked = 0; w.denied > 0 && !w.unfit {
+				if w.asked = 0; w.denied > 0 && !w.unfit && !w.mistaken {
 					w.asked, w.excess = quota.admit(w, w.denied)
 					w.denied -= w.asked
 					again = again || w.asked > 0
@@ -61,7 +62,8 @@ func (l *serviceLoop) place(ctx context.Context, now time.Time) (concerned []str
 				l.plan(c, view, line, quota)
 			}
 		}
-		l.preempt(c, view, line, now)
+		l.noteTurns(line, now)
+		l.preempt(c, view, line, quota, now)
 		c.finish()
 	}
 	for _, w := range line {
@@ -73,6 +75,9 @@ func (l *serviceLoop) place(ctx context.Context, now time.Time) (concerned []str
 			w.reserve(nil, now)
 			w.wait(w.excess, "", now)
 		}
+		if w.mistaken {
+			l.mistook(w, now)
+		}
 		if w.missing < w.lacked || w.refused || w.shows() != w.shown {
 			l.stale(w.service())
 			concerned = append(concerned, w.service())
@@ -81,16 +86,12 @@ func (l *serviceLoop) place(ctx context.Context, now time.Time) (concerned []str
 	return concerned
 }
 
-// plan asks the planner for what the wishes ask for, and commits what it finds. What found no node before in this
-// pass and keeps some is asked for again: a reservation lasts for one plan.
+// plan asks the planner for what the wishes ask for, and commits what it finds.
 func (l *serviceLoop) plan(c *commits, view state.ReadView, line []*wish, quota *allowance) {
 	placements := l.index.Plan(l.requests(line, c.now))
 	for _, w := range line {
-		if w.keeps() {
-			placements = placements[1:]
-		} else if w.asked > 0 {
-			placed := l.take(c, view, w, placements[:w.asked])
-			quota.giveBack(w, w.asked-placed)
+		if w.asked > 0 {
+			l.take(c, view, w, placements[:w.asked], quota)
 			placements = placements[w.asked:]
 		}
 	}
@@ -114,15 +115,10 @@ func (l *serviceLoop) requests(line []*wish, now time.Time) []place.Request {
 	var out []place.Request
 	for _, w := range line {
 		r := w.request
-		r.Waited = w.making != nil || !w.since.IsZero() && now.Sub(w.since) >= l.cfg.ReserveAfter
-		if r.Reserved = w.making; r.Reserved == nil {
-			r.Reserved = w.reservation.GetNodes()
-		}
-		n := w.asked
-		if w.keeps() {
-			n = 1
-		}
-		for i := range n {
+		r.Waited = !w.since.IsZero() && now.Sub(w.since) >= l.cfg.ReserveAfter
+		r.Yields = l.turnOf(w).Rests(now)
+		r.Reserved = w.reservation.GetNodes()
+		for i := range w.asked {
 			if r.Prefer = ""; i < len(w.targets) {
 				r.Prefer = w.targets[i]
 			}
@@ -132,20 +128,28 @@ func (l *serviceLoop) requests(line []*wish, now time.Time) []place.Request {
 	return out
 }
 
-// take commits what the planner found for a wish, answers how many that are, and notes why the rest waits.
-func (l *serviceLoop) take(c *commits, view state.ReadView, w *wish, placements []place.Placement) (placed int) {
+// take commits what the planner found for a wish, and notes why the rest waits.
+func (l *serviceLoop) take(c *commits, view state.ReadView, w *wish, placements []place.Placement, quota *allowance) {
 	var kept *fleetv1.Reservation
-	for _, p := range placements {
+	placed, unfit := 0, false
+	for i, p := range placements {
 		if len(p.Members) == 0 {
-			kept = p.Reservation
+			kept, unfit, w.keptOut = p.Reservation, true, p.KeptOut
+			quota.giveBack(w, len(placements)-i)
 			break
 		}
+		if excess := quota.charge(w, p.Members); excess != "" {
+			w.denied, w.excess, w.mistaken = w.denied+1, excess, true
+			continue
+		}
 		c.add(l.part(view, w, p.Members, c.now), w)
+		l.moveIn(w, p.Members)
 		placed++
 	}
 	w.missing -= placed
+	l.leaveRooms(w, w.missing)
 	w.targets = w.targets[min(placed, len(w.targets)):]
-	w.unfit = placed < len(placements)
+	w.unfit = unfit
 	w.fresh = !w.unfit && w.missing > w.denied
 	w.burst = min(maxPlanned, max(w.burst, firstBurst)*burstGrowth)
 	if w.unfit {
@@ -153,7 +157,6 @@ func (l *serviceLoop) take(c *commits, view state.ReadView, w *wish, placements 
 		w.reserve(kept, c.now)
 		l.explain(w, c.now)
 	}
-	return placed
 }
 
 // commits commits the parts of a plan in entries of bounded size. One goroutine uses it.

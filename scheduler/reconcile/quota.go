@@ -7,8 +7,7 @@ import (
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
-// allowance is what quotas leave to projects during one plan. The store decides: it alone knows the models of the
-// devices that a glob finds.
+// allowance is what quotas leave to projects during one plan. The store decides, but refuses only what lost a race.
 type allowance struct {
 	view state.ReadView
 	used map[string]*state.Usage // by project, what is admitted included
@@ -36,6 +35,32 @@ func (a *allowance) admit(w *wish, n int) (admitted int, excess string) {
 		admitted++
 	}
 	return admitted, ""
+}
+
+// charge counts an instance that was admitted as what the planner chose for it: which models of devices a pattern
+// finds isn't known before. It answers the limit that this exceeds, and then counts it no more.
+func (a *allowance) charge(w *wish, members []place.Member) (excess string) {
+	project := w.svc.GetMeta().GetProject()
+	used := a.used[project]
+	if used == nil {
+		return ""
+	}
+	used.Add(w.share, -1)
+	share := state.Usage{CPUMillis: w.share.CPUMillis, MemoryBytes: w.share.MemoryBytes, Instances: w.share.Instances}
+	for _, m := range members {
+		for _, model := range m.DeviceModels {
+			if share.Devices == nil {
+				share.Devices = map[string]int64{}
+			}
+			share.Devices[model]++
+		}
+	}
+	w.chosen = share
+	if e := state.Exceeded(a.view.Quota(project).GetSpec(), *used, share); e != nil {
+		return fmt.Sprintf("quota of project %s: %s", project, e)
+	}
+	used.Add(share, 1)
+	return ""
 }
 
 // giveBack returns what was admitted and not placed.

@@ -57,9 +57,12 @@ type wish struct {
 	patience       time.Duration // with the reason
 	told           time.Time
 	reservation    *fleetv1.Reservation
-	making         []string  // nodes on which room is being made
+	rooms          []*room   // that are being made for it
+	vain           int       // rooms that were made in vain
 	ask            time.Time // when the planner is asked next to make room
 	askPause       time.Duration
+	chosen         state.Usage // what the planner chose last counts as
+	doubt          time.Time   // when the share is no longer taken for what it chose last; zero when it isn't
 
 	// In the present plan: what was missing and shown before it; how many are asked for and how many the quota keeps out, by which limit; whether some of
 	// those asked for fit nowhere; and whether the store refused some.
@@ -68,14 +71,13 @@ type wish struct {
 	asked, denied int
 	excess        string
 	unfit         bool
+	keptOut       bool // by what is kept for others
+	mistaken      bool // what the planner chose exceeds the quota
 	refused       bool
 }
 
 // waits may be called on nil: nothing is missing.
 func (w *wish) waits() bool { return w != nil && w.reason != "" }
-
-// keeps says that the wish has found no node in this pass, and has some kept for it.
-func (w *wish) keeps() bool { return w.unfit && w.reservation != nil }
 
 func (w *wish) service() string { return w.svc.GetMeta().GetId() }
 
@@ -128,10 +130,18 @@ func (l *serviceLoop) wish(seen *look, now time.Time) {
 			}
 		}
 		l.update(w, seen, v, now)
+		if old[v.key] == nil {
+			w.resume(seen.view)
+		}
 		if m.wishes == nil {
 			m.wishes = map[string]*wish{}
 		}
 		m.wishes[v.key], l.wishes[w] = w, true
+	}
+	for key, w := range old {
+		if m.wishes[key] == nil && (w.reservation != nil || len(w.rooms) > 0) {
+			l.freed = true // what was kept for it
+		}
 	}
 }
 
@@ -143,11 +153,11 @@ func (l *serviceLoop) update(w *wish, seen *look, v *versionCensus, now time.Tim
 	w.fresh = w.fresh || changed || v.missing() > w.missing
 	w.svc, w.missing = seen.svc, v.missing()
 	if changed {
-		w.explain, w.ask, w.askPause = time.Time{}, time.Time{}, 0
+		w.explain, w.ask, w.askPause, w.rooms, w.vain = time.Time{}, time.Time{}, 0, nil, 0
 		w.version, w.flavor, w.model, w.generation = v.spec, flavor, model, seen.svc.GetMeta().GetGeneration()
 		if flavor != nil && model != nil {
 			w.request = place.NewRequest(seen.id, seen.svc.GetSpec(), v.spec, flavor, model)
-			w.share = shareOf(&w.request)
+			w.share, w.doubt = shareOf(&w.request), time.Time{}
 			w.base = l.specOf(seen.svc, v.spec, flavor, model)
 		}
 	}
@@ -184,6 +194,15 @@ func (l *serviceLoop) quotaChanged() {
 		}
 	}
 	l.freed = true
+}
+
+// mistook notes that the planner chose devices for the wish that its project may not have. Until others may be chosen,
+// it counts as asking for those.
+func (l *serviceLoop) mistook(w *wish, now time.Time) {
+	w.share, w.doubt = w.chosen, now.Add(quotaHold)
+	w.due = earlier(w.due, w.doubt)
+	l.wakeAt(w.service(), w.due)
+	l.freed = true // what was chosen is free for others
 }
 
 // held says whether the wish isn't planned now.
@@ -226,13 +245,16 @@ func (l *serviceLoop) line(now time.Time) []*wish {
 	var line []*wish
 	for w := range l.wishes {
 		w.lacked, w.shown = w.missing, w.shows()
-		w.asked, w.denied, w.excess, w.unfit, w.refused = 0, 0, "", false, false
+		w.asked, w.denied, w.excess, w.unfit, w.keptOut, w.mistaken, w.refused = 0, 0, "", false, false, false, false
 		switch {
 		case w.missing <= 0 || w.held(now):
 		case w.flavor == nil || w.model == nil:
 			w.fresh = false
 			w.wait(fmt.Sprintf("flavor %q or model %s %s does not exist", w.version.GetFlavor(), w.version.GetModel(), w.version.GetModelVersion()), "", now)
 		default:
+			if !w.doubt.IsZero() && !now.Before(w.doubt) {
+				w.share, w.doubt = shareOf(&w.request), time.Time{}
+			}
 			line = append(line, w)
 		}
 	}
@@ -261,7 +283,7 @@ func (w *wish) wait(reason, remedy string, now time.Time) {
 
 // satisfied notes that nothing waits any more.
 func (w *wish) satisfied() {
-	w.since, w.due, w.explain, w.reason, w.remedy, w.reservation, w.making = time.Time{}, time.Time{}, time.Time{}, "", "", nil, nil
+	w.since, w.due, w.explain, w.reason, w.remedy, w.reservation, w.rooms = time.Time{}, time.Time{}, time.Time{}, "", "", nil, nil
 }
 
 // reserve notes what is kept free; the time stays while the nodes do.

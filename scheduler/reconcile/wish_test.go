@@ -287,7 +287,7 @@ func TestReservationKeepsSmallOnesAway(t *testing.T) {
 		}
 		c.stopService(there[0])
 		c.add("small", 1, gpu(0))
-		c.after(time.Minute)
+		c.after(30 * time.Second)
 		if now := c.statusOf("s").GetReservation(); !slices.Equal(now.GetNodes(), kept.GetNodes()) || !proto.Equal(now.GetSince(), kept.GetSince()) {
 			t.Errorf("reservation %v, then %v", kept, now)
 		}

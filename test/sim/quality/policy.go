@@ -91,12 +91,16 @@ type Planner struct {
 	at       map[string]int // number of a node
 	jobs     map[int][]*fleetv1.Instance
 	reserved map[int][]string
+	turn     place.Turn
 }
 
 // reserveAfter is how long the service loop lets a request wait before it may reserve.
 const reserveAfter = 30 * time.Second
 
 const pool = "gpu"
+
+// epoch is when a queue begins.
+var epoch = time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC)
 
 // NewPlanner makes the policy for so many empty nodes.
 func NewPlanner(nodes int) (*Planner, error) {
@@ -139,15 +143,22 @@ func (p *Planner) Place(now time.Duration, waiting []Job) (started []int, err er
 		return nil, err
 	}
 	p.index.Refresh(p.store.View(), sets)
-	requests := make([]place.Request, len(waiting))
+	requests, rests := make([]place.Request, len(waiting)), p.turn.Rests(epoch.Add(now))
 	for i, j := range waiting {
 		requests[i] = place.Request{Service: fmt.Sprintf("j%d", j.ID), Version: "v", Pool: pool, CPUMillis: int64(j.Devices), MemoryBytes: int64(j.Devices),
-			Accelerator: &fleetv1.Accelerator{Count: int32(j.Devices)}, Nodes: j.Nodes, Waited: now-j.Submit >= reserveAfter, Reserved: p.reserved[j.ID]}
+			Accelerator: &fleetv1.Accelerator{Count: int32(j.Devices)}, Nodes: j.Nodes, Waited: now-j.Submit >= reserveAfter, Yields: rests, Reserved: p.reserved[j.ID]}
 	}
 	w := &fleetv1.Write{}
+	var holder string
+	var kept *fleetv1.Reservation
+	keptOut := false
 	for i, at := range p.index.Plan(requests) {
 		j := waiting[i]
 		if len(at.Members) == 0 {
+			keptOut = keptOut || at.KeptOut
+			if at.Reservation != nil {
+				holder, kept = requests[i].Service, at.Reservation
+			}
 			p.reserved[j.ID] = at.Reservation.GetNodes()
 			continue
 		}
@@ -163,6 +174,7 @@ func (p *Planner) Place(now time.Duration, waiting []Job) (started []int, err er
 		}
 		started = append(started, i)
 	}
+	p.turn.Note(holder, kept, keptOut, epoch.Add(now))
 	if len(started) == 0 {
 		return nil, nil
 	}
