@@ -101,16 +101,15 @@ func below(i, end int) int {
 }
 
 // around calls f with each member of [lo, hi), from start on and then from lo, until it answers false.
-func (m *meet) around(lo, hi, start int, f func(int) bool) bool {
+func (m *meet) around(lo, hi, start int, f func(int) bool) {
 	for i := m.next(start, hi); i >= 0; i = m.next(i+1, hi) {
 		if !f(i) {
-			return false
+			return
 		}
 	}
 	for i := m.next(lo, start); i >= 0; i = m.next(i+1, start) {
 		if !f(i) {
-			return false
+			return
 		}
 	}
-	return true
 }

@@ -40,6 +40,20 @@
 // PCIe switches, NVLink, HCCS, and the slices of one device; a slice is where its device is. Devices that
 // are not healthy, quarantined, to be left or cordoned (or cut from one that is) are not given out.
 //
+// # What it costs
+//
+// A placement takes some hundred instructions, however many nodes there are; what grows with them is how long
+// the processor waits for memory. Where an instance ends or goes is anywhere in the fleet, so each placement
+// and each end reads a few lines of memory that are in no near cache: what is free on the node, the node's bits
+// in the lists of each shape in use, and with rules of spreading the counts of the version. Therefore what plans
+// read of a node is two neighbouring lines in one array, of which comparing candidates reads one, a node itself
+// is read only to name what was placed, for a whole plan together, and sets and counts are flat.
+//
+// That holds rates at 10,000 nodes near those at 1,000 as long as the fleet is mostly empty. In one of 50,000
+// nodes that is 90 % full the index is some 30 MiB and each version's counts are as many as there are racks: a
+// placement there takes about twice the time of one among 1,000 nodes, with spreading about three to four times.
+// The limit is then the latency of memory, not work.
+//
 // # Gangs
 //
 // A gang's members get different nodes, all or none: in the rack with the fewest nodes to spare, else in as

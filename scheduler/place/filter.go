@@ -71,7 +71,7 @@ func (l *look) of(n *node) *finds {
 		f = &finds{fit: newFit(n.topology, l.request)}
 		for i, k := range n.topology.kinds {
 			if l.request.kin(k) {
-				f.kin.add(i)
+				f.kin = f.kin.or(one(i))
 			}
 		}
 		f.never = f.fit.hole(n.topology.all) == noKey

@@ -9,7 +9,8 @@ import (
 // the fewest nodes to spare; else as few racks as possible. Rules that spread the version take the place of
 // that: then each member goes where the rules want the next instance.
 func (x *Index) placeGang(r *Request, c class) bool {
-	first, done := len(x.taken), false
+	var done bool
+	first := len(x.taken)
 	if c.shape.rules.racks {
 		done = x.fillRacks(r, c, false) || len(r.Avoid) > 0 && x.fillRacks(r, c, true)
 	} else {

@@ -9,7 +9,6 @@ const maxDevices = 128
 type mask [2]uint64
 
 func (m mask) has(i int) bool      { return m[i>>6]>>(i&63)&1 != 0 }
-func (m *mask) add(i int)          { m[i>>6] |= 1 << (i & 63) }
 func (m mask) and(o mask) mask     { return mask{m[0] & o[0], m[1] & o[1]} }
 func (m mask) or(o mask) mask      { return mask{m[0] | o[0], m[1] | o[1]} }
 func (m mask) without(o mask) mask { return mask{m[0] &^ o[0], m[1] &^ o[1]} }
@@ -35,10 +34,14 @@ func (m mask) last() int {
 // lowest are the n lowest devices.
 func (m mask) lowest(n int) mask {
 	var out mask
-	for ; n > 0 && !m.empty(); n-- {
-		i := m.first()
-		out.add(i)
-		m = m.without(out)
+	for ; n > 0 && out != m; n-- {
+		out = out.or(one(m.without(out).first()))
 	}
 	return out
+}
+
+// one is the set of one device.
+func one(i int) (m mask) {
+	m[i>>6] = 1 << (i & 63)
+	return m
 }

@@ -125,9 +125,9 @@ func (n *node) condition(o *fleetv1.Node) {
 			n.barred[d.GetId()] = word
 			continue
 		}
-		n.usable.add(i)
+		n.usable = n.usable.or(one(i))
 		if troubled[d.GetId()] || troubled[d.GetParentId()] {
-			n.last.add(i)
+			n.last = n.last.or(one(i))
 		}
 	}
 }
@@ -169,11 +169,6 @@ func (n *node) release(i *fleetv1.Instance) {
 			n.ports = slices.Delete(n.ports, at, at+1)
 		}
 	}
-}
-
-func one(i int) (m mask) {
-	m.add(i)
-	return m
 }
 
 // holds says that the instance still has its share of the node.

@@ -161,7 +161,7 @@ func (s *supposition) adopt(o *supposition) {
 func (n *node) held(i *fleetv1.Instance) (m mask) {
 	for _, id := range i.GetSpec().GetDeviceIds() {
 		if at := slices.Index(n.ids, id); at >= 0 {
-			m.add(at)
+			m = m.or(one(at))
 		}
 	}
 	return m

@@ -103,7 +103,7 @@ func newTopology(all, given []*fleetv1.Device) *topology {
 	sets := map[member]mask{}
 	join := func(by link, name string, i int) {
 		m := sets[member{by, name}]
-		m.add(i)
+		m = m.or(one(i))
 		sets[member{by, name}] = m
 	}
 	fabrics := map[link]map[string]string{}
@@ -111,7 +111,7 @@ func newTopology(all, given []*fleetv1.Device) *topology {
 		fabrics[by] = components(all, whole, by)
 	}
 	for i, d := range given {
-		t.all.add(i)
+		t.all = t.all.or(one(i))
 		t.models = append(t.models, d.GetModel())
 		t.kinds = append(t.kinds, kind{d.GetVendor(), d.GetModel(), d.GetProfile(), d.GetMemoryBytes()})
 		at := d
@@ -223,7 +223,7 @@ func newFit(t *topology, r *Request) *fit {
 	f := &fit{topology: t, need: r.devices()}
 	for i, k := range t.kinds {
 		if r.matches(k) {
-			f.class.add(i)
+			f.class = f.class.or(one(i))
 		}
 	}
 	if f.need > 1 { // one device is a domain by itself
