@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -29,22 +30,23 @@ const (
 )
 
 // agents are simulated nodes: each has a connection and a session of its own, heartbeats as often as it is told to,
-// samples of its devices, and reports what it is assigned as running, or as gone, at once. Nothing is run.
+// samples of its devices, and reports what it is assigned as running, or as gone, at once. Nothing is run. One whose
+// session ends looks for the scheduler that leads now.
 type agents struct {
-	addr, token string
+	addrs []string
 
 	ctx    context.Context
 	cancel context.CancelFunc
 	work   sync.WaitGroup
-	failed atomic.Pointer[error] // the first session that ended by itself
+	lost   atomic.Int64 // sessions that ended by themselves
 
 	// Instances that nodes were given, and that were acknowledged as running.
 	given, running atomic.Int64
 }
 
 // startAgents connects nodes with the numbers from 0 on and returns when all have been welcomed.
-func startAgents(addr, token string, nodes int) (*agents, error) {
-	f := &agents{addr: addr, token: token}
+func startAgents(addrs []string, token string, nodes int) (*agents, error) {
+	f := &agents{addrs: addrs}
 	f.ctx, f.cancel = context.WithCancel(metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+token))
 	errs := make([]error, connecting)
 	var next atomic.Int64
@@ -70,15 +72,7 @@ func (f *agents) stop() {
 	f.work.Wait()
 }
 
-// err is why a session has ended, if one has.
-func (f *agents) err() error {
-	if err := f.failed.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
-
-// agent is one session.
+// agent is one node's.
 type agent struct {
 	fleet   *agents
 	node    string
@@ -88,47 +82,80 @@ type agent struct {
 
 	sending    sync.Mutex
 	stream     grpc.BidiStreamingClient[fleetv1.SessionRequest, fleetv1.SessionResponse]
-	reports    uint64
 	generation atomic.Uint64
 
 	// The receiver's alone.
-	states  map[string]string
-	unacked map[uint64]*fleetv1.StatusReport
+	instances map[string]*progress
+	unacked   map[uint64]*fleetv1.StatusReport
+	reports   uint64
 }
 
-func (f *agents) connect(number int) (err error) {
-	a := &agent{fleet: f, number: number, node: fmt.Sprintf("node-%05d", number), states: map[string]string{}, unacked: map[uint64]*fleetv1.StatusReport{}}
-	a.conn, err = grpc.NewClient("passthrough:///"+f.addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 30 * time.Second}),
-		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10), grpc.WithSharedWriteBuffer(true))
+// progress is how far an instance has got.
+type progress struct {
+	told, stopping bool // in this session
+	running        bool // which is committed
+}
+
+// connect opens the first session of a node and keeps one open from then on.
+func (f *agents) connect(number int) error {
+	a := &agent{fleet: f, number: number, node: fmt.Sprintf("node-%05d", number), instances: map[string]*progress{}}
+	beat, err := a.open(f.addrs[0])
 	if err != nil {
-		return fmt.Errorf("agent of %s: %w", a.node, err)
+		return err
 	}
-	facts := nodeFacts(number)
-	a.devices = facts.GetDevices()
-	if a.stream, err = fleetv1.NewAgentServiceClient(a.conn).Session(f.ctx); err == nil {
-		err = a.send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Hello{Hello: &fleetv1.Hello{NodeName: a.node, Facts: facts}}})
-	}
-	var first *fleetv1.SessionResponse
-	if err == nil {
-		first, err = a.stream.Recv()
-	}
-	if err != nil || first.GetWelcome() == nil {
-		return errors.Join(fmt.Errorf("welcome of %s: %v: %w", a.node, first, err), a.conn.Close())
-	}
-	f.work.Go(func() {
-		defer a.conn.Close()
-		a.end(a.receive())
-	})
-	f.work.Go(func() { a.beat(time.Duration(first.GetWelcome().GetHeartbeatMillis()) * time.Millisecond) })
+	f.work.Go(a.run)
+	f.work.Go(func() { a.beat(beat) })
 	return nil
 }
 
-// end keeps why the session has ended, unless it was to.
-func (a *agent) end(err error) {
-	if a.fleet.ctx.Err() == nil {
-		err = fmt.Errorf("session of %s: %w", a.node, err)
-		a.fleet.failed.CompareAndSwap(nil, &err)
+// open opens a session and answers how often the agent is to beat.
+func (a *agent) open(addr string) (beat time.Duration, err error) {
+	a.conn, err = grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 30 * time.Second}),
+		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10))
+	if err != nil {
+		return 0, fmt.Errorf("agent of %s: %w", a.node, err)
+	}
+	facts := nodeFacts(a.number)
+	stream, err := fleetv1.NewAgentServiceClient(a.conn).Session(a.fleet.ctx)
+	if err == nil {
+		err = stream.Send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Hello{Hello: &fleetv1.Hello{NodeName: a.node, Facts: facts}}})
+	}
+	var first *fleetv1.SessionResponse
+	if err == nil || errors.Is(err, io.EOF) { // then Recv knows why
+		first, err = stream.Recv()
+	}
+	if err != nil || first.GetWelcome() == nil {
+		return 0, errors.Join(fmt.Errorf("welcome of %s: %v: %w", a.node, first, err), a.conn.Close())
+	}
+	a.sending.Lock()
+	defer a.sending.Unlock()
+	a.stream, a.devices = stream, facts.GetDevices()
+	return time.Duration(first.GetWelcome().GetHeartbeatMillis()) * time.Millisecond, nil
+}
+
+// run receives, and opens another session when one has ended, until the fleet is stopped.
+func (a *agent) run() {
+	for {
+		_ = a.receive() // the next session finds out, too
+		_ = a.conn.Close()
+		for try := 0; ; try++ {
+			select {
+			case <-a.fleet.ctx.Done():
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+			if try == 0 {
+				a.fleet.lost.Add(1)
+			}
+			if _, err := a.open(a.fleet.addrs[try%len(a.fleet.addrs)]); err == nil {
+				break
+			}
+		}
+		a.unacked = nil
+		for _, p := range a.instances {
+			p.told, p.stopping = p.running, false
+		}
 	}
 }
 
@@ -154,9 +181,7 @@ func (a *agent) beat(every time.Duration) {
 				sampled = now
 				beat.DeviceSamples = a.samples(now)
 			}
-			if a.send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Heartbeat{Heartbeat: beat}}) != nil {
-				return // the receiver knows why
-			}
+			_ = a.send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Heartbeat{Heartbeat: beat}}) // the receiver sees the session's end
 		}
 	}
 }
@@ -184,7 +209,9 @@ func (a *agent) receive() error {
 			}
 		}
 		if ack := m.GetAck(); ack != nil {
-			a.acknowledged(a.unacked[ack.GetId()])
+			for _, i := range a.unacked[ack.GetId()].GetInstances() {
+				a.acknowledged(a.instances[i.GetInstanceId()])
+			}
 			delete(a.unacked, ack.GetId())
 		}
 	}
@@ -193,39 +220,49 @@ func (a *agent) receive() error {
 // obey reports what is new as running and what is to stop as reaped.
 func (a *agent) obey(set *fleetv1.AssignmentSet) error {
 	report := &fleetv1.StatusReport{}
-	listed := make(map[string]string, len(set.GetInstances()))
+	tell := func(id string, o *fleetv1.InstanceObserved) {
+		report.Instances = append(report.Instances, &fleetv1.InstanceReport{InstanceId: id, Observed: o})
+	}
+	listed := make(map[string]*progress, len(set.GetInstances()))
 	for port, i := range set.GetInstances() {
-		id, seen := i.GetMeta().GetId(), i.GetObserved()
-		state := a.states[id]
-		next := &fleetv1.InstanceObserved{State: fleetv1.InstanceRunning, Attempt: 1, Sequence: seen.GetSequence() + 1, Ready: true,
-			Health: fleetv1.Healthy, Ip: a.address(), Port: 30000 + int32(port)}
-		if i.GetDesired().GetState() == fleetv1.DesiredStopped {
-			next = &fleetv1.InstanceObserved{State: fleetv1.InstanceReaped, Attempt: 1, Sequence: seen.GetSequence() + 1}
-		}
-		if state != next.State && (state != "" || seen.GetSequence() == 0 || next.State == fleetv1.InstanceReaped) {
-			report.Instances = append(report.Instances, &fleetv1.InstanceReport{InstanceId: id, Observed: next})
-		}
-		listed[id] = next.State
-		if state == "" {
+		id, sequence := i.GetMeta().GetId(), i.GetObserved().GetSequence()
+		p := a.instances[id]
+		if p == nil {
+			p = &progress{}
 			a.fleet.given.Add(1)
 		}
+		listed[id] = p
+		if sequence > 0 { // its acknowledgement may have been lost with a session
+			a.acknowledged(p)
+		}
+		switch stop := i.GetDesired().GetState() == fleetv1.DesiredStopped; {
+		case stop && !p.stopping:
+			p.stopping = true
+			tell(id, &fleetv1.InstanceObserved{State: fleetv1.InstanceReaped, Attempt: 1, Sequence: sequence + 1})
+		case !stop && !p.told && !p.running:
+			p.told = true
+			tell(id, &fleetv1.InstanceObserved{State: fleetv1.InstanceRunning, Attempt: 1, Sequence: sequence + 1, Ready: true,
+				Health: fleetv1.Healthy, Ip: a.address(), Port: 30000 + int32(port)})
+		}
 	}
-	a.states = listed
+	a.instances = listed
 	if len(report.GetInstances()) == 0 {
 		return nil
 	}
 	a.reports++
 	report.Id = a.reports
+	if a.unacked == nil {
+		a.unacked = map[uint64]*fleetv1.StatusReport{}
+	}
 	a.unacked[report.Id] = report
 	return a.send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Report{Report: report}})
 }
 
-// acknowledged counts what a report that was committed has told as running.
-func (a *agent) acknowledged(report *fleetv1.StatusReport) {
-	for _, i := range report.GetInstances() {
-		if i.GetObserved().GetState() == fleetv1.InstanceRunning {
-			a.fleet.running.Add(1)
-		}
+// acknowledged counts an instance of which it is committed that it runs, once.
+func (a *agent) acknowledged(p *progress) {
+	if p != nil && !p.running {
+		p.running = true
+		a.fleet.running.Add(1)
 	}
 }
 
