@@ -42,8 +42,8 @@
 //
 // # What it costs
 //
-// A placement takes some hundred instructions, however many nodes there are; what grows with them is how long
-// the processor waits for memory. Where an instance ends or goes is anywhere in the fleet, so each placement
+// A placement does much the same work however many nodes there are; what grows with them is how long the
+// processor waits for memory. Where an instance ends or goes is anywhere in the fleet, so each placement
 // and each end reads a few lines of memory that are in no near cache: what is free on the node, the node's bits
 // in the lists of each shape in use, and with rules of spreading the counts of the version. Therefore what plans
 // read of a node is two neighbouring lines in one array, of which comparing candidates reads one, a node itself
