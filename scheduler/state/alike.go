@@ -122,6 +122,9 @@ func (x *alike) node(n, before *fleetv1.Node) {
 		return
 	}
 	f := n.GetFacts()
+	if f == nil {
+		return
+	}
 	for _, s := range []*string{&f.Arch, &f.Os, &f.Kernel, &f.AgentVersion, &f.Runtime, &f.HttpAddress} {
 		x.word(s)
 	}

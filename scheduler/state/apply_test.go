@@ -222,6 +222,19 @@ func TestNodeWritesKeepTheAssignmentGeneration(t *testing.T) {
 	}
 }
 
+// A command is in the log for good: one that the store can't take as a rule may not end the scheduler.
+func TestNodeMayLoseItsFacts(t *testing.T) {
+	f := newFixture(t)
+	n := proto.CloneOf(f.View().Node("n1"))
+	n.Facts = nil
+	f.must(writeCommand(1, Put(n.GetMeta().GetRevision(), n)))
+	for _, v := range []ReadView{f.View(), restored(t, f.Store).View()} {
+		if stored := v.Node("n1"); stored == nil || stored.GetFacts() != nil {
+			t.Errorf("node %v", stored)
+		}
+	}
+}
+
 // Reports in one entry are merged as if they had come one after the other.
 func TestReports(t *testing.T) {
 	f := newFixture(t)
