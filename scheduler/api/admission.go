@@ -43,9 +43,8 @@ type seat struct {
 // stands, nil when it is new.
 func (p *seat) take(ctx context.Context, old, after *fleetv1.Service, now time.Time) error {
 	p.leave()
-	refusal := p.admitted(old, after)
+	refusal := p.admit(old, after)
 	if refusal == nil {
-		p.service = after
 		return nil
 	}
 	event := serviceEvent(after, "QuotaExceeded", refusal.Msg)
@@ -62,19 +61,35 @@ func (p *seat) take(ctx context.Context, old, after *fleetv1.Service, now time.T
 	return refusal
 }
 
-// admitted takes the place, or says which quota refuses it. It looks at the store as it is now: what was
-// applied since the call's own view has left its place already.
-func (p *seat) admitted(old, after *fleetv1.Service) *Error {
-	q := &p.admission
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	view := p.view()
+// admit takes the place, or says which quota refuses it.
+func (p *seat) admit(old, after *fleetv1.Service) *Error {
+	p.admission.mu.Lock()
+	defer p.admission.mu.Unlock()
+	if refusal := p.refusedLocked(old, after); refusal != nil {
+		return refusal
+	}
+	p.admission.pending[after.GetMeta().GetId()] = after
+	p.service = after
+	return nil
+}
+
+// refused says which quota refuses the service now, and takes no place.
+func (a *API) refused(old, after *fleetv1.Service) *Error {
+	a.admission.mu.Lock()
+	defer a.admission.mu.Unlock()
+	return a.refusedLocked(old, after)
+}
+
+// refusedLocked looks at the store as it is now: what was applied since the call's own view has left its place
+// already.
+func (a *API) refusedLocked(old, after *fleetv1.Service) *Error {
+	view := a.view()
 	quota := view.Quota(after.GetMeta().GetProject()).GetSpec()
 	if old == nil || quota != nil {
-		all := q.services(view)
-		if user := after.GetMeta().GetCreatedBy(); old == nil && owned(all, user) >= p.cfg.MaxServicesPerUser {
+		all := a.admission.services(view)
+		if user := after.GetMeta().GetCreatedBy(); old == nil && owned(all, user) >= a.cfg.MaxServicesPerUser {
 			return refuse(codes.ResourceExhausted, "%s has %d real-time services already, which is the quota: delete one first",
-				user, p.cfg.MaxServicesPerUser)
+				user, a.cfg.MaxServicesPerUser)
 		}
 		if e := exceeded(view, quota, all, old, after); e != nil {
 			return refuse(codes.ResourceExhausted,
@@ -82,7 +97,6 @@ func (p *seat) admitted(old, after *fleetv1.Service) *Error {
 				after.GetMeta().GetProject(), e.Resource, e.Used, e.Limit, e.More)
 		}
 	}
-	q.pending[after.GetMeta().GetId()] = after
 	return nil
 }
 

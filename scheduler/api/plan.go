@@ -93,12 +93,9 @@ func (s *serviceServer) toPlan(ctx context.Context, view state.ReadView, asked *
 	if err := admit(view, after); err != nil {
 		return nil, err
 	}
-	place := seat{API: s.API}
-	if refusal := place.admitted(old, after); refusal != nil {
+	if refusal := s.refused(old, after); refusal != nil {
 		return nil, refusal
 	}
-	place.service = after
-	place.leave()
 	return after, nil
 }
 

@@ -234,3 +234,20 @@ func TestAdmissionAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// A plan leaves the place alone that a call at the same time has taken for the service.
+func TestPlanTakesNoPlace(t *testing.T) {
+	w := newWorld(t)
+	w.furnish()
+	w.setQuota(instances(3))
+	w.mustDeploy(iris(nil))
+	w.setState("iris", fleetv1.ServiceRunning)
+	w.before = func() {
+		w.plan(iris(nil))
+		_, err := w.deploy(iris(func(s *fleetv1.Service) { s.Meta.Name, s.Spec.Versions[0].Instances = "other", 2 }), "")
+		w.exceeded("beside a scaling", err, "instances: 2 of 3 are taken by services that are to run, 2 more")
+	}
+	if _, err := w.services().ScaleService(t.Context(), &fleetv1.ScaleServiceRequest{Name: "iris", Instances: 2}); err != nil {
+		t.Fatal(err)
+	}
+}
