@@ -134,7 +134,7 @@ func (s *Server) wire() {
 	s.table = lookup.New(lookup.Config{Store: s.state, LeaseValid: s.hub.LeaseValid, MaxAge: s.cfg.LookupMaxAge})
 	a := api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
-		Endpoints: s.table, Members: s, MaxServicesPerUser: s.cfg.MaxServicesPerUser, ReserveAfter: s.cfg.ReserveAfter, Now: time.Now, Logger: s.log,
+		Endpoints: s.table, Members: s, MaxServicesPerUser: s.cfg.MaxServicesPerUser, Now: time.Now, Logger: s.log,
 	})
 	in := auth.NewInterceptors(s.state.View)
 	m := newMetrics(s)

@@ -77,10 +77,8 @@ type Config struct {
 	Members   Members
 	// MaxServicesPerUser is the quota of SPEC §3.
 	MaxServicesPerUser int
-	// ReserveAfter is that of the service loop.
-	ReserveAfter time.Duration
-	Now          func() time.Time
-	Logger       *slog.Logger
+	Now                func() time.Time
+	Logger             *slog.Logger
 }
 
 // API is the operator's API. Its methods are called through gRPC alone.
@@ -92,7 +90,7 @@ type API struct {
 
 // New makes the API.
 func New(cfg Config) *API {
-	return &API{cfg: cfg, admission: admission{pending: map[string]*fleetv1.Service{}}, planner: planner{store: cfg.Store, reserveAfter: cfg.ReserveAfter}}
+	return &API{cfg: cfg, admission: admission{pending: map[string]*fleetv1.Service{}}, planner: planner{store: cfg.Store}}
 }
 
 // Register adds every service of the operator's API to a gRPC server, which must use UnaryErrors and

@@ -57,7 +57,7 @@ func newWorldOf(t testing.TB, servicesPerUser int) *world {
 		}}
 	quiet := slog.New(slog.DiscardHandler)
 	a := New(Config{Store: w.store, Log: w, Sessions: w, Events: w, Images: w, Endpoints: w, Members: w,
-		MaxServicesPerUser: servicesPerUser, ReserveAfter: 30 * time.Second, Now: func() time.Time { return start }, Logger: quiet})
+		MaxServicesPerUser: servicesPerUser, Now: func() time.Time { return start }, Logger: quiet})
 	asRoot := auth.Caller{Name: "root", Role: fleetv1.RoleAdmin, Project: fleetv1.Default, Account: fleetv1.Default}
 	srv := grpc.NewServer(
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {

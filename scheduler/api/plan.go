@@ -38,7 +38,7 @@ func (s *serviceServer) PlanService(ctx context.Context, req *fleetv1.PlanServic
 			w.order, w.count = i, max(0, int(version.GetInstances())-units(sc, service.GetMeta().GetId(), version))
 			if st := versionStatus(service, version); st.GetWaitingSince() != nil {
 				w.since = st.GetWaitingSince().AsTime()
-				w.request.Waited, w.request.Reserved = now.Sub(w.since) >= sc.reserveAfter, st.GetReservation().GetNodes()
+				w.keep(st)
 			}
 			own = append(own, w)
 		}

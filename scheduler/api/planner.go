@@ -23,8 +23,7 @@ const (
 // planner answers what would be placed where. It has an index of its own, which follows the store while it is asked
 // now and then; nothing that it plans is written.
 type planner struct {
-	store        Store
-	reserveAfter time.Duration // how long a request waits before what becomes free is kept for it
+	store Store
 
 	mu    sync.Mutex
 	feed  state.Feed
@@ -46,7 +45,7 @@ func (p *planner) ask(do func(*scene)) {
 	} else {
 		p.index.Refresh(view, sets)
 	}
-	s := &scene{ReadView: view, index: p.index, reserveAfter: p.reserveAfter, nodes: map[string]*fleetv1.Node{}, instances: map[string]*fleetv1.Instance{},
+	s := &scene{ReadView: view, index: p.index, nodes: map[string]*fleetv1.Node{}, instances: map[string]*fleetv1.Instance{},
 		added: map[string][]*fleetv1.Instance{}, touched: map[string]bool{}}
 	do(s)
 	p.index.Refresh(view, s.changes())
@@ -70,8 +69,7 @@ func (p *planner) forget() {
 // scene is a view of the store with changes that nobody has written, and the planner's index of it.
 type scene struct {
 	state.ReadView
-	index        *place.Index
-	reserveAfter time.Duration
+	index *place.Index
 
 	nodes     map[string]*fleetv1.Node       // by name: as they are in the scene
 	instances map[string]*fleetv1.Instance   // by ID: as they are in the scene, nil for gone
@@ -228,12 +226,17 @@ func (s *scene) waiting(now time.Time, except string) []*waiter {
 				continue
 			}
 			w.count, w.order = min(int(version.GetInstances()-st.GetPlaced()), maxAhead), -1
-			w.request.Waited = now.Sub(w.since) >= s.reserveAfter
-			w.request.Reserved = st.GetReservation().GetNodes()
+			w.keep(st)
 			line = append(line, w)
 		}
 	}
 	return line
+}
+
+// keep has the planner reserve for the waiter, if the service loop does.
+func (w *waiter) keep(st *fleetv1.ServiceVersionStatus) {
+	w.request.Reserved = st.GetReservation().GetNodes()
+	w.request.Waited = len(w.request.Reserved) > 0
 }
 
 // versionStatus is what the service loop found of a version.
@@ -259,6 +262,11 @@ func (s *scene) plan(line []*waiter) {
 	for _, w := range line {
 		for range w.count {
 			requests = append(requests, w.request)
+		}
+	}
+	for _, w := range line {
+		if w.order < 0 && w.request.Waited { // as it is, whatever the reason that the service loop has
+			s.index.Keep(&w.request, w.request.Reserved)
 		}
 	}
 	answers := s.index.Plan(requests)

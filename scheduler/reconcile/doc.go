@@ -32,17 +32,22 @@
 // brought up to date from the feed. A plan is committed in entries of at most 1 MiB, and under Run the next one is
 // made while the last is being committed.
 //
-// A wish that has waited for 30 s may have nodes reserved. waiting_since and the reservation stand in the service's
-// status, from where a new leader takes them: nobody loses a place in line. Why a version waits is asked of the planner
+// A wish that has waited for Config.ReserveAfter may have nodes reserved, one at a time in a pool; place.Turn says for
+// how long others are kept out. waiting_since and the reservation stand in the service's status, from where a new
+// leader takes them: nobody loses a place in line. Why a version waits is asked of the planner
 // when it begins to wait and, ever more seldom, after that: to explain costs a look at every node.
 //
 // Quotas are looked at before planning, so that who may not be placed takes no room in the plan; who finds no node
-// leaves its share to those behind it. Where a flavor leaves the model of its devices open only the store can tell,
-// which refuses the part: then the version waits, and is tried again every 30 s or when a quota changes.
+// leaves its share to those behind it. Where a flavor leaves the model of its devices open, what the planner
+// chose is counted before it is proposed: a version that may not have that waits, and counts as asking for it until
+// others are tried after 30 s. The store refuses only what lost a race. When nothing happens nothing is written.
 //
 // Preemption has two steps. A wish with priority that fits nowhere asks the planner for victims; one part of a plan
-// asks them all to stop, or none. Their nodes are kept for the wish, and it is placed when they have ended: a
-// device has one holder.
+// asks them all to stop, or none. Their nodes are a room: it is kept for the wish, which is placed when they have
+// ended (a device has one holder), beside any reservation and from everybody of no more priority, so that no victim
+// takes it again. Room for several instances of a version is made at once, one on a node; where spreading is required
+// one after the other. A room in which nothing ends any more and that didn't help is given up, and each time the wish
+// waits longer, up to an hour, before others are stopped for it again.
 //
 // # Gangs
 //

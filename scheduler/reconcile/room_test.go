@@ -46,7 +46,9 @@ func TestRoomIsKept(t *testing.T) {
 				c := newCluster(t, 3)
 				stop := c.lead()
 				c.addPairs()
-				on := func(s *fleetv1.Service) { s.Spec.Versions[0].Placement = &fleetv1.PlacementRules{Nodes: []string{"n1"}} }
+				on := func(s *fleetv1.Service) {
+					s.Spec.Versions[0].Placement = &fleetv1.PlacementRules{Nodes: []string{"n1"}}
+				}
 				c.add("fixed", 2, gpu(60), on)
 				c.settled()
 				c.add("low", 4, gpu(0), preemptible)
