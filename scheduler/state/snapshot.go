@@ -177,11 +177,24 @@ func (a *applying) restoreObject(o *fleetv1.Object) error {
 		if reason, detail := a.devicesFree(k.Instance); reason != "" {
 			return fmt.Errorf("%w: %s", ErrSnapshot, detail)
 		}
+		a.noteModels(k.Instance.GetSpec())
 		a.alike.instance(k.Instance, nil)
 		a.use(nil, k.Instance)
 	}
 	a.t.set(key, o)
 	return nil
+}
+
+// noteModels writes down the models of an instance's devices, by which quotas count, where an older version of this
+// program placed it and left them out.
+func (a *applying) noteModels(s *fleetv1.InstanceSpec) {
+	n := get(a.t.nodes, s.GetNode()).GetNode()
+	if n == nil || len(s.GetDeviceModels()) > 0 {
+		return
+	}
+	for _, id := range s.GetDeviceIds() {
+		s.DeviceModels = append(s.DeviceModels, deviceOf(n, id).GetModel())
+	}
 }
 
 type recordReader struct {

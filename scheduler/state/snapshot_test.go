@@ -123,3 +123,22 @@ func BenchmarkView(b *testing.B) {
 		}
 	}
 }
+
+// Quotas count what a version of this program placed that didn't note the models of devices.
+func TestRestoreNotesModels(t *testing.T) {
+	f := newFixture(t)
+	old := testInstance("i1", "a", "n1", f.View().Node("n1").GetFacts().GetDevices()[0].GetId())
+	f.must(writeCommand(1, Put(0, old)))
+	project := old.GetMeta().GetProject()
+	model := f.View().Node("n1").GetFacts().GetDevices()[0].GetModel()
+	if n := f.View().ProjectUsage(project).Devices[""]; n != 1 || model == "" {
+		t.Fatalf("%d devices of no model, want 1; the node's is %q", n, model)
+	}
+	v := restored(t, f.Store).View()
+	if used := v.ProjectUsage(project).Devices; len(used) != 1 || used[model] != 1 {
+		t.Errorf("devices %v, want 1 %s", used, model)
+	}
+	if got := v.Instance("i1").GetSpec().GetDeviceModels(); len(got) != 1 || got[0] != model {
+		t.Errorf("models %q", got)
+	}
+}
