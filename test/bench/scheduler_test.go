@@ -21,7 +21,6 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
-	"github.com/drover-fleet/drover/client"
 	"github.com/drover-fleet/drover/scheduler"
 	"github.com/drover-fleet/drover/scheduler/raftstore"
 	"github.com/drover-fleet/drover/scheduler/state"
@@ -147,19 +146,6 @@ func (p *process) leads(ctx context.Context) bool {
 func (p *process) token(file string) (string, error) {
 	raw, err := os.ReadFile(filepath.Join(p.cfg.DataDir, file))
 	return strings.TrimSpace(string(raw)), err
-}
-
-func (p *process) client(t testing.TB) (*client.Client, error) {
-	t.Helper()
-	secret, err := p.token(scheduler.AdminTokenFile)
-	if err != nil {
-		return nil, err
-	}
-	c, err := client.Dial(client.Config{Addr: p.cfg.GRPCAddr, Token: secret})
-	if err == nil {
-		t.Cleanup(func() { _ = c.Close() })
-	}
-	return c, err
 }
 
 // openLog opens the Raft store of a scheduler that doesn't run.

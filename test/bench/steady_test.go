@@ -29,7 +29,7 @@ func (b *bench) steady() {
 	for i := range steadyServices {
 		b.must(c.deploy(ctx, fmt.Sprint("steady-", i), steadyEach))
 	}
-	c.await("acknowledged", steadyServices*steadyEach, 10*time.Millisecond, c.agents.running.Load)
+	b.must(await(ctx, "acknowledged", steadyServices*steadyEach, 10*time.Millisecond, c.agents.running.Load))
 	what := fmt.Sprintf("steady, %d nodes, %d devices, %d instances: ", fleetNodes, fleetNodes*devicesPerNode, steadyServices*steadyEach)
 	time.Sleep(settleTime)
 	used, err := cpuTime(c.leader.pid())

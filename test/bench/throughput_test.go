@@ -32,6 +32,7 @@ const (
 	manyServices     = 1000
 	submitters       = 8
 	throughputRounds = 3
+	quietTime        = 3 * time.Second // for what a round has left behind: events to write, garbage
 )
 
 // cluster is schedulers with simulated agents.
@@ -42,6 +43,8 @@ type cluster struct {
 	leader    *process
 	agents    *agents
 	client    *client.Client
+	bootstrap *process // has the tokens
+	token     string   // the operator's
 }
 
 // newCluster starts so many schedulers and waits until one leads.
@@ -66,10 +69,11 @@ func (c *cluster) start() {
 		c.processes = append(c.processes, p)
 	}
 	var err error
-	c.leader, err = leading(c.b.t.Context(), c.processes...)
+	c.bootstrap, err = leading(c.b.t.Context(), c.processes...)
 	c.b.must(err)
-	c.client, err = c.leader.client(c.b.t)
+	c.token, err = c.bootstrap.token(scheduler.AdminTokenFile)
 	c.b.must(err)
+	c.find()
 }
 
 // stop ends the agents and the schedulers.
@@ -81,7 +85,7 @@ func (c *cluster) stop() {
 }
 
 func (c *cluster) connect(nodes int) {
-	secret, err := c.leader.token(scheduler.AgentTokenFile)
+	secret, err := c.bootstrap.token(scheduler.AgentTokenFile)
 	c.b.must(err)
 	addrs := []string{c.leader.cfg.GRPCAddr}
 	for _, cfg := range c.cfgs {
@@ -146,16 +150,25 @@ func (c *cluster) deploy(ctx context.Context, name string, instances int32) erro
 }
 
 // await waits until a count has reached want.
-func (c *cluster) await(what string, want int64, every time.Duration, count func() int64) {
-	ctx, cancel := context.WithTimeout(c.b.t.Context(), patience)
-	defer cancel()
+func await(ctx context.Context, what string, want int64, every time.Duration, count func() int64) error {
 	for n := count(); n < want; n = count() {
 		select {
 		case <-ctx.Done():
-			c.b.t.Fatalf("%d of %d are %s", n, want, what)
+			return fmt.Errorf("%d of %d are %s: %w", n, want, what, ctx.Err())
 		case <-time.After(every):
 		}
 	}
+	return nil
+}
+
+// find looks for the scheduler that leads now.
+func (c *cluster) find() {
+	var err error
+	c.leader, err = leading(c.b.t.Context(), c.processes...)
+	c.b.must(err)
+	c.client, err = client.Dial(client.Config{Addr: c.leader.cfg.GRPCAddr, Token: c.token})
+	c.b.must(err)
+	c.b.t.Cleanup(func() { _ = c.client.Close() })
 }
 
 // empty deletes all services and waits until nothing is left.
@@ -167,11 +180,13 @@ func (c *cluster) empty() {
 		_, err := c.client.Services.DeleteService(ctx, &fleetv1.DeleteServiceRequest{Name: s.GetMeta().GetName()})
 		c.b.must(err)
 	}
-	c.await("deleted", 0, 50*time.Millisecond, func() int64 {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	c.b.must(await(ctx, "deleted", 0, 50*time.Millisecond, func() int64 {
 		r, err := c.client.Services.ListServices(ctx, &fleetv1.ListServicesRequest{})
 		c.b.must(err)
 		return -int64(len(r.GetServices()))
-	})
+	}))
 }
 
 // pace is what a round of placing has given.
@@ -185,22 +200,27 @@ type pace struct {
 func (c *cluster) measure(p *pace, instances int64, submit func(ctx context.Context) error) {
 	ctx, cancel := context.WithTimeout(c.b.t.Context(), patience)
 	defer cancel()
+	c.find()
 	given, running := c.agents.given.Load(), c.agents.running.Load()
 	used, err := cpuTime(c.leader.pid())
 	c.b.must(err)
 	start := time.Now()
 	var placed, acknowledged time.Duration
+	var errs [3]error
 	var all sync.WaitGroup
-	var submitted error
-	all.Go(func() { submitted = submit(ctx) })
 	all.Go(func() {
-		c.await("placed", given+instances, time.Millisecond, c.agents.given.Load)
+		if errs[0] = submit(ctx); errs[0] != nil {
+			cancel()
+		}
+	})
+	all.Go(func() {
+		errs[1] = await(ctx, "placed", given+instances, time.Millisecond, c.agents.given.Load)
 		placed = time.Since(start)
 	})
-	c.await("acknowledged", running+instances, time.Millisecond, c.agents.running.Load)
+	errs[2] = await(ctx, "acknowledged", running+instances, time.Millisecond, c.agents.running.Load)
 	acknowledged = time.Since(start)
 	all.Wait()
-	c.b.must(submitted)
+	c.b.must(errors.Join(errs[:]...))
 	after, err := cpuTime(c.leader.pid())
 	c.b.must(err)
 	p.placed = append(p.placed, float64(instances)/placed.Seconds())
@@ -230,8 +250,10 @@ func (c *cluster) placing(name string, rounds int) {
 	for round := range rounds {
 		c.measure(&big, bigInstances, func(ctx context.Context) error { return c.deploy(ctx, fmt.Sprint("big-", round), bigInstances) })
 		c.empty()
+		time.Sleep(quietTime)
 		c.measure(&many, manyServices, func(ctx context.Context) error { return c.submit(ctx, fmt.Sprint("small-", round)) })
 		c.empty()
+		time.Sleep(quietTime)
 	}
 	c.report(fmt.Sprintf("%s: one service of %d instances on %d nodes", name, bigInstances, fleetNodes), &big, rounds, &goal{AtLeast: 20_000})
 	c.report(fmt.Sprintf("%s: %d services of one instance from %d submitters", name, manyServices, submitters), &many, rounds, &goal{AtLeast: 5000})
