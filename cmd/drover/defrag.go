@@ -60,6 +60,10 @@ func (a *app) drawDefrag(req *fleetv1.DefragRequest, r *fleetv1.DefragResponse) 
 			fmt.Fprintf(a.out, "note: %s\n", oneLine(note))
 		}
 	}()
+	if r.GetDoneBefore() {
+		_, err := fmt.Fprintln(a.out, "it is done, but the answer that named the moves was lost: see `drover event list`")
+		return err
+	}
 	if len(r.GetSteps()) == 0 {
 		_, err := fmt.Fprintf(a.out, "no move would help: %s: %d\n", what, r.GetRoomBefore())
 		return err

@@ -157,6 +157,9 @@ func (f *fake) GetDrain(_ context.Context, r *fleetv1.GetDrainRequest) (*fleetv1
 }
 
 func (f *fake) Defrag(_ context.Context, r *fleetv1.DefragRequest) (*fleetv1.DefragResponse, error) {
+	if r.GetPool() == "again" {
+		return &fleetv1.DefragResponse{DoneBefore: true}, nil
+	}
 	if r.GetPool() == "tidy" {
 		return &fleetv1.DefragResponse{RoomBefore: 4, RoomAfter: 4, Notes: []string{"gangs are not moved"}}, nil
 	}

@@ -34,7 +34,7 @@ func (s *clusterServer) Defrag(ctx context.Context, req *fleetv1.DefragRequest) 
 	if !req.GetApply() {
 		return s.defrag(ctx, s.view(), req)
 	}
-	resp := &fleetv1.DefragResponse{}
+	resp := &fleetv1.DefragResponse{DoneBefore: true} // unless it is planned now
 	err := s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, _ time.Time) (w *fleetv1.Write, err error) {
 		if resp, err = s.defrag(ctx, view, req); err != nil || len(resp.GetSteps()) == 0 {
 			return nil, err

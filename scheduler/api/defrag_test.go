@@ -74,7 +74,10 @@ func TestDefragPlansAndApplies(t *testing.T) {
 	}
 	// The same request again orders nothing more.
 	before = w.store.View().Index()
-	w.defrag(&fleetv1.DefragRequest{Pool: "wide", Flavor: "gpu.2", Apply: true, RequestId: "r1"})
+	again := w.defrag(&fleetv1.DefragRequest{Pool: "wide", Flavor: "gpu.2", Apply: true, RequestId: "r1"})
+	if !again.GetDoneBefore() || done.GetDoneBefore() || plan.GetDoneBefore() {
+		t.Errorf("answers %v, then %v", done, again)
+	}
 	if now := w.store.View().Index(); now != before {
 		t.Errorf("the same request took the store from %d to %d", before, now)
 	}

@@ -367,7 +367,9 @@ type DefragResponse struct {
 	// How many steps have been ordered.
 	Applied int32 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
 	// What was not considered, a line each.
-	Notes         []string `protobuf:"bytes,5,rep,name=notes,proto3" json:"notes,omitempty"`
+	Notes []string `protobuf:"bytes,5,rep,name=notes,proto3" json:"notes,omitempty"`
+	// A request of this ID was carried out before: the moves that it ordered, if any, are not told again.
+	DoneBefore    bool `protobuf:"varint,6,opt,name=done_before,json=doneBefore,proto3" json:"done_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -435,6 +437,13 @@ func (x *DefragResponse) GetNotes() []string {
 		return x.Notes
 	}
 	return nil
+}
+
+func (x *DefragResponse) GetDoneBefore() bool {
+	if x != nil {
+		return x.DoneBefore
+	}
+	return false
 }
 
 // DefragStep opens one node or link domain.
@@ -646,7 +655,7 @@ const file_fleet_v1_cluster_proto_rawDesc = "" +
 	"\tmax_moves\x18\x03 \x01(\x05R\bmaxMoves\x12\x14\n" +
 	"\x05apply\x18\x04 \x01(\bR\x05apply\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x05 \x01(\tR\trequestId\"\xac\x01\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\"\xcd\x01\n" +
 	"\x0eDefragResponse\x12*\n" +
 	"\x05steps\x18\x01 \x03(\v2\x14.fleet.v1.DefragStepR\x05steps\x12\x1f\n" +
 	"\vroom_before\x18\x02 \x01(\x05R\n" +
@@ -654,7 +663,9 @@ const file_fleet_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"room_after\x18\x03 \x01(\x05R\troomAfter\x12\x18\n" +
 	"\aapplied\x18\x04 \x01(\x05R\aapplied\x12\x14\n" +
-	"\x05notes\x18\x05 \x03(\tR\x05notes\"k\n" +
+	"\x05notes\x18\x05 \x03(\tR\x05notes\x12\x1f\n" +
+	"\vdone_before\x18\x06 \x01(\bR\n" +
+	"doneBefore\"k\n" +
 	"\n" +
 	"DefragStep\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
