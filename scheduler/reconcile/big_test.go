@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,20 +22,20 @@ func TestBigServiceIsPlacedThoughEntriesFail(t *testing.T) {
 	run(t, 0, func(c *cluster) {
 		c.roomy("x", 2500)
 		c.roomy("y", 2500)
-		plans := 0
+		var plans atomic.Int32 // entries are on their way beside each other
 		c.refuse = func(cmd *fleetv1.Command) error {
 			if cmd.GetPlan() == nil {
 				return nil
 			}
-			if plans++; plans == 2 {
+			if plans.Add(1) == 2 {
 				return errors.New("outcome unknown")
 			}
 			return nil
 		}
 		c.agentsDo(func(*fleetv1.Instance, *fleetv1.InstanceObserved) *fleetv1.InstanceObserved { return nil })
 		c.deploy(5000)
-		if n := len(c.instances()); plans < 2 || n == 0 || n >= 5000 {
-			t.Fatalf("%d instances after %d entries", n, plans)
+		if n := len(c.instances()); plans.Load() < 2 || n == 0 || n >= 5000 {
+			t.Fatalf("%d instances after %d entries", n, plans.Load())
 		}
 		c.after(10 * time.Second)
 		c.expect(fleetv1.ServiceDeploying, 5000)
