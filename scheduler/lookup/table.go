@@ -209,11 +209,6 @@ func wanted(i *fleetv1.Instance) bool {
 	return i.GetDesired().GetState() == fleetv1.DesiredRunning && i.GetObserved().GetReady()
 }
 
-// meantToServe says that an instance is to be called if its node and devices are well.
-func meantToServe(i *fleetv1.Instance) bool {
-	return i.GetDesired().GetState() == fleetv1.DesiredRunning && i.GetObserved().GetReady()
-}
-
 // sameQuestion says that a service's answer depends on its instances as before: of its status it does not.
 func sameQuestion(a, b *fleetv1.Service) bool {
 	return proto.Equal(a.GetSpec(), b.GetSpec()) && proto.Equal(a.GetDesired(), b.GetDesired())
@@ -394,25 +389,6 @@ func (t *Table) answerOf(view state.ReadView, s *fleetv1.Service) (a *answer, in
 	}
 	sort.Slice(resp.Endpoints, func(i, j int) bool { return resp.Endpoints[i].GetInstanceId() < resp.Endpoints[j].GetInstanceId() })
 	return render(resp), instances
-}
-
-// servingMembers counts the members that serve, by gang.
-func (t *Table) servingMembers(view state.ReadView, all []*fleetv1.Instance) map[string]int32 {
-	var n map[string]int32
-	for _, i := range all {
-		if g := i.GetSpec().GetGang(); g != nil && t.serves(view, i) {
-			if n == nil {
-				n = map[string]int32{}
-			}
-			n[g.GetId()]++
-		}
-	}
-	return n
-}
-
-func (t *Table) serves(view state.ReadView, i *fleetv1.Instance) bool {
-	node := i.GetSpec().GetNode()
-	return wanted(i) && t.cfg.LeaseValid(node) && state.FailedDevice(view.Node(node), i) == ""
 }
 
 // endpointOf is nil when the instance must not be called.
