@@ -115,7 +115,7 @@ func (s *nodeServer) foresee(d drained, deadline bool, now time.Time) []*fleetv1
 			sc.leave(i)
 		}
 		sc.settle()
-		line := sc.waiting(now, "")
+		line := sc.waiting("")
 		for _, l := range leavers {
 			line = append(line, l.waiter)
 		}

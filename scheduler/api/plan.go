@@ -28,7 +28,7 @@ func (s *serviceServer) PlanService(ctx context.Context, req *fleetv1.PlanServic
 	}
 	resp := &fleetv1.PlanServiceResponse{}
 	s.planner.ask(func(sc *scene) {
-		line := sc.waiting(now, service.GetMeta().GetId())
+		line := sc.waiting(service.GetMeta().GetId())
 		var own []*waiter
 		for i, version := range service.GetSpec().GetVersions() {
 			w := newWaiter(sc, service, version, now)
@@ -166,7 +166,7 @@ func (s *serviceServer) explained(service *fleetv1.Service) *fleetv1.Service {
 	}
 	service, now := proto.CloneOf(service), s.cfg.Now()
 	s.planner.ask(func(sc *scene) {
-		line := sc.waiting(now, service.GetMeta().GetId())
+		line := sc.waiting(service.GetMeta().GetId())
 		for _, version := range service.GetSpec().GetVersions() {
 			st := versionStatus(service, version)
 			if st.GetWaitingReason() == "" {

@@ -210,7 +210,7 @@ func (w *waiter) instance(m place.Member) *fleetv1.Instance {
 }
 
 // waiting are all instances that wait for a node now, but for those of the service with this ID.
-func (s *scene) waiting(now time.Time, except string) []*waiter {
+func (s *scene) waiting(except string) []*waiter {
 	var line []*waiter
 	for _, service := range s.Services("") {
 		if service.GetMeta().GetId() == except || service.GetDesired().GetState() != fleetv1.DesiredRunning {

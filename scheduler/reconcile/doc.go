@@ -32,7 +32,7 @@
 // brought up to date from the feed. A plan is committed in entries of at most 1 MiB, and under Run the next one is
 // made while the last is being committed.
 //
-// A wish that has waited for Config.ReserveAfter may have nodes reserved, one at a time in a pool; place.Turn says for
+// A wish that has waited for Config.ReserveAfter may have nodes reserved, one at a time in a pool; Turn says for
 // how long others are kept out. waiting_since and the reservation stand in the service's status, from where a new
 // leader takes them: nobody loses a place in line. Why a version waits is asked of the planner
 // when it begins to wait and, ever more seldom, after that: to explain costs a look at every node.

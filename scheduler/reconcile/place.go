@@ -66,6 +66,11 @@ func (l *serviceLoop) place(ctx context.Context, now time.Time) (concerned []str
 		l.preempt(c, view, line, quota, now)
 		c.finish()
 	}
+	return append(concerned, l.conclude(line, now)...)
+}
+
+// conclude notes what came of the wishes, and answers the services whose status has to tell it.
+func (l *serviceLoop) conclude(line []*wish, now time.Time) (concerned []string) {
 	for _, w := range line {
 		if w.missing == 0 && !w.refused {
 			w.satisfied()

@@ -26,7 +26,7 @@ type serviceLoop struct {
 	index     *place.Index                 // nil before the first plan and after a resync
 	changes   []state.ChangeSet            // that the index has not heard of
 	wishes    map[*wish]bool               // what services lack
-	turns     map[string]*place.Turn       // at reserving, by pool
+	turns     map[string]*Turn             // at reserving, by pool
 	planned   time.Time                    // when the line was planned last
 	freed     bool                         // something may have become free: wishes that wait are planned again
 	preempter func(*place.Index) preempter // the index itself but in tests
@@ -40,7 +40,7 @@ type serviceLoop struct {
 
 func newServiceLoop(cfg Config) *serviceLoop {
 	l := &serviceLoop{proposer: proposer{cfg}, dirty: map[string]bool{},
-		memory: map[string]*memory{}, looks: map[string]*look{}, wishes: map[*wish]bool{}, turns: map[string]*place.Turn{}, feed: cfg.State.Subscribe(), pullWake: make(chan struct{}, 1), pulled: map[string]bool{}}
+		memory: map[string]*memory{}, looks: map[string]*look{}, wishes: map[*wish]bool{}, turns: map[string]*Turn{}, feed: cfg.State.Subscribe(), pullWake: make(chan struct{}, 1), pulled: map[string]bool{}}
 	l.preempter = func(x *place.Index) preempter { return x }
 	l.forgetPulls = cfg.Sessions.OnPull(l.onPull)
 	return l

@@ -174,12 +174,18 @@ func join(ctx context.Context, cfgs []scheduler.Config) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var first *raftstore.Store
+	var opened []*raftstore.Store
+	defer func() {
+		for _, s := range opened {
+			err = errors.Join(err, s.Close())
+		}
+	}()
 	for i, cfg := range cfgs {
 		s, openErr := openLog(cfg, i == 0)
 		if openErr != nil {
 			return openErr
 		}
-		defer func() { err = errors.Join(err, s.Close()) }()
+		opened = append(opened, s)
 		if i == 0 {
 			first, err = s, lead(ctx, s)
 		} else {

@@ -8,6 +8,7 @@ import (
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/place"
+	"github.com/drover-fleet/drover/scheduler/reconcile"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
@@ -91,7 +92,7 @@ type Planner struct {
 	at       map[string]int // number of a node
 	jobs     map[int][]*fleetv1.Instance
 	reserved map[int][]string
-	turn     place.Turn
+	turn     reconcile.Turn
 }
 
 // reserveAfter is how long the service loop lets a request wait before it may reserve.
