@@ -1,9 +1,11 @@
 package ascend
 
 import (
+	"errors"
 	"os"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"unsafe"
 
@@ -110,6 +112,22 @@ func TestNoDriver(t *testing.T) {
 	if found := discovered(t, b); len(found) != 8 {
 		t.Errorf("%d devices after the driver came", len(found))
 	}
+}
+
+// The reason of a failed load is kept by thread: whoever moves to another in between reads an empty one.
+func TestNoDriverAmongManyThreads(t *testing.T) {
+	var busy sync.WaitGroup
+	for range 16 {
+		busy.Go(func() {
+			for range 5000 {
+				if _, err := load("/nonexistent/libdcmi.so"); !errors.Is(err, errNoLibrary) {
+					t.Errorf("no library: %v", err)
+					return
+				}
+			}
+		})
+	}
+	busy.Wait()
 }
 
 func TestUnusableLibrary(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	goruntime "runtime"
 	"strings"
 	"unsafe"
 
@@ -52,6 +53,9 @@ func unavailable(err error) bool {
 // load answers the library at path, or at the first of the usual places that has one; errNoLibrary where
 // none has. It is never unloaded: its threads outlive every call.
 func load(path string) (uintptr, error) {
+	// The loader keeps the reason of a failure for the thread that had it, and it is asked for in a second call.
+	goruntime.LockOSThread()
+	defer goruntime.UnlockOSThread()
 	candidates := places()
 	if path != "" {
 		candidates = []string{path}
