@@ -102,20 +102,10 @@ func moved(ctx context.Context, view state.ReadView, plan *fleetv1.DefragRespons
 			w.Mutations = append(w.Mutations, state.Put(old.GetMeta().GetRevision(), after))
 			w.Events = append(w.Events, &fleetv1.Event{Type: fleetv1.EventNormal, Reason: "InstanceLeaving",
 				Message: fmt.Sprintf("%s has it replaced on %s first: it makes room on %s", caller(ctx).Name, m.GetTarget(), step.GetNode()),
-				Objects: instanceObjects(view, old)})
+				Objects: state.InstanceRefs(old, view.Node(old.GetSpec().GetNode()))})
 		}
 	}
 	return w, nil
-}
-
-// instanceObjects are what an event of an instance is about.
-func instanceObjects(view state.ReadView, i *fleetv1.Instance) []*fleetv1.ObjectRef {
-	s, node := i.GetSpec(), view.Node(i.GetSpec().GetNode())
-	return []*fleetv1.ObjectRef{
-		{Kind: fleetv1.KindInstance, Id: i.GetMeta().GetId(), Name: i.GetMeta().GetName(), Project: i.GetMeta().GetProject()},
-		{Kind: fleetv1.KindService, Id: s.GetServiceId(), Name: s.GetServiceName(), Project: i.GetMeta().GetProject()},
-		{Kind: fleetv1.KindNode, Id: node.GetMeta().GetId(), Name: s.GetNode()},
-	}
 }
 
 // firstStart is how long it took from placing the instance to starting its container, or 0 when that was an attempt

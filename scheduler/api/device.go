@@ -52,7 +52,7 @@ func (s *deviceServer) GetDevice(_ context.Context, req *fleetv1.GetDeviceReques
 	}
 	view := s.view()
 	for _, n := range view.Nodes() {
-		if d := deviceOf(n, req.GetId()); d != nil {
+		if d := state.DeviceOf(n, req.GetId()); d != nil {
 			return &fleetv1.GetDeviceResponse{Device: s.info(view, n, d)}, nil
 		}
 	}
@@ -86,7 +86,7 @@ func cordonDevice(view state.ReadView, req *fleetv1.SetDeviceCordonRequest, by s
 	known := false
 	w := &fleetv1.Write{}
 	for _, n := range view.Nodes() {
-		d, i := deviceOf(n, req.GetId()), cordonIndex(n, req.GetId())
+		d, i := state.DeviceOf(n, req.GetId()), cordonIndex(n, req.GetId())
 		if d == nil && i < 0 {
 			continue
 		}
@@ -105,8 +105,7 @@ func cordonDevice(view state.ReadView, req *fleetv1.SetDeviceCordonRequest, by s
 				drain = cordons[i].GetDrain()
 				cordons = slices.Delete(cordons, i, i+1)
 			}
-			cordons = append(cordons, &fleetv1.DeviceCordon{DeviceId: req.GetId(), Reason: req.GetReason(), Caller: by, Time: timestamppb.New(now), Drain: drain})
-			slices.SortFunc(cordons, func(a, b *fleetv1.DeviceCordon) int { return strings.Compare(a.GetDeviceId(), b.GetDeviceId()) })
+			cordons = addCordon(cordons, &fleetv1.DeviceCordon{DeviceId: req.GetId(), Reason: req.GetReason(), Caller: by, Time: timestamppb.New(now), Drain: drain})
 		case i >= 0:
 			cordons = slices.Delete(cordons, i, i+1)
 		default:
@@ -137,17 +136,14 @@ func cordonEvent(n *fleetv1.Node, req *fleetv1.SetDeviceCordonRequest, by string
 			message += ": " + req.GetReason()
 		}
 	}
-	return &fleetv1.Event{Type: fleetv1.EventNormal, Reason: reason, Message: message,
-		Objects: []*fleetv1.ObjectRef{{Kind: fleetv1.KindNode, Id: n.GetMeta().GetId(), Name: n.GetMeta().GetName()}}}
+	return nodeEvent(n, reason, message)
 }
 
-// deviceOf is nil when the node does not list the device.
-func deviceOf(n *fleetv1.Node, id string) *fleetv1.Device {
-	all := n.GetFacts().GetDevices()
-	if i := slices.IndexFunc(all, func(d *fleetv1.Device) bool { return d.GetId() == id }); i >= 0 {
-		return all[i]
-	}
-	return nil
+// addCordon keeps the cordons of a node in the order of their devices.
+func addCordon(cordons []*fleetv1.DeviceCordon, c *fleetv1.DeviceCordon) []*fleetv1.DeviceCordon {
+	cordons = append(cordons, c)
+	slices.SortFunc(cordons, func(a, b *fleetv1.DeviceCordon) int { return strings.Compare(a.GetDeviceId(), b.GetDeviceId()) })
+	return cordons
 }
 
 // cordonIndex is where the node's spec has the device's own cordon, or -1.
@@ -173,7 +169,7 @@ func deviceIDs(view state.ReadView) []string {
 func (s *deviceServer) shownDevice(view state.ReadView, id string) *fleetv1.DeviceInfo {
 	bare := &fleetv1.DeviceInfo{Device: &fleetv1.Device{Id: id}}
 	for _, n := range view.Nodes() {
-		if d := deviceOf(n, id); d != nil {
+		if d := state.DeviceOf(n, id); d != nil {
 			return s.info(view, n, d)
 		}
 		if i := cordonIndex(n, id); i >= 0 {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -122,7 +121,7 @@ func findDrained(view state.ReadView, node, device string) (drained, error) {
 		nodes = []*fleetv1.Node{n}
 	}
 	for _, n := range nodes {
-		if deviceOf(n, device) != nil || cordonIndex(n, device) >= 0 { // a cordon may outlive the device
+		if state.DeviceOf(n, device) != nil || cordonIndex(n, device) >= 0 { // a cordon may outlive the device
 			return drained{n, device}, nil
 		}
 	}
@@ -161,8 +160,7 @@ func (d drained) closed(reason, by string, now time.Time) *fleetv1.Node {
 	case d.device == "" && !n.Spec.Cordoned:
 		n.Spec.Cordoned, n.Spec.CordonReason = true, reason
 	case d.device != "" && d.cordon(n) == nil:
-		n.Spec.DeviceCordons = append(n.Spec.DeviceCordons, &fleetv1.DeviceCordon{DeviceId: d.device, Reason: reason, Caller: by, Time: timestamppb.New(now)})
-		slices.SortFunc(n.Spec.DeviceCordons, func(a, b *fleetv1.DeviceCordon) int { return strings.Compare(a.GetDeviceId(), b.GetDeviceId()) })
+		n.Spec.DeviceCordons = addCordon(n.Spec.DeviceCordons, &fleetv1.DeviceCordon{DeviceId: d.device, Reason: reason, Caller: by, Time: timestamppb.New(now)})
 	}
 	return n
 }
@@ -217,8 +215,7 @@ func (d drained) cancel(by string) (*fleetv1.Write, error) {
 func (d drained) write(after *fleetv1.Node, reason, message string) *fleetv1.Write {
 	return &fleetv1.Write{
 		Mutations: []*fleetv1.Mutation{state.Put(d.node.GetMeta().GetRevision(), after)},
-		Events: []*fleetv1.Event{{Type: fleetv1.EventNormal, Reason: reason, Message: message,
-			Objects: []*fleetv1.ObjectRef{{Kind: fleetv1.KindNode, Id: after.GetMeta().GetId(), Name: after.GetMeta().GetName()}}}},
+		Events:    []*fleetv1.Event{nodeEvent(after, reason, message)},
 	}
 }
 

@@ -77,8 +77,7 @@ func (s *nodeServer) SetNodeCordon(ctx context.Context, req *fleetv1.SetNodeCord
 		}
 		return &fleetv1.Write{
 			Mutations: []*fleetv1.Mutation{state.Put(n.GetMeta().GetRevision(), after)},
-			Events: []*fleetv1.Event{{Type: fleetv1.EventNormal, Reason: reason, Message: message,
-				Objects: []*fleetv1.ObjectRef{{Kind: fleetv1.KindNode, Id: n.GetMeta().GetId(), Name: n.GetMeta().GetName()}}}},
+			Events:    []*fleetv1.Event{nodeEvent(n, reason, message)},
 		}, nil
 	})
 	if err != nil {
@@ -90,6 +89,11 @@ func (s *nodeServer) SetNodeCordon(ctx context.Context, req *fleetv1.SetNodeCord
 		return nil, err
 	}
 	return &fleetv1.SetNodeCordonResponse{Node: s.shownNode(view, n)}, nil
+}
+
+// nodeEvent tells of something that was done to a node by hand.
+func nodeEvent(n *fleetv1.Node, reason, message string) *fleetv1.Event {
+	return &fleetv1.Event{Type: fleetv1.EventNormal, Reason: reason, Message: message, Objects: []*fleetv1.ObjectRef{state.NodeRef(n.GetMeta().GetName(), n)}}
 }
 
 func findNode(view state.ReadView, name string) (*fleetv1.Node, error) {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // rack is the label of the nodes that gangs are kept together by.
@@ -67,7 +68,7 @@ func appendRules(b []byte, in *fleetv1.PlacementRules) []byte {
 
 // allow says whether the rules leave the node over.
 func (u *rules) allow(n *node) bool {
-	if u.names != nil && !u.names[n.name] || !hasLabels(n.labels, u.required) {
+	if u.names != nil && !u.names[n.name] || !state.HasLabels(n.labels, u.required) {
 		return false
 	}
 	for _, s := range u.spread {

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // clearing is how room could be made for a request: where, who is ending there already, and who else would
@@ -71,7 +72,7 @@ func (c *clearer) ending(n *node) (out []*fleetv1.Instance) {
 		return nil
 	}
 	for _, i := range c.index.view.InstancesOnNode(n.name) {
-		if holds(i) && stops(i) {
+		if state.Holds(i) && stops(i) {
 			out = append(out, i)
 		}
 	}
@@ -147,7 +148,7 @@ func (c *clearer) eviction(n *node) *eviction {
 	}
 	at := map[string]int{} // units of gangs
 	for _, i := range c.index.view.InstancesOnNode(n.name) {
-		if !holds(i) {
+		if !state.Holds(i) {
 			continue
 		}
 		v := c.share(n, i)
@@ -188,7 +189,7 @@ func (c *clearer) share(n *node, i *fleetv1.Instance) vacancy {
 
 // gang are the members of a gang that have not ended and are not ending.
 func (c *clearer) gang(id string) []*fleetv1.Instance {
-	return slices.DeleteFunc(slices.Clone(c.index.view.InstancesOfGang(id)), func(i *fleetv1.Instance) bool { return !holds(i) || stops(i) })
+	return slices.DeleteFunc(slices.Clone(c.index.view.InstancesOfGang(id)), func(i *fleetv1.Instance) bool { return !state.Holds(i) || stops(i) })
 }
 
 // endable says whether the instance, with all its gang, may be ended: never another of the version that

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // DefragRequest asks which moves of instances would make room.
@@ -236,7 +237,7 @@ func (d *defrag) opening(n *node) *opening {
 	}
 	if d.ask.Flavor == nil {
 		for _, i := range d.index.view.InstancesOnNode(n.name) {
-			if d.moved[i.GetMeta().GetId()] || !holds(i) || !n.topology.all.empty() && n.held(i).and(n.usable).empty() {
+			if d.moved[i.GetMeta().GetId()] || !state.Holds(i) || !n.topology.all.empty() && n.held(i).and(n.usable).empty() {
 				continue
 			}
 			if d.request(i) == nil {
@@ -267,7 +268,7 @@ func (d *defrag) fewest(n *node) []*fleetv1.Instance {
 	_, rest := d.rooms(n, d.free(n), -1)
 	e := &eviction{request: &Request{CPUMillis: r.CPUMillis, MemoryBytes: r.MemoryBytes, DiskBytes: r.DiskBytes}, fit: d.fit(n), disk: n.total.DiskBytes, base: rest}
 	for _, i := range d.index.view.InstancesOnNode(n.name) {
-		if !d.moved[i.GetMeta().GetId()] && holds(i) && d.request(i) != nil {
+		if !d.moved[i.GetMeta().GetId()] && state.Holds(i) && d.request(i) != nil {
 			e.units = append(e.units, unit{toll{i}, *d.share(n, i)})
 		}
 	}
@@ -344,7 +345,7 @@ func (d *defrag) note() {
 	for _, n := range d.nodes {
 		for _, i := range d.index.view.InstancesOnNode(n.name) {
 			switch {
-			case !holds(i) || d.request(i) != nil:
+			case !state.Holds(i) || d.request(i) != nil:
 			case i.GetSpec().GetGang() != nil:
 				gangs++
 			default:

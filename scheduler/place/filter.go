@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"maps"
 	"math/bits"
-	"path"
 	"slices"
 	"strings"
+
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // hurdle is a set of filters, those that a node does not pass.
@@ -87,8 +88,7 @@ func (r *Request) kin(k kind) bool {
 	if a.GetVendor() != "" && a.GetVendor() != k.vendor || k.profile == "" && k.memory < a.GetMemoryMinBytes() {
 		return false
 	}
-	ok, err := path.Match(a.GetModel(), k.model)
-	return a.GetModel() == "" || ok && err == nil
+	return r.isModel(k)
 }
 
 // hurdles are the filters that the node does not pass.
@@ -172,7 +172,7 @@ func (l *look) groupHurdles(n *node) (h hurdle) {
 
 // lacksLabels says whether the node has not the labels that the rules require.
 func lacksLabels(u *rules, n *node) bool {
-	if !hasLabels(n.labels, u.required) {
+	if !state.HasLabels(n.labels, u.required) {
 		return true
 	}
 	for _, s := range u.spread {

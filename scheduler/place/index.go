@@ -45,16 +45,7 @@ func (p *pool) has(n *node) bool {
 	if p.names != nil {
 		return p.names[n.name]
 	}
-	return len(p.selector) > 0 && hasLabels(n.labels, p.selector)
-}
-
-func hasLabels(labels, want map[string]string) bool {
-	for k, v := range want {
-		if got, ok := labels[k]; !ok || got != v {
-			return false
-		}
-	}
-	return true
+	return len(p.selector) > 0 && state.HasLabels(n.labels, p.selector)
 }
 
 // journal lists nodes that changed, oldest first. Each shape remembers how far it has read.
@@ -126,7 +117,7 @@ func (x *Index) Refresh(view state.ReadView, sets []state.ChangeSet) {
 // sameUse says that the change of an instance changes nothing for its node.
 func sameUse(a, b *fleetv1.Instance) bool {
 	s, t := a.GetSpec(), b.GetSpec()
-	return a != nil && b != nil && holds(a) == holds(b) && counts(a) == counts(b) && stops(a) == stops(b) && a.GetObserved().GetPort() == b.GetObserved().GetPort() &&
+	return a != nil && b != nil && state.Holds(a) == state.Holds(b) && counts(a) == counts(b) && stops(a) == stops(b) && a.GetObserved().GetPort() == b.GetObserved().GetPort() &&
 		(s == t || s.GetNode() == t.GetNode() && fixedPort(s) == fixedPort(t) && s.GetServiceId() == t.GetServiceId() &&
 			s.GetModel() == t.GetModel() && s.GetModelVersion() == t.GetModelVersion() && s.GetCpuMillis() == t.GetCpuMillis() &&
 			s.GetMemoryBytes() == t.GetMemoryBytes() && s.GetDiskBytes() == t.GetDiskBytes() && slices.Equal(s.GetDeviceIds(), t.GetDeviceIds()))
@@ -217,7 +208,7 @@ func (x *Index) load(name string) {
 	x.haveImages(n, was.images)
 	var disk int64
 	for _, i := range x.view.InstancesOnNode(name) {
-		if holds(i) {
+		if state.Holds(i) {
 			n.occupy(i)
 			disk += i.GetSpec().GetDiskBytes()
 		}
@@ -236,7 +227,7 @@ func (x *Index) load(name string) {
 // alike says that nothing has changed but what is free.
 func (n *node) alike(o *node) bool {
 	return n.open == o.open && n.last == o.last && n.arch == o.arch && n.topology == o.topology && n.usable == o.usable && n.total == o.total &&
-		hasLabels(n.labels, o.labels) && hasLabels(o.labels, n.labels) && slices.Equal(n.mountDirs, o.mountDirs) && slices.Equal(n.images, o.images)
+		state.HasLabels(n.labels, o.labels) && state.HasLabels(o.labels, n.labels) && slices.Equal(n.mountDirs, o.mountDirs) && slices.Equal(n.images, o.images)
 }
 
 // haveImages keeps x.images in step with the node, which had other images before.

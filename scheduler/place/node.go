@@ -171,12 +171,9 @@ func (n *node) release(i *fleetv1.Instance) {
 	}
 }
 
-// holds says that the instance still has its share of the node.
-func holds(i *fleetv1.Instance) bool { return i.GetObserved().GetState() != fleetv1.InstanceReaped }
-
 // counts says that the instance is one of those that rules of its version count.
 func counts(i *fleetv1.Instance) bool {
-	return i.GetDesired().GetState() == fleetv1.DesiredRunning && i.GetDesired().GetLeave() == nil && holds(i)
+	return i.GetDesired().GetState() == fleetv1.DesiredRunning && i.GetDesired().GetLeave() == nil && state.Holds(i)
 }
 
 // stops says that the instance has been asked to stop.

@@ -18,7 +18,7 @@ func cheapest(view state.ReadView, r *Request) (best toll, ok, tooMany bool) {
 			stopping = append(stopping, i)
 		}
 		s := i.GetSpec()
-		if holds(i) && !stops(i) && s.GetPreemptible() && s.GetPriority() < r.Priority && groupOf(s) != (groupKey{r.Service, r.Version}) {
+		if state.Holds(i) && !stops(i) && s.GetPreemptible() && s.GetPriority() < r.Priority && groupOf(s) != (groupKey{r.Service, r.Version}) {
 			id := s.GetGang().GetId()
 			if id == "" {
 				id = "alone " + i.GetMeta().GetId()

@@ -123,10 +123,15 @@ func (r *Request) matches(k kind) bool {
 	if a.GetVendor() != "" && a.GetVendor() != k.vendor || k.memory < a.GetMemoryMinBytes() || share != k.profile {
 		return false
 	}
-	if a.GetModel() == "" {
+	return r.isModel(k)
+}
+
+// isModel says whether the device's model is asked for, or any is.
+func (r *Request) isModel(k kind) bool {
+	if r.Accelerator.GetModel() == "" {
 		return true
 	}
-	ok, err := path.Match(a.GetModel(), k.model)
+	ok, err := path.Match(r.Accelerator.GetModel(), k.model)
 	return ok && err == nil
 }
 

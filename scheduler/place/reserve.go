@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // kept is a node whose free share is kept for a request that waits.
@@ -161,7 +162,7 @@ func (x *Index) settled(n *node) *node {
 	}
 	n = n.copied()
 	for _, i := range x.view.InstancesOnNode(n.name) {
-		if holds(i) && stops(i) {
+		if state.Holds(i) && stops(i) {
 			n.release(i)
 		}
 	}

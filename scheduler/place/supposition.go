@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // supposition changes the index as if something were otherwise, so that the planner itself can say what
@@ -53,7 +54,7 @@ func (s *supposition) touch(n *node, made bool) {
 func (s *supposition) end(all ...*fleetv1.Instance) {
 	for _, i := range all {
 		n := s.index.nodes[i.GetSpec().GetNode()]
-		if n == nil || !holds(i) {
+		if n == nil || !state.Holds(i) {
 			continue
 		}
 		s.touch(n, false)
@@ -170,7 +171,7 @@ func (n *node) held(i *fleetv1.Instance) (m mask) {
 // inUse are the devices that an instance of the store holds.
 func (n *node) inUse(x *Index) (m mask) {
 	for _, i := range x.view.InstancesOnNode(n.name) {
-		if holds(i) {
+		if state.Holds(i) {
 			m = m.or(n.held(i))
 		}
 	}

@@ -184,7 +184,7 @@ func (l *drainLoop) finish(node *fleetv1.Node, here []*fleetv1.Instance, drained
 	next := proto.CloneOf(node)
 	tell := func(kind, reason, message string) {
 		w.Events = append(w.Events, &fleetv1.Event{Time: timestamppb.New(now), Type: kind, Reason: reason, Message: message,
-			Objects: []*fleetv1.ObjectRef{{Kind: fleetv1.KindNode, Id: node.GetMeta().GetId(), Name: name}}})
+			Objects: []*fleetv1.ObjectRef{state.NodeRef(name, node)}})
 	}
 	changed := false
 	if drain := node.GetSpec().GetDrain(); drain != nil {

@@ -86,7 +86,7 @@ func (l *livenessLoop) judge(view state.ReadView, name string, now time.Time) *f
 	node.Status = &fleetv1.NodeStatus{State: want, StateTime: timestamppb.New(now)}
 	w := &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(stored.GetMeta().GetRevision(), node)}}
 	event := &fleetv1.Event{Time: timestamppb.New(now), Type: fleetv1.EventNormal, Reason: "NodeReturned", Message: "it is heard of again",
-		Objects: []*fleetv1.ObjectRef{{Kind: fleetv1.KindNode, Id: node.GetMeta().GetId(), Name: name}}}
+		Objects: []*fleetv1.ObjectRef{state.NodeRef(name, node)}}
 	w.Events = append(w.Events, event)
 	if want == fleetv1.NodeReady {
 		return w

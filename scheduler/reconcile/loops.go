@@ -194,11 +194,5 @@ func serviceEvent(svc *fleetv1.Service, now time.Time, kind, reason, message str
 
 // instanceEvent tells something about an instance, its service and its node.
 func instanceEvent(inst *fleetv1.Instance, node *fleetv1.Node, now time.Time, kind, reason, message string) *fleetv1.Event {
-	project := inst.GetMeta().GetProject()
-	return &fleetv1.Event{Time: timestamppb.New(now), Type: kind, Reason: reason, Message: message,
-		Objects: []*fleetv1.ObjectRef{
-			{Kind: fleetv1.KindInstance, Id: inst.GetMeta().GetId(), Name: inst.GetMeta().GetName(), Project: project},
-			{Kind: fleetv1.KindService, Id: inst.GetSpec().GetServiceId(), Name: inst.GetSpec().GetServiceName(), Project: project},
-			{Kind: fleetv1.KindNode, Id: node.GetMeta().GetId(), Name: inst.GetSpec().GetNode()},
-		}}
+	return &fleetv1.Event{Time: timestamppb.New(now), Type: kind, Reason: reason, Message: message, Objects: state.InstanceRefs(inst, node)}
 }

@@ -82,5 +82,5 @@ func Registered(stored *fleetv1.Node, name string, newID func() string, facts *f
 
 func nodeEvent(n *fleetv1.Node, at *timestamppb.Timestamp, kind, reason, message string) *fleetv1.Event {
 	return &fleetv1.Event{Time: at, Type: kind, Reason: reason, Message: message,
-		Objects: []*fleetv1.ObjectRef{{Kind: fleetv1.KindNode, Id: n.GetMeta().GetId(), Name: n.GetMeta().GetName()}}}
+		Objects: []*fleetv1.ObjectRef{state.NodeRef(n.GetMeta().GetName(), n)}}
 }

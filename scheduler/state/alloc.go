@@ -26,15 +26,15 @@ type projectUse struct {
 	Usage
 }
 
-// holds says that the instance has its share of the node: from its placement until nothing of it is left
+// Holds says that the instance has its share of the node: from its placement until nothing of it is left
 // there, or until the object is deleted.
-func holds(i *fleetv1.Instance) bool {
+func Holds(i *fleetv1.Instance) bool {
 	return i != nil && i.GetObserved().GetState() != fleetv1.InstanceReaped
 }
 
 // use keeps what nodes and projects give away in step with one instance's change.
 func (a *applying) use(before, after *fleetv1.Instance) {
-	if before != nil && after != nil && holds(before) == holds(after) && sameShare(before, after) {
+	if before != nil && after != nil && Holds(before) == Holds(after) && sameShare(before, after) {
 		if node := after.GetSpec().GetNode(); node != "" {
 			a.nodeUse(node).replace(after)
 		}
@@ -68,7 +68,7 @@ func (a *applying) share(i *fleetv1.Instance, sign int64) {
 			a.t.nodeUse.Delete(node)
 		}
 	}
-	if holds(i) {
+	if Holds(i) {
 		p := a.projectUse(project)
 		p.AddInstance(spec, sign)
 		maps.DeleteFunc(p.Devices, func(_ string, n int64) bool { return n == 0 })
@@ -122,7 +122,7 @@ func (n *nodeUse) replace(i *fleetv1.Instance) {
 func (n *nodeUse) add(i *fleetv1.Instance) {
 	at, _ := n.find(i)
 	n.instances = slices.Insert(n.instances, at, i)
-	if !holds(i) {
+	if !Holds(i) {
 		return
 	}
 	n.Allocation = n.plus(shareOf(i.GetSpec()), 1)
@@ -135,7 +135,7 @@ func (n *nodeUse) remove(i *fleetv1.Instance) {
 	if at, ok := n.find(i); ok {
 		n.instances = slices.Delete(n.instances, at, at+1)
 	}
-	if !holds(i) {
+	if !Holds(i) {
 		return
 	}
 	n.Allocation = n.plus(shareOf(i.GetSpec()), -1)

@@ -51,7 +51,7 @@ func (a *applying) completed(planned *fleetv1.Instance) *fleetv1.Instance {
 	if ids := planned.GetSpec().GetDeviceIds(); len(ids) > 0 {
 		i.Spec.DeviceIds, i.Spec.DeviceModels = make([]string, len(ids)), make([]string, len(ids))
 		for at, id := range ids {
-			d := deviceOf(n, id)
+			d := DeviceOf(n, id)
 			i.Spec.DeviceIds[at], i.Spec.DeviceModels[at] = d.GetId(), d.GetModel()
 		}
 	}
@@ -129,7 +129,7 @@ func (a *applying) checkPlaced(i *fleetv1.Instance, s *fleetv1.Service, taken *p
 		return RejectCapacity, over
 	}
 	for _, id := range i.GetSpec().GetDeviceIds() {
-		d := deviceOf(n, id)
+		d := DeviceOf(n, id)
 		if d == nil {
 			return RejectNotFound, fmt.Sprintf("node %s has no device %s", node, id)
 		}
@@ -144,7 +144,8 @@ func (a *applying) checkPlaced(i *fleetv1.Instance, s *fleetv1.Service, taken *p
 	return a.devicesFree(i)
 }
 
-func deviceOf(n *fleetv1.Node, id string) *fleetv1.Device {
+// DeviceOf is nil when the node does not list the device.
+func DeviceOf(n *fleetv1.Node, id string) *fleetv1.Device {
 	for _, d := range n.GetFacts().GetDevices() {
 		if d.GetId() == id {
 			return d

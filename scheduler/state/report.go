@@ -16,7 +16,7 @@ func (a *applying) report(r *fleetv1.Report) {
 		}
 		for _, e := range ir.GetEvents() {
 			if e.GetSequence() > stored.GetObserved().GetSequence() {
-				a.reported(e, a.instanceRefs(stored))
+				a.reported(e, InstanceRefs(stored, get(a.t.nodes, stored.GetSpec().GetNode()).GetNode()))
 			}
 		}
 		if newer(stored.GetObserved(), ir.GetObserved()) {
@@ -30,7 +30,7 @@ func (a *applying) report(r *fleetv1.Report) {
 	}
 	n := get(a.t.nodes, r.GetNode()).GetNode()
 	for _, e := range r.GetNodeEvents() {
-		a.reported(e, []*fleetv1.ObjectRef{nodeRef(r.GetNode(), n)})
+		a.reported(e, []*fleetv1.ObjectRef{NodeRef(r.GetNode(), n)})
 	}
 }
 
@@ -53,16 +53,17 @@ func (a *applying) reported(e *fleetv1.ReportedEvent, refs []*fleetv1.ObjectRef)
 	a.event(event)
 }
 
-// instanceRefs are the instance, its service and its node.
-func (a *applying) instanceRefs(i *fleetv1.Instance) []*fleetv1.ObjectRef {
-	project, node := i.GetMeta().GetProject(), i.GetSpec().GetNode()
+// InstanceRefs refer to an instance, its service and its node, which is nil when it is gone.
+func InstanceRefs(i *fleetv1.Instance, n *fleetv1.Node) []*fleetv1.ObjectRef {
+	project := i.GetMeta().GetProject()
 	return []*fleetv1.ObjectRef{
 		{Kind: fleetv1.KindInstance, Id: i.GetMeta().GetId(), Name: i.GetMeta().GetName(), Project: project},
 		{Kind: fleetv1.KindService, Id: i.GetSpec().GetServiceId(), Name: i.GetSpec().GetServiceName(), Project: project},
-		nodeRef(node, get(a.t.nodes, node).GetNode()),
+		NodeRef(i.GetSpec().GetNode(), n),
 	}
 }
 
-func nodeRef(name string, n *fleetv1.Node) *fleetv1.ObjectRef {
+// NodeRef refers to a node from an event; n is nil when the node is gone.
+func NodeRef(name string, n *fleetv1.Node) *fleetv1.ObjectRef {
 	return &fleetv1.ObjectRef{Kind: fleetv1.KindNode, Id: n.GetMeta().GetId(), Name: name}
 }

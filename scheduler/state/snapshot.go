@@ -193,7 +193,7 @@ func (a *applying) noteModels(s *fleetv1.InstanceSpec) {
 		return
 	}
 	for _, id := range s.GetDeviceIds() {
-		s.DeviceModels = append(s.DeviceModels, deviceOf(n, id).GetModel())
+		s.DeviceModels = append(s.DeviceModels, DeviceOf(n, id).GetModel())
 	}
 }
 

@@ -92,12 +92,13 @@ func (v view) PoolMembers(pool *fleetv1.Pool) iter.Seq[*fleetv1.Node] {
 			return
 		}
 		v.t.nodes.Scan(func(_ string, o *fleetv1.Object) bool {
-			return !hasLabels(o.GetNode().GetFacts().GetLabels(), selector) || yield(o.GetNode())
+			return !HasLabels(o.GetNode().GetFacts().GetLabels(), selector) || yield(o.GetNode())
 		})
 	}
 }
 
-func hasLabels(labels, selector map[string]string) bool {
+// HasLabels says whether labels has all that a selector asks for.
+func HasLabels(labels, selector map[string]string) bool {
 	for k, want := range selector {
 		if got, ok := labels[k]; !ok || got != want {
 			return false

@@ -114,7 +114,7 @@ func (a *applying) missing(s, before *fleetv1.Service) string {
 
 // devicesFree refuses a second holder of a device.
 func (a *applying) devicesFree(i *fleetv1.Instance) (RejectReason, string) {
-	if !holds(i) {
+	if !Holds(i) {
 		return "", ""
 	}
 	for _, d := range i.GetSpec().GetDeviceIds() {
