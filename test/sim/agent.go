@@ -137,7 +137,9 @@ func (a *agent) report() {
 		if len(report.GetInstances()) == 0 {
 			return
 		}
-		if _, err := a.w.commit(&fleetv1.Command{Caller: "agent/" + a.name, Op: &fleetv1.Command_Report{Report: report}}); err != nil {
+		// When it isn't acknowledged, the agent connects to the next leader and tells everything again.
+		_, err := a.w.commit(&fleetv1.Command{Caller: "agent/" + a.name, Op: &fleetv1.Command_Report{Report: report}})
+		if err != nil && !a.w.chaos.deposed {
 			a.w.fault("report of %s: %v", a.name, err)
 		}
 	})
@@ -180,6 +182,7 @@ func (a *agent) start(l *local) {
 			a.fail(l, "device "+bad+" can't be used")
 			return
 		}
+		a.alone(l)
 		a.ports++
 		a.see(l, func(o *fleetv1.InstanceObserved) {
 			o.State, o.Ready, o.Health, o.StartTime = fleetv1.InstanceRunning, true, fleetv1.Healthy, timestamppb.New(a.w.now)
@@ -193,6 +196,23 @@ func (a *agent) start(l *local) {
 			})
 		}
 	})
+}
+
+// alone checks that no other container of the node has a device of the one that starts.
+func (a *agent) alone(l *local) {
+	for _, id := range slices.Sorted(maps.Keys(a.local)) {
+		o := a.local[id]
+		switch o.seen.GetState() {
+		case fleetv1.InstanceRunning, fleetv1.InstanceDraining, fleetv1.InstanceReclaiming:
+		default:
+			continue
+		}
+		for _, d := range o.spec.GetDeviceIds() {
+			if o != l && slices.Contains(l.spec.GetDeviceIds(), d) {
+				a.w.fault("instance %s starts on device %s of %s, which %s still works on", l.id, d, a.name, o.id)
+			}
+		}
+	}
 }
 
 // crashed ends a running container: one in five can't be restarted.
@@ -289,9 +309,12 @@ func (a *agent) awaitLease() {
 	})
 }
 
-// boot finds nothing running.
+// boot finds nothing running, and perhaps no journal.
 func (a *agent) boot() {
 	a.up = true
+	if a.w.chaos.befalls(a.w.chaos.Wipe) {
+		a.local, a.out, a.images = map[string]*local{}, nil, nil
+	}
 	a.boots++
 	a.facts = proto.CloneOf(a.facts)
 	a.facts.BootId = fmt.Sprintf("boot-%d", a.boots)

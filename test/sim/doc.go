@@ -25,6 +25,14 @@
 // those can't be restarted. Which images a node has is told at most once a minute. A crashed host finds nothing
 // running when it is back, and starts the next attempts.
 //
+// # Chaos
+//
+// Config.Chaos adds what a trace doesn't hold. An entry may be its leader's last: its proposer hears nothing, and every
+// other time it was not committed. What the leader proposes after that is refused; another one takes over, whose clock
+// is off by something else, every other time after a restart from its snapshot. Agents then tell everything again, and
+// operators repeat what they asked for under its request ID until they know the outcome. A crashed host may come
+// back without its journal.
+//
 // # What is checked
 //
 // A ledger follows every change, shares no code with what it checks, and looks at each entry:
@@ -37,6 +45,8 @@
 //   - strict spreading and anti-affinity are kept by what is placed
 //   - only preemptible instances of less priority are preempted
 //   - the store doesn't refuse what the planner has just planned from the same state
+//   - an operator's request takes effect once, however often it is sent
+//   - no container starts on a device that another one of its node still works on
 //
 // From time to time, and at the end, everything is checked: the ledger, the store's sums and its instances agree;
 // and no instance waits for which a plain search of all nodes finds room, unless a reservation, a quota or the pause
@@ -45,7 +55,8 @@
 //
 // # Sizes
 //
-// The tests run 200 nodes for half a day. The large run (make sim) is behind -sim.nodes, and may read a trace from a file
+// The tests run 200 nodes for half a day, and 24 nodes with chaos for an hour with each of three seeds; make soak runs
+// more seeds for longer (-sim.soak, -sim.hours). The large run (make sim) is behind -sim.nodes, and may read a trace from a file
 // (-sim.trace, -sim.jobs) or write the one that it made (-sim.write).
 //
 // What is in here for figures: Queue and Fragment in test/sim/quality compare the planner with first-fit and with

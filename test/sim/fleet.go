@@ -104,7 +104,11 @@ func (w *world) register(a *agent) bool {
 	if event != nil {
 		write.Events = append(write.Events, event)
 	}
-	return w.write("agent/"+a.name, write)
+	result, err := w.commit(&fleetv1.Command{Caller: "agent/" + a.name, Op: &fleetv1.Command_Write{Write: write}})
+	if err == nil && len(result.Rejections) > 0 {
+		w.fault("registration of %s refused: %v", a.name, result.Rejections)
+	}
+	return err == nil // else it connects again, to the next leader
 }
 
 // flavor is the name of the flavor for a shape, which is made when it is first asked for.

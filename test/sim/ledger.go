@@ -21,7 +21,8 @@ type ledger struct {
 	cleared  map[string]clearing // by node
 	// What the present step has touched.
 	touched map[string]*unit
-	seen    uint64 // strict services that were placed, of which a sample is checked
+	seen    uint64         // strict services that were placed, of which a sample is checked
+	effects map[string]int // how often each request changed something
 }
 
 type held struct{ node, device string }
@@ -64,7 +65,7 @@ type unit struct {
 
 func newLedger(w *world) *ledger {
 	return &ledger{w: w, holders: map[held]string{}, nodes: map[string]use{}, projects: map[string]*state.Usage{},
-		services: map[string]*account{}, cleared: map[string]clearing{}, touched: map[string]*unit{}}
+		services: map[string]*account{}, cleared: map[string]clearing{}, touched: map[string]*unit{}, effects: map[string]int{}}
 }
 
 func (l *ledger) account(id string) *account {
@@ -90,6 +91,9 @@ func stays(i *fleetv1.Instance) bool {
 func (l *ledger) applied(cmd *fleetv1.Command, result state.Result, sets []state.ChangeSet) {
 	if plan := cmd.GetPlan(); plan != nil {
 		l.planned(plan, result)
+	}
+	if id := cmd.GetRequestId(); id != "" && len(sets) > 0 {
+		l.effects[id]++
 	}
 	var placed []*fleetv1.Instance
 	for _, set := range sets {

@@ -108,11 +108,21 @@ func (w *world) Propose(_ context.Context, cmd *fleetv1.Command) (state.Result, 
 
 // commit proposes what does not come from the loops.
 func (w *world) commit(cmd *fleetv1.Command) (state.Result, error) {
-	cmd.Time, cmd.Introduced = timestamppb.New(w.now), state.Introduced(cmd)
+	cmd.Time, cmd.Introduced = timestamppb.New(w.clock()), state.Introduced(cmd)
 	return w.apply(cmd)
 }
 
 func (w *world) apply(cmd *fleetv1.Command) (state.Result, error) {
+	committed, lost := w.deposes()
+	if !committed {
+		return state.Result{}, lost
+	}
+	result, err := w.committed(cmd)
+	return result, errors.Join(err, lost)
+}
+
+// committed appends a command to the log and applies it.
+func (w *world) committed(cmd *fleetv1.Command) (state.Result, error) {
 	read, err := w.log.append(cmd)
 	if err != nil {
 		return state.Result{}, err

@@ -21,6 +21,7 @@ type Report struct {
 	Placements           int // instances; the members of a gang count each
 	Gangs                int
 	Preempted            int
+	Deposed              int // leaders that lost an entry, or its answer
 	MostPreempted        int // instances of one service
 	InVain               int // placements in room made by preemption, of no more priority than who still waits for it
 	Drains               int
@@ -246,6 +247,9 @@ func (r *Report) Table(to io.Writer) error {
 	row("simulated", "%s, %d nodes of %d devices", r.Simulated, r.Nodes, devices)
 	row("services", "%d, of them %d jobs, of which %d ran to their end", r.Services, r.Jobs, r.Done)
 	row("placements", "%d instances, of them %d gangs", r.Placements, r.Gangs)
+	if r.Deposed > 0 {
+		row("leaders deposed", "%d", r.Deposed)
+	}
 	row("preempted", "%d instances, at most %d of one service; %d times the room was taken by another", r.Preempted, r.MostPreempted, r.InVain)
 	row("drains", "%d, of which %d emptied their node: p50 %s  p99 %s  most %s", r.Drains, r.Drained.Count, round(r.Drained.P50), round(r.Drained.P99), round(r.Drained.Most))
 	row("waiting at the end", "%d", r.Waiting)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ type flags struct {
 	hours, trouble     float64
 	services, jobsLoad float64
 	trace, jobs, write string
+	soak               int
 }
 
 var large = readFlags()
@@ -34,6 +36,7 @@ func readFlags() *flags {
 	flag.StringVar(&f.trace, "sim.trace", "", "file of events to simulate instead of a synthetic trace")
 	flag.StringVar(&f.jobs, "sim.jobs", "", "CSV file of jobs to simulate instead of a synthetic trace")
 	flag.StringVar(&f.write, "sim.write", "", "file to which the trace is written")
+	flag.IntVar(&f.soak, "sim.soak", 0, "runs of random faults, with as many seeds, of -sim.hours each; 0 for a few short ones")
 	return f
 }
 
@@ -88,6 +91,25 @@ func TestSeedReproducesRun(t *testing.T) {
 	}
 	if first.LogSum == other.LogSum {
 		t.Error("another seed gives the same log")
+	}
+}
+
+// Leaders lose their last entry or its answer, clocks are off, hosts lose their journals, beside all that a trace holds.
+func TestRandomFaults(t *testing.T) {
+	seeds, hours := 3, 1.0
+	if large.soak > 0 {
+		seeds, hours = large.soak, large.hours
+	}
+	for seed := range uint64(seeds) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			r := simulate(t, Config{Seed: seed, Fleet: Fleet{Nodes: 24, PerRack: 6, Mixed: true},
+				Chaos: Chaos{Depose: 0.02, Skew: 400 * time.Millisecond, Wipe: 0.3},
+				Trace: trace.Synthetic(trace.Options{Seed: seed, Nodes: 24, Hours: hours, ServiceLoad: 0.5, JobLoad: 0.3, Trouble: 200})})
+			sound(t, r)
+			if r.Placements < 50 || r.Deposed < 5 {
+				t.Error("it was not what it should have been")
+			}
+		})
 	}
 }
 

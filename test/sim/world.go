@@ -20,6 +20,8 @@ type Config struct {
 	Seed  uint64
 	Fleet Fleet
 	Trace []trace.Event
+	// Chaos comes on top of the trace.
+	Chaos Chaos
 	// CheckEvery is how often everything is checked, in simulated time; default 10 min.
 	CheckEvery time.Duration
 	// Log takes the commands; the run ends with reading them back.
@@ -50,6 +52,7 @@ type world struct {
 	start    time.Time
 	now      time.Time
 	queue    queue
+	chaos    *chaos
 
 	store    *state.Store
 	feed     state.Feed
@@ -99,14 +102,14 @@ func newWorld(cfg Config) *world {
 	}
 	start := time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC)
 	w := &world{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 1)), ids: rand.New(rand.NewPCG(cfg.Seed, 2)), start: start, now: start,
-		store: state.New(), byName: map[string]*agent{}, jobs: map[string]*job{}}
+		chaos: newChaos(cfg.Chaos, cfg.Seed), store: state.New(), byName: map[string]*agent{}, jobs: map[string]*job{}}
 	w.sessions = &sessions{lost: map[string]bool{}}
 	w.log = newCommandLog(cfg.Log)
 	w.ledger = newLedger(w)
 	w.meter = newMeter(w)
 	w.feed = w.store.Subscribe()
 	w.loops = reconcile.New(reconcile.Config{State: w.store, Proposer: w, Sessions: w.sessions, Logger: cfg.Logger,
-		Now: func() time.Time { return w.now }, NewID: w.newID})
+		Now: w.clock, NewID: w.newID})
 	return w
 }
 
@@ -189,14 +192,20 @@ func (w *world) until(ctx context.Context, end time.Time) error {
 // step has the loops do all that they have to do now.
 func (w *world) step(ctx context.Context) error {
 	for range mostSteps {
+		w.elect()
 		stop := w.meter.pass()
-		next := w.term.Step(ctx, w.now)
+		next := w.term.Step(ctx, w.clock())
 		stop()
 		if w.log.err != nil {
 			return w.log.err
 		}
-		if next.IsZero() || next.After(w.now) {
-			w.wake = next
+		if w.chaos.deposed {
+			continue
+		}
+		if next.IsZero() || next.After(w.clock()) {
+			if w.wake = next; !next.IsZero() {
+				w.wake = next.Add(-w.chaos.offset)
+			}
 			w.ledger.quiet()
 			if w.due {
 				w.due = false
@@ -287,9 +296,9 @@ func (s *sessions) set(node string, lost bool) {
 	}
 }
 
-// write commits mutations as the API or a session would.
+// write commits mutations as the API would.
 func (w *world) write(caller string, write *fleetv1.Write) bool {
-	result, err := w.commit(&fleetv1.Command{Caller: caller, Op: &fleetv1.Command_Write{Write: write}})
+	result, err := w.insist(&fleetv1.Command{Caller: caller, Op: &fleetv1.Command_Write{Write: write}})
 	if err != nil || len(result.Rejections) > 0 {
 		w.fault("write of %s refused: %v %v", caller, result.Rejections, err)
 		return false
