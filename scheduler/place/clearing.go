@@ -128,6 +128,9 @@ func (c *clearer) hopeless(n *node, at int) bool {
 
 // softestFirst orders nodes by the least priority of their preemptible instances.
 func softestFirst(nodes []*node) []*node {
+	if len(nodes) < 2 {
+		return nodes
+	}
 	const most = 101 // priorities, and one for none
 	var by [most + 1][]*node
 	for _, n := range nodes {
