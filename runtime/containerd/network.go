@@ -187,6 +187,11 @@ func (n *network) detach(ctx context.Context, id string) error {
 	if errors.Is(err, fs.ErrNotExist) && !n.reserved(id) {
 		return nil
 	}
+	if !isNetns(path) { // the host was started anew: plugins take a missing file, but not one that is no namespace
+		if err := removeNetns(path); err != nil {
+			return err
+		}
+	}
 	if err := n.cni.DelNetworkList(ctx, n.conf, n.runtimeConf(id)); err != nil {
 		return fmt.Errorf("detach from network: %w", err)
 	}
