@@ -174,8 +174,11 @@ next:
 // overQuota says that the project may have no such instance more, were it on nodes like this one.
 func (l *ledger) overQuota(view state.ReadView, svc *fleetv1.Service, v *fleetv1.ServiceVersion, node string) bool {
 	q, used := view.Quota(svc.GetMeta().GetProject()).GetSpec(), l.projects[svc.GetMeta().GetProject()]
-	if q == nil || used == nil {
+	if q == nil {
 		return false
+	}
+	if used == nil { // it never held anything
+		used = &state.Usage{}
 	}
 	members := int64(max(v.GetNodes(), 1))
 	model := ""
