@@ -59,6 +59,9 @@
 // A write to the log that takes longer than StallLimit is reported by Failed too: with a hung disk a
 // leader's heartbeats go on, and nothing else does.
 //
+// When a majority is lost for good, Recover makes a stopped scheduler the only voter. Writes that were acknowledged without it are lost; it
+// tells first what is known, and changes nothing unless that is confirmed.
+//
 // A snapshot is written after the events of its entries are durable (EventSink.Flush); after a restart the
 // entries since the snapshot are applied again, and their events are appended again.
 //
