@@ -87,6 +87,8 @@ func toStatus(err error) error {
 		return status.Error(codes.Unavailable, "this scheduler is not the leader: ask another one")
 	case errors.Is(err, raftstore.ErrUnknown):
 		return status.Error(codes.Unknown, "the outcome is unknown, the write may have happened: look, or send it again with the same request ID")
+	case errors.Is(err, raftstore.ErrDiskFull):
+		return status.Error(codes.ResourceExhausted, raftstore.ErrDiskFull.Error())
 	case errors.As(err, &image):
 		return status.Error(imageCode(image), image.Error())
 	case errors.Is(err, context.Canceled):

@@ -306,6 +306,10 @@ func TestFaultsOfTheLog(t *testing.T) {
 	if resp, err := w.deploy(iris(nil), "lost"); err != nil || resp.GetService() == nil {
 		t.Errorf("sent again: %v", err)
 	}
+	w.fault = fmt.Errorf("propose: %w", raftstore.ErrDiskFull)
+	if _, err := w.deploy(iris(nil), "full"); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("disk full: %v", err)
+	}
 	w.fault = &raftstore.NotLeaderError{Leader: "10.0.0.9:7402"}
 	_, err = w.services().DeleteService(t.Context(), &fleetv1.DeleteServiceRequest{Name: "iris"})
 	if s := status.Convert(err); s.Code() != codes.Unavailable || !strings.Contains(s.Message(), "not the leader: ask another one") || strings.Contains(s.Message(), "7402") {

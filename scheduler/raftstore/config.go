@@ -31,6 +31,8 @@ type Config struct {
 	// last one; TrailingLogs entries are kept for followers that are a little behind.
 	SnapshotInterval                time.Duration
 	SnapshotThreshold, TrailingLogs uint64
+	// SegmentSize is that of the log's files, in bytes; one entry may make one bigger.
+	SegmentSize int64
 	// StallLimit is how long one write to the log may take before the store reports itself as failed.
 	StallLimit time.Duration
 }
@@ -46,6 +48,7 @@ func DefaultConfig() Config {
 		SnapshotInterval:  2 * time.Minute,
 		SnapshotThreshold: 8192,
 		TrailingLogs:      4096,
+		SegmentSize:       16 << 20,
 		StallLimit:        15 * time.Second,
 	}
 }
@@ -68,6 +71,9 @@ func (c Config) withDefaults() Config {
 		if *f.have == 0 {
 			*f.have = *f.want
 		}
+	}
+	if c.SegmentSize == 0 {
+		c.SegmentSize = d.SegmentSize
 	}
 	if c.Addr == "" {
 		c.Addr = d.Addr

@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -57,7 +59,7 @@ func TestDamageIsRefusedOrHarmless(t *testing.T) {
 	cfg.TrailingLogs = 2
 	s, st := mustOpen(t, cfg, nil)
 	awaitLeader(t, s)
-	for i := range 12 {
+	for i := range 60 {
 		propose(t, s, fmt.Sprint("f", i))
 		if i == 7 {
 			if err := s.Snapshot(testContext(t)); err != nil {
@@ -65,17 +67,17 @@ func TestDamageIsRefusedOrHarmless(t *testing.T) {
 			}
 		}
 	}
-	if n := len(st.View().Flavors()); n != 12 {
+	if n := len(st.View().Flavors()); n != 60 {
 		t.Fatalf("%d flavors", n)
 	}
-	head := s.logs.head
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	want := kept{s.logs.head.ID, s.logs.head.Stable, s.logs.log.bounds}
 	damaged := t.TempDir()
 	refused := map[string]int{}
 	err := filepath.WalkDir(filepath.Join(cfg.DataDir, "raft"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || d.Name() == "lock" {
+		if err != nil || d.IsDir() || d.Name() == "lock" || d.Name() == fileSpare {
 			return err
 		}
 		good, err := os.ReadFile(path)
@@ -91,7 +93,7 @@ func TestDamageIsRefusedOrHarmless(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(damaged, rel), bad, 0o600); err != nil {
 				return err
 			}
-			if checkDamaged(t, damaged, rel, places[i], head) {
+			if checkDamaged(t, damaged, rel, places[i], want, 1) {
 				refused[d.Name()]++
 			}
 		}
@@ -100,14 +102,14 @@ func TestDamageIsRefusedOrHarmless(t *testing.T) {
 			if err := os.Truncate(filepath.Join(damaged, rel), int64(size)); err != nil {
 				return err
 			}
-			checkDamaged(t, damaged, rel, -size, head)
+			checkDamaged(t, damaged, rel, -size, want, 1)
 		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{fileLog, fileID, "state.bin", "meta.json"} {
+	for _, name := range []string{fileHead, "0000000000000001.segment", "0000000000000002.segment", fileID, "state.bin", "meta.json"} {
 		if refused[name] == 0 {
 			t.Errorf("no damage of %s was found", name)
 		}
@@ -115,7 +117,7 @@ func TestDamageIsRefusedOrHarmless(t *testing.T) {
 	t.Logf("refused: %v", refused)
 }
 
-// used are the places of the bytes that are not zero: most of a bbolt file is empty.
+// used are the places of the bytes that are not zero: most of a segment is empty.
 func used(b []byte) (places []int) {
 	for i, c := range b {
 		if c != 0 {
@@ -125,11 +127,17 @@ func used(b []byte) (places []int) {
 	return places
 }
 
+// kept is what must still be there.
+type kept struct {
+	id     string
+	stable map[string]string
+	bounds bounds
+}
+
 // checkDamaged opens the files without running Raft, and says whether they were refused.
-func checkDamaged(t *testing.T, dir, rel string, at int, want head) bool {
+func checkDamaged(t *testing.T, dir, rel string, at int, want kept, snapshotCount int) bool {
 	t.Helper()
-	s := &Store{cfg: testConfig(dir).withDefaults()}
-	s.stall = newStallWatch(time.Hour, func(error) {})
+	s := newStore(testConfig(dir).withDefaults(), nil, nil)
 	defer s.stall.close()
 	snapshots, err := s.openFiles(filepath.Join(dir, "raft"))
 	if s.logs != nil {
@@ -150,14 +158,25 @@ func checkDamaged(t *testing.T, dir, rel string, at int, want head) bool {
 		t.Errorf("%s, byte %d: %v", rel, at, err)
 		return true
 	}
-	got := s.logs.head
-	if got.First != want.First || got.Last != want.Last || got.ID != want.ID || fmt.Sprint(got.Stable) != fmt.Sprint(want.Stable) {
+	if got := (kept{s.logs.head.ID, s.logs.head.Stable, s.logs.log.bounds}); !reflect.DeepEqual(got, want) {
 		t.Errorf("%s, byte %d: opened with %+v, want %+v", rel, at, got, want)
 	}
-	if metas, err := snapshots.List(); err != nil || len(metas) != 1 {
+	if metas, err := snapshots.List(); err != nil || len(metas) != snapshotCount {
 		t.Errorf("%s, byte %d: %d snapshots, %v", rel, at, len(metas), err)
 	}
 	return false
+}
+
+// hang makes every write to the log wait until the answer is called, as a disk that doesn't answer does.
+func hang(s *Store) (release func()) {
+	gate := make(chan struct{})
+	s.logs.writing.Lock()
+	defer s.logs.writing.Unlock()
+	s.logs.sync = func(f *os.File) error {
+		<-gate
+		return fdatasync(f)
+	}
+	return sync.OnceFunc(func() { close(gate) })
 }
 
 func TestStallIsReported(t *testing.T) {
@@ -165,10 +184,8 @@ func TestStallIsReported(t *testing.T) {
 	cfg.StallLimit = 20 * time.Millisecond
 	s, _ := mustOpen(t, cfg, nil)
 	awaitLeader(t, s)
-	lock, err := s.logs.db.Begin(true) // holds up every write, as a disk that doesn't answer does
-	if err != nil {
-		t.Fatal(err)
-	}
+	release := hang(s)
+	defer release()
 	ctx, cancel := context.WithCancel(testContext(t))
 	defer cancel()
 	hanging := make(chan error, 1)
@@ -188,9 +205,7 @@ func TestStallIsReported(t *testing.T) {
 	if err := <-hanging; !errors.Is(err, ErrUnknown) {
 		t.Errorf("the write that hangs: %v", err)
 	}
-	if err := lock.Rollback(); err != nil {
-		t.Error(err)
-	}
+	release()
 }
 
 func TestDamagedEntryStopsApplying(t *testing.T) {

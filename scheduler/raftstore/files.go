@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,11 +13,11 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Files below <data dir>/raft: "lock", "id" (this scheduler's UUID), "raft.db" (log and stable values,
-// which also hold the UUID) and "snapshots".
+// Files below <data dir>/raft: "lock", "id" (this scheduler's UUID), "log" (with the stable values and the UUID) and
+// "snapshots".
 const (
 	fileID        = "id"
-	fileLog       = "raft.db"
+	dirLog        = "log"
 	dirSnapshots  = "snapshots"
 	keepSnapshots = 2
 )
@@ -33,26 +34,30 @@ func (s *Store) openFiles(dir string) (raft.SnapshotStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	path, idPath := filepath.Join(dir, fileLog), filepath.Join(dir, fileID)
+	c := s.logConfig(dir)
+	idPath := filepath.Join(dir, fileID)
 	marker, err := readIfExists(idPath)
 	if err != nil {
 		return nil, err
 	}
-	switch _, err := os.Stat(path); {
+	if err := takeOver(filepath.Join(dir, fileFormerLog), c); err != nil {
+		return nil, err
+	}
+	switch _, err := os.Stat(c.dir); {
 	case err == nil:
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	case marker != "" || newest > 0:
-		return nil, &CorruptError{File: path, Err: errors.New("the file is missing, but this scheduler had one")}
+		return nil, &CorruptError{File: c.dir, Err: errors.New("the directory is missing, but this scheduler had one")}
 	default:
-		if err := createLogStore(path, uuid.NewString()); err != nil {
-			return nil, fmt.Errorf("create %s: %w", path, err)
+		if err := createLog(c, head{ID: uuid.NewString()}, nil); err != nil {
+			return nil, fmt.Errorf("create %s: %w", c.dir, err)
 		}
 	}
-	if s.logs, err = openLogStore(path, s.stall); err != nil {
+	if s.logs, err = openLog(c); err != nil {
 		return nil, err
 	}
-	s.id = s.logs.id()
+	s.id = s.logs.head.ID
 	switch marker {
 	case s.id:
 	case "": // the first start, or one that ended before this line
@@ -60,19 +65,25 @@ func (s *Store) openFiles(dir string) (raft.SnapshotStore, error) {
 			return nil, err
 		}
 	default:
-		return nil, &CorruptError{File: idPath, Err: fmt.Errorf("it says that this is scheduler %q, %s that it is %q", marker, path, s.id)}
+		return nil, &CorruptError{File: idPath, Err: fmt.Errorf("it says that this is scheduler %q, %s that it is %q", marker, c.dir, s.id)}
 	}
-	return sealed, s.joinLog(path, newest)
+	return sealed, s.joinLog(dir, newest)
+}
+
+func (s *Store) logConfig(dir string) logConfig {
+	return logConfig{
+		dir: filepath.Join(dir, dirLog), segmentSize: s.cfg.SegmentSize, stall: s.stall, fail: s.fail, sync: fdatasync, logger: s.cfg.Logger,
+	}
 }
 
 // joinLog checks that log and newest snapshot meet, and drops a log that ends before the snapshot: a crash
 // came between installing the leader's snapshot and clearing the log.
-func (s *Store) joinLog(path string, snapshot uint64) error {
-	first, last := s.logs.head.First, s.logs.head.Last
+func (s *Store) joinLog(dir string, snapshot uint64) error {
+	first, last := s.logs.log.First, s.logs.log.Last
 	switch {
 	case first > snapshot+1:
 		return &CorruptError{
-			File: filepath.Join(filepath.Dir(path), dirSnapshots),
+			File: filepath.Join(dir, dirSnapshots),
 			Err:  fmt.Errorf("the newest snapshot ends at entry %d, but the log begins at %d", snapshot, first),
 		}
 	case last != 0 && last < snapshot:
@@ -114,4 +125,15 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+func seal(body []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), checksum(body)), body...)
+}
+
+func unseal(b []byte) ([]byte, error) {
+	if len(b) < 4 || binary.BigEndian.Uint32(b) != checksum(b[4:]) {
+		return nil, errors.New("its CRC32C is wrong")
+	}
+	return b[4:], nil
 }

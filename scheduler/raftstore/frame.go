@@ -19,7 +19,12 @@ const (
 
 var errFrame = errors.New("log entry is damaged")
 
-func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
+func checksum(b []byte) uint32 { return checksumAfter(0, b) }
+
+// checksumAfter goes on from the checksum of what comes before b.
+func checksumAfter(sum uint32, b []byte) uint32 {
+	return crc32.Update(sum, crc32.MakeTable(crc32.Castagnoli), b) // which is made once
+}
 
 func encodeFrame(cmd *fleetv1.Command) ([]byte, error) {
 	b, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, frameHeader, frameHeader+256), cmd)
@@ -31,14 +36,22 @@ func encodeFrame(cmd *fleetv1.Command) ([]byte, error) {
 	return b, nil
 }
 
-func decodeFrame(b []byte) (*fleetv1.Command, error) {
+// checkFrame says whether the bytes are those that were proposed.
+func checkFrame(b []byte) error {
 	switch {
 	case len(b) < frameHeader:
-		return nil, fmt.Errorf("%w: it has %d bytes", errFrame, len(b))
+		return fmt.Errorf("%w: it has %d bytes", errFrame, len(b))
 	case b[0] != frameVersion:
-		return nil, fmt.Errorf("%w: it has version %d, this scheduler reads %d", errFrame, b[0], frameVersion)
+		return fmt.Errorf("%w: it has version %d, this scheduler reads %d", errFrame, b[0], frameVersion)
 	case binary.BigEndian.Uint32(b[1:frameHeader]) != checksum(b[frameHeader:]):
-		return nil, fmt.Errorf("%w: its CRC32C is wrong", errFrame)
+		return fmt.Errorf("%w: its CRC32C is wrong", errFrame)
+	}
+	return nil
+}
+
+func decodeFrame(b []byte) (*fleetv1.Command, error) {
+	if err := checkFrame(b); err != nil {
+		return nil, err
 	}
 	cmd := &fleetv1.Command{}
 	if err := proto.Unmarshal(b[frameHeader:], cmd); err != nil {

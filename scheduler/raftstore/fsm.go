@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
@@ -18,6 +19,7 @@ type fsm struct {
 	st       *state.Store
 	sink     EventSink
 	progress progress
+	ahead    ahead
 	fail     func(error)
 
 	mu     sync.Mutex
@@ -26,21 +28,47 @@ type fsm struct {
 
 var errStopped = errors.New("the scheduler has stopped applying its log")
 
-func (f *fsm) Apply(l *raft.Log) any {
-	if err := f.stopped(); err != nil {
-		return err
+func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch implements raft.BatchingFSM: what was committed together is applied together.
+func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	answers := make([]any, len(logs))
+	commands, err := make([]state.Indexed, 0, len(logs)), f.stopped()
+	for i := 0; i < len(logs) && err == nil; i++ {
+		if logs[i].Type != raft.LogCommand {
+			continue
+		}
+		cmd := f.ahead.take(logs[i].Data)
+		if cmd == nil {
+			cmd, err = decodeFrame(logs[i].Data)
+		}
+		if err != nil {
+			// Going on would make this scheduler differ from the others.
+			err = f.stop(fmt.Errorf("apply entry %d: %w", logs[i].Index, err))
+			break
+		}
+		commands = append(commands, state.Indexed{Index: logs[i].Index, Command: cmd})
 	}
-	cmd, err := decodeFrame(l.Data)
-	if err != nil {
-		// Going on would make this scheduler differ from the others.
-		return f.stop(fmt.Errorf("apply entry %d: %w", l.Index, err))
+	applied := f.st.ApplyAll(commands)
+	next := 0
+	for i, l := range logs {
+		switch {
+		case l.Type != raft.LogCommand:
+		case next < len(applied):
+			a := applied[next]
+			if len(a.Events) > 0 && f.sink != nil {
+				f.sink.Append(l.Index, a.Events)
+			}
+			answers[i] = a.Result
+			next++
+		default:
+			answers[i] = err
+		}
 	}
-	result, events := f.st.Apply(l.Index, cmd)
-	if len(events) > 0 && f.sink != nil {
-		f.sink.Append(l.Index, events)
+	if n := len(commands); n > 0 {
+		f.progress.advance(commands[n-1].Index)
 	}
-	f.progress.advance(l.Index)
-	return result
+	return answers
 }
 
 func (f *fsm) stop(err error) error {
@@ -99,6 +127,39 @@ func (s *fsmSnapshot) write(w io.Writer) error {
 }
 
 func (s *fsmSnapshot) Release() {}
+
+// ahead holds commands by their entries while they are proposed, so that they need not be decoded where they were
+// encoded.
+type ahead struct {
+	mu       sync.Mutex
+	commands map[*byte]*fleetv1.Command // by the entry's first byte
+}
+
+// put does so until the answer is called.
+func (a *ahead) put(entry []byte, cmd *fleetv1.Command) (forget func()) {
+	if cmd.GetWrite() == nil { // the store would keep parts of it, and the proposer may, too
+		return func() {}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.commands == nil {
+		a.commands = map[*byte]*fleetv1.Command{}
+	}
+	a.commands[&entry[0]] = cmd
+	return func() { a.take(entry) }
+}
+
+// take answers nil for an entry that isn't being proposed here.
+func (a *ahead) take(entry []byte) *fleetv1.Command {
+	if len(entry) == 0 {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	cmd := a.commands[&entry[0]]
+	delete(a.commands, &entry[0])
+	return cmd
+}
 
 // progress is up to which index everything is applied, with a way to wait for it.
 type progress struct {

@@ -1,242 +1,205 @@
 package raftstore
 
 import (
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"log/slog"
+	"maps"
 	"os"
+	"path/filepath"
+	"strconv"
 	"sync"
-	"time"
+	"syscall"
 
 	"github.com/hashicorp/raft"
-	"go.etcd.io/bbolt"
-
-	"github.com/drover-fleet/drover/scheduler/boltfile"
 )
 
-// logStore keeps Raft's log and its stable values in one bbolt file. Every value carries its CRC32C.
-// One record, rewritten in each transaction, says which entries there must be and holds all stable values,
-// so that a value that vanished is found as well as one that changed.
-type logStore struct {
-	db    *bbolt.DB
-	stall *stallWatch
-
-	mu   sync.Mutex
-	head head
-}
-
-// head is the record. First and Last are 0 while the log is empty.
-type head struct {
-	ID          string
-	First, Last uint64
-	Stable      map[string][]byte
-}
-
+// recentBytes bounds what is kept in memory of the log's end for followers and for being applied. An entry that
+// places a thousand instances has a megabyte.
 const (
-	bucketLog  = "log"
-	bucketHead = "head"
-	keyHead    = "head"
+	recentBytes = 16 << 20
+	recentEntry = 512 // what is kept with each
 )
 
 var errNotFound = errors.New("not found") // Raft compares this text
 
-func openBolt(path string) (*bbolt.DB, error) {
-	return bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
-	})
+// logStore keeps Raft's log and its stable values in a directory: a head and segments. After a write that has failed
+// nothing is known of the disk, so nothing is written any more until the files have been read again.
+type logStore struct {
+	logConfig
+	headFile *os.File
+	spare    *spare
+
+	writing sync.Mutex // held by one write at a time, and by no reader
+	broken  error      // writing: why nothing is written any more
+	buf     []byte     // writing
+
+	mu       sync.RWMutex // guards what follows; never held while the disk is waited for, reads excepted
+	head     head
+	segments []*segment // from head.First to head.Last
+	log      replay
+	recent   recent
 }
 
-// createLogStore makes an empty file at path for the scheduler id; it appears whole or not at all.
-func createLogStore(path, id string) error {
-	next := path + ".new"
-	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	db, err := openBolt(next)
-	if err != nil {
-		return err
-	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		if _, err := tx.CreateBucket([]byte(bucketLog)); err != nil {
-			return err
-		}
-		if _, err := tx.CreateBucket([]byte(bucketHead)); err != nil {
-			return err
-		}
-		return putHead(tx, head{ID: id})
-	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		return err
-	}
-	return os.Rename(next, path)
+// logConfig is what a log needs to know.
+type logConfig struct {
+	dir         string
+	segmentSize int64
+	stall       *stallWatch
+	fail        func(error)          // told of writes that failed; it doesn't block
+	sync        func(*os.File) error // fdatasync; tests make it fail
+	logger      *slog.Logger
 }
 
-// openLogStore opens an existing file and reads all of it. Any damage is an error.
-func openLogStore(path string, stall *stallWatch) (*logStore, error) {
-	if err := boltfile.Check(path); err != nil {
-		return nil, &CorruptError{File: path, Err: err}
-	}
-	s := &logStore{stall: stall}
-	err := boltfile.Guard(func() (err error) {
-		s.db, err = openBolt(path)
-		return err
-	})
-	var panicked *boltfile.PanicError
-	switch {
-	case errors.As(err, &panicked):
-		return nil, &CorruptError{File: path, Err: err}
-	case err != nil:
-		return nil, fmt.Errorf("open %s: %w", path, err)
-	}
-	if err := boltfile.Guard(func() error { return s.db.View(s.verify) }); err != nil {
-		return nil, errors.Join(&CorruptError{File: path, Err: err}, s.db.Close())
-	}
-	return s, nil
+// segment is an open file of the log.
+type segment struct {
+	header
+	path string
+	file *os.File
+	used int64 // where the next record comes
 }
 
-// verify reads the head and every entry.
-func (s *logStore) verify(tx *bbolt.Tx) error {
-	logs, heads := tx.Bucket([]byte(bucketLog)), tx.Bucket([]byte(bucketHead))
-	if logs == nil || heads == nil {
-		return errors.New("a table is missing")
-	}
-	body, err := unseal(heads.Get([]byte(keyHead)))
-	if err != nil {
-		return fmt.Errorf("its head: %w", err)
-	}
-	if err := json.Unmarshal(body, &s.head); err != nil {
-		return fmt.Errorf("its head: %w", err)
-	}
-	want := s.head.First
-	c := logs.Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		var l raft.Log
-		switch err := decodeLog(v, &l); {
-		case err != nil:
-			return fmt.Errorf("entry %x: %w", k, err)
-		case len(k) != 8 || binary.BigEndian.Uint64(k) != l.Index || l.Index != want:
-			return fmt.Errorf("entry %d is where entry %d belongs", l.Index, want)
-		}
-		if l.Type == raft.LogCommand {
-			if _, err := decodeFrame(l.Data); err != nil {
-				return fmt.Errorf("entry %d: %w", l.Index, err)
-			}
-		}
-		want++
-	}
-	if s.head.Last != 0 && want != s.head.Last+1 || s.head.Last == 0 && want != 0 {
-		return fmt.Errorf("entries %d to %d are missing", want, s.head.Last)
-	}
-	return nil
+// recent are the last entries of the log.
+type recent struct {
+	logs  []*raft.Log
+	bytes int
 }
 
-func seal(body []byte) []byte {
-	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), checksum(body)), body...)
+func (r *recent) add(logs []*raft.Log) {
+	for _, l := range logs {
+		r.logs = append(r.logs, l)
+		r.bytes += recentEntry + len(l.Data)
+	}
+	n := 0
+	for r.bytes > recentBytes && n < len(r.logs)-1 {
+		r.bytes -= recentEntry + len(r.logs[n].Data)
+		n++
+	}
+	clear(r.logs[:n])
+	r.logs = r.logs[n:]
 }
 
-func unseal(b []byte) ([]byte, error) {
-	if len(b) < 4 || binary.BigEndian.Uint32(b) != checksum(b[4:]) {
-		return nil, errors.New("its CRC32C is wrong")
+func (r *recent) get(index uint64) *raft.Log {
+	if len(r.logs) == 0 || index < r.logs[0].Index || index > r.logs[len(r.logs)-1].Index {
+		return nil
 	}
-	return b[4:], nil
+	return r.logs[index-r.logs[0].Index]
 }
 
-func putHead(tx *bbolt.Tx, h head) error {
-	body, err := json.Marshal(h)
-	if err != nil {
-		return err
-	}
-	return tx.Bucket([]byte(bucketHead)).Put([]byte(keyHead), seal(body))
-}
-
-// encodeLog is index, term, type, time of appending, length of the extensions, extensions, data.
-func encodeLog(l *raft.Log) []byte {
-	b := make([]byte, 0, 29+len(l.Extensions)+len(l.Data))
-	b = binary.BigEndian.AppendUint64(b, l.Index)
-	b = binary.BigEndian.AppendUint64(b, l.Term)
-	b = append(b, byte(l.Type))
-	var appended int64
-	if !l.AppendedAt.IsZero() {
-		appended = l.AppendedAt.UnixNano()
-	}
-	b = binary.BigEndian.AppendUint64(b, uint64(appended))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(l.Extensions)))
-	return seal(append(append(b, l.Extensions...), l.Data...))
-}
-
-func decodeLog(v []byte, l *raft.Log) error {
-	b, err := unseal(v)
-	if err != nil {
-		return err
-	}
-	if len(b) < 29 || uint64(len(b)-29) < uint64(binary.BigEndian.Uint32(b[25:])) {
-		return errors.New("it is too short")
-	}
-	*l = raft.Log{Index: binary.BigEndian.Uint64(b), Term: binary.BigEndian.Uint64(b[8:]), Type: raft.LogType(b[16])}
-	if ns := int64(binary.BigEndian.Uint64(b[17:])); ns != 0 {
-		l.AppendedAt = time.Unix(0, ns)
-	}
-	// bbolt's memory is gone after the transaction.
-	rest := append([]byte(nil), b[29:]...)
-	if n := binary.BigEndian.Uint32(b[25:]); n > 0 {
-		l.Extensions, rest = rest[:n:n], rest[n:]
-	}
-	l.Data = rest
-	return nil
-}
-
-func indexKey(i uint64) []byte { return binary.BigEndian.AppendUint64(nil, i) }
-
-// update changes the head and, by do, the log in one durable transaction.
-func (s *logStore) update(change func(*head), do func(*bbolt.Bucket) error) error {
+// write runs one change of the files.
+func (s *logStore) write(do func() error) error {
 	defer s.stall.begin()()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	next := s.head
-	change(&next)
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		if do != nil {
-			if err := do(tx.Bucket([]byte(bucketLog))); err != nil {
-				return err
-			}
-		}
-		return putHead(tx, next)
-	})
-	if err != nil {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if s.broken != nil {
+		return fmt.Errorf("write the Raft log: %w", s.broken)
+	}
+	if err := do(); err != nil {
 		return fmt.Errorf("write the Raft log: %w", err)
 	}
-	s.head = next
+	return nil
+}
+
+// breaks notes that a write has failed half done.
+func (s *logStore) breaks(err error) error {
+	if err != nil {
+		s.broken = fmt.Errorf("a write to the disk has failed: %w", err)
+		s.fail(fmt.Errorf("write the Raft log: %w", s.broken))
+	}
+	return err
+}
+
+// append writes records to the end of the log, waits for the disk, and marks them as durable.
+func (s *logStore) append(records []byte, last uint64) error {
+	tail := s.tail()
+	if _, err := tail.file.WriteAt(records, tail.used); err != nil {
+		return s.breaks(err)
+	}
+	if err := s.sync(tail.file); err != nil {
+		return s.breaks(err)
+	}
+	tail.used += int64(len(records))
+	mark := appendNumbers(records[:0], kindMark, tail.Salt, tail.used, last)
+	if _, err := tail.file.WriteAt(mark, tail.used); err != nil {
+		return s.breaks(err)
+	}
+	tail.used += int64(len(mark))
+	return nil
+}
+
+func (s *logStore) tail() *segment { return s.segments[len(s.segments)-1] }
+
+// putHead overwrites the head.
+func (s *logStore) putHead(h head) error {
+	b, err := h.encode()
+	if err != nil {
+		return err
+	}
+	if _, err := s.headFile.WriteAt(b, 0); err != nil {
+		return s.breaks(err)
+	}
+	if err := s.sync(s.headFile); err != nil {
+		return s.breaks(err)
+	}
+	s.mu.Lock()
+	s.head = h
+	s.mu.Unlock()
+	return nil
+}
+
+// room makes sure that so many bytes and a mark fit into the last segment. When the disk is full it answers ErrDiskFull:
+// nothing has changed then.
+func (s *logStore) room(bytes int) error {
+	if s.tail().used+int64(bytes)+markSize <= int64(s.tail().Size) {
+		return nil
+	}
+	next, err := s.addSegment(segmentHeader + int64(bytes) + markSize)
+	if err != nil {
+		return err
+	}
+	h := s.head
+	h.Last, h.Used = next.Seq, next.used
+	if err := s.putHead(h); err != nil {
+		return errors.Join(err, next.file.Close())
+	}
+	s.mu.Lock()
+	s.segments = append(s.segments, next)
+	s.mu.Unlock()
 	return nil
 }
 
 // IsMonotonic tells Raft that entries are without gaps: it clears the log when it installs a snapshot.
 func (s *logStore) IsMonotonic() bool { return true }
 
-func (s *logStore) FirstIndex() (uint64, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.head.First, nil
+func (s *logStore) bounds() bounds {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.log.bounds
 }
 
-func (s *logStore) LastIndex() (uint64, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.head.Last, nil
-}
+func (s *logStore) FirstIndex() (uint64, error) { return s.bounds().First, nil }
+
+func (s *logStore) LastIndex() (uint64, error) { return s.bounds().Last, nil }
 
 func (s *logStore) GetLog(index uint64, l *raft.Log) error {
-	return s.db.View(func(tx *bbolt.Tx) error {
-		v := tx.Bucket([]byte(bucketLog)).Get(indexKey(index))
-		if v == nil {
-			return raft.ErrLogNotFound
-		}
-		if err := decodeLog(v, l); err != nil {
-			return fmt.Errorf("entry %d: %w", index, err)
-		}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if index == 0 || index < s.log.First || index > s.log.Last {
+		return raft.ErrLogNotFound
+	}
+	if have := s.recent.get(index); have != nil {
+		*l = *have
 		return nil
-	})
+	}
+	p := s.log.places[index-s.log.from]
+	b := make([]byte, p.size)
+	if _, err := p.in.file.ReadAt(b, p.at); err != nil {
+		return fmt.Errorf("read entry %d of the Raft log: %w", index, err)
+	}
+	if kind, payload, _ := readRecord(b, p.in.Salt, p.at); kind == kindEntry && decodeEntry(payload, l) == nil && l.Index == index {
+		return nil
+	}
+	return &CorruptError{File: p.in.path, Err: fmt.Errorf("entry %d at byte %d is not what was written", index, p.at)}
 }
 
 func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
@@ -245,86 +208,174 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
 	}
-	first, last := logs[0].Index, logs[len(logs)-1].Index
-	if have, _ := s.LastIndex(); have != 0 && first != have+1 {
-		return fmt.Errorf("write the Raft log: entry %d doesn't follow entry %d", first, have)
+	return s.write(func() error { return s.storeLogs(logs) })
+}
+
+func (s *logStore) storeLogs(logs []*raft.Log) error {
+	size := 0
+	for i, l := range logs {
+		if before := s.log.Last + uint64(i); l.Index != before+1 && (s.log.Last != 0 || i > 0 && l.Index != logs[i-1].Index+1) {
+			return fmt.Errorf("entry %d doesn't follow entry %d", l.Index, before)
+		}
+		size += entrySize(l)
 	}
-	return s.update(func(h *head) {
-		if h.First == 0 {
-			h.First = first
-		}
-		h.Last = last
-	}, func(b *bbolt.Bucket) error {
-		b.FillPercent = 0.9 // entries are only ever appended
-		for _, l := range logs {
-			if err := b.Put(indexKey(l.Index), encodeLog(l)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	if err := s.room(size); err != nil {
+		return err
+	}
+	tail := s.tail()
+	places := make([]place, 0, len(logs))
+	b := s.buf[:0]
+	for _, l := range logs {
+		from, at := len(b), tail.used+int64(len(b))
+		b = appendEntry(b, l, tail.Salt, at)
+		places = append(places, place{tail, at, int32(len(b) - from)})
+	}
+	last := logs[len(logs)-1].Index
+	if err := s.append(b, last); err != nil {
+		return err
+	}
+	if s.buf = b; cap(b) > recentBytes {
+		s.buf = nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.log.Last == 0 {
+		s.log.First, s.log.from, s.log.places = logs[0].Index, logs[0].Index, nil
+	}
+	s.log.Last = last
+	s.log.places = append(s.log.places, places...)
+	s.recent.add(logs)
+	return nil
 }
 
 // DeleteRange deletes from one end of the log; Raft asks for nothing else.
 func (s *logStore) DeleteRange(low, high uint64) error {
-	return s.update(func(h *head) {
+	return s.write(func() error {
+		b := s.log.bounds
 		switch {
-		case low <= h.First && high >= h.Last:
-			h.First, h.Last = 0, 0
-		case low <= h.First:
-			h.First = max(h.First, high+1)
+		case b.Last == 0 || high < b.First || low > b.Last:
+			return nil
+		case low <= b.First && high >= b.Last:
+			b = bounds{}
+		case low <= b.First:
+			b.First = high + 1
+		case high >= b.Last:
+			b.Last = low - 1
 		default:
-			h.Last = min(h.Last, low-1)
-		}
-	}, func(b *bbolt.Bucket) error {
-		if low > s.head.First && high < s.head.Last {
 			return fmt.Errorf("entries %d to %d are in the middle of the log", low, high)
 		}
-		c := b.Cursor()
-		for k, _ := c.Seek(indexKey(low)); k != nil && binary.BigEndian.Uint64(k) <= high; k, _ = c.Seek(indexKey(low)) {
-			if err := c.Delete(); err != nil {
-				return err
-			}
+		if err := s.room(boundsSize); err != nil {
+			return err
 		}
-		return nil
+		if err := s.append(appendNumbers(s.buf[:0], kindBounds, s.tail().Salt, s.tail().used, b.First, b.Last), b.Last); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		if b.Last != s.log.Last {
+			s.recent = recent{}
+		}
+		s.log.to(b)
+		s.mu.Unlock()
+		return s.dropSegments()
 	})
 }
 
+// dropSegments removes the segments before that of the first entry.
+func (s *logStore) dropSegments() error {
+	first := s.tail().Seq
+	if len(s.log.places) > 0 {
+		first = s.log.places[0].in.Seq
+	}
+	n := first - s.head.First
+	if n == 0 {
+		return nil
+	}
+	h := s.head
+	h.First, h.Used = first, s.tail().used
+	if err := s.putHead(h); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	old := s.segments[:n:n]
+	s.segments = append([]*segment(nil), s.segments[n:]...)
+	s.mu.Unlock()
+	var errs []error
+	for _, seg := range old {
+		errs = append(errs, seg.file.Close(), os.Remove(seg.path))
+	}
+	return s.breaks(errors.Join(errs...))
+}
+
 func (s *logStore) Set(key, value []byte) error {
-	return s.update(func(h *head) {
-		stable := make(map[string][]byte, len(h.Stable)+1)
-		for k, v := range h.Stable {
-			stable[k] = v
+	return s.write(func() error {
+		h := s.head
+		h.Used = s.tail().used
+		if h.Stable = maps.Clone(h.Stable); h.Stable == nil {
+			h.Stable = map[string]string{}
 		}
-		stable[string(key)] = append([]byte(nil), value...)
-		h.Stable = stable
-	}, nil)
+		h.Stable[string(key)] = string(value)
+		return s.putHead(h)
+	})
 }
 
 func (s *logStore) Get(key []byte) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	v, ok := s.head.Stable[string(key)]
 	if !ok {
 		return nil, errNotFound
 	}
-	return append([]byte(nil), v...), nil
+	return []byte(v), nil
 }
 
-func (s *logStore) SetUint64(key []byte, value uint64) error { return s.Set(key, indexKey(value)) }
+func (s *logStore) SetUint64(key []byte, value uint64) error {
+	return s.Set(key, strconv.AppendUint(nil, value, 10))
+}
 
 func (s *logStore) GetUint64(key []byte) (uint64, error) {
 	v, err := s.Get(key)
-	if err != nil || len(v) != 8 {
+	if err != nil {
 		return 0, err
 	}
-	return binary.BigEndian.Uint64(v), nil
+	return strconv.ParseUint(string(v), 10, 64)
 }
 
-func (s *logStore) id() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.head.ID
+// Close writes down how far the log reaches.
+func (s *logStore) Close() error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if errors.Is(s.broken, os.ErrClosed) {
+		return nil
+	}
+	s.spare.close()
+	var errs []error
+	if s.broken == nil && len(s.segments) > 0 {
+		h := s.head
+		h.Used = s.tail().used
+		errs = append(errs, s.sync(s.tail().file), s.putHead(h))
+	}
+	for _, seg := range s.segments {
+		errs = append(errs, seg.file.Close())
+	}
+	s.broken = os.ErrClosed
+	return errors.Join(append(errs, s.headFile.Close())...)
 }
 
-func (s *logStore) Close() error { return s.db.Close() }
+func fdatasync(f *os.File) error {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sync error
+	if err := c.Control(func(fd uintptr) {
+		for sync = syscall.EINTR; errors.Is(sync, syscall.EINTR); {
+			sync = syscall.Fdatasync(int(fd))
+		}
+	}); err != nil {
+		return err
+	}
+	if sync != nil {
+		return fmt.Errorf("fdatasync %s: %w", filepath.Base(f.Name()), sync)
+	}
+	return nil
+}

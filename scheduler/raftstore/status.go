@@ -62,9 +62,8 @@ func (s *Store) Status() Status {
 	if s.raft.State() != raft.Leader {
 		st.LastContact = s.raft.LastContact()
 	}
-	s.logs.mu.Lock()
-	st.FirstIndex, st.LogEnd = s.logs.head.First, s.logs.head.Last
-	s.logs.mu.Unlock()
+	b := s.logs.bounds()
+	st.FirstIndex, st.LogEnd = b.First, b.Last
 	if _, err := fmt.Sscan(s.raft.Stats()["last_snapshot_index"], &st.LastSnapshotIndex); err != nil {
 		st.LastSnapshotIndex = 0
 	}

@@ -24,9 +24,8 @@ const (
 	verifyTimeout  = 10 * time.Second
 )
 
-// cachedEntries is how many entries are kept in memory for followers and for being applied: twice what one
-// message carries, since an entry that places a thousand instances has a megabyte.
-const cachedEntries = 128
+// maxAppendEntries is how many entries go to the disk, and to another scheduler, in one write.
+const maxAppendEntries = 256
 
 // Store is one scheduler's part of the Raft cluster. All methods may be called by anyone at any time.
 type Store struct {
@@ -42,6 +41,8 @@ type Store struct {
 	leading  atomic.Bool
 	leaderCh chan bool
 	failed   chan error
+	failing  sync.Once
+	ending   chan struct{} // closed by the first fail
 	stop     chan struct{}
 	watching sync.WaitGroup // the goroutines of Open
 	calls    sync.WaitGroup // goroutines that wait for Raft's answers
@@ -57,9 +58,7 @@ func Open(cfg Config, st *state.Store, sink EventSink) (_ *Store, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open raft store: %w", err)
 	}
-	s := &Store{cfg: cfg, leaderCh: make(chan bool), failed: make(chan error, 1), stop: make(chan struct{})}
-	s.fsm = &fsm{st: st, sink: sink, fail: s.fail}
-	s.stall = newStallWatch(cfg.StallLimit, s.fail)
+	s := newStore(cfg, st, sink)
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("open raft store: %w", err), s.release())
@@ -78,6 +77,15 @@ func Open(cfg Config, st *state.Store, sink EventSink) (_ *Store, err error) {
 	return s, nil
 }
 
+func newStore(cfg Config, st *state.Store, sink EventSink) *Store {
+	s := &Store{
+		cfg: cfg, leaderCh: make(chan bool), failed: make(chan error, 1), ending: make(chan struct{}), stop: make(chan struct{}),
+	}
+	s.fsm = &fsm{st: st, sink: sink, fail: s.fail}
+	s.stall = newStallWatch(cfg.StallLimit, s.fail)
+	return s
+}
+
 // start runs Raft on the opened files.
 func (s *Store) start(snapshots raft.SnapshotStore) error {
 	logger := &hlogger{to: s.cfg.Logger.With("part", "raft")}
@@ -92,6 +100,23 @@ func (s *Store) start(snapshots raft.SnapshotStore) error {
 	s.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: raftStream{stream, s.cfg.Advertise}, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: logger,
 	})
+	conf := s.raftConfig()
+	notify := make(chan bool, 16)
+	conf.NotifyCh = notify
+	if s.cfg.Bootstrap {
+		if err := s.bootstrap(conf, snapshots); err != nil {
+			return err
+		}
+	}
+	var err error
+	if s.raft, err = raft.NewRaft(conf, s.fsm, s.logs, s.logs, snapshots, s.trans); err != nil {
+		return err
+	}
+	s.watching.Go(func() { s.followLeadership(notify) })
+	return s.hurryAlone()
+}
+
+func (s *Store) raftConfig() *raft.Config {
 	conf := raft.DefaultConfig()
 	conf.ProtocolVersion = 3
 	conf.LocalID = raft.ServerID(s.id)
@@ -99,24 +124,10 @@ func (s *Store) start(snapshots raft.SnapshotStore) error {
 	conf.LeaderLeaseTimeout = s.cfg.LeaderLease
 	conf.SnapshotInterval, conf.SnapshotThreshold = s.cfg.SnapshotInterval, s.cfg.SnapshotThreshold
 	conf.TrailingLogs = s.cfg.TrailingLogs
+	conf.MaxAppendEntries = maxAppendEntries
 	conf.NoLegacyTelemetry = true
-	conf.Logger = logger
-	notify := make(chan bool, 16)
-	conf.NotifyCh = notify
-	cache, err := raft.NewLogCache(cachedEntries, s.logs)
-	if err != nil {
-		return err
-	}
-	if s.cfg.Bootstrap {
-		if err := s.bootstrap(conf, cache, snapshots); err != nil {
-			return err
-		}
-	}
-	if s.raft, err = raft.NewRaft(conf, s.fsm, cache, s.logs, snapshots, s.trans); err != nil {
-		return err
-	}
-	s.watching.Go(func() { s.followLeadership(notify) })
-	return s.hurryAlone()
+	conf.Logger = &hlogger{to: s.cfg.Logger.With("part", "raft")}
+	return conf
 }
 
 // hurryAlone makes the only voter stand for election at once instead of listening for another leader first. Raft
@@ -134,36 +145,42 @@ func (s *Store) hurryAlone() error {
 	return s.raft.ReloadConfig(reload)
 }
 
-func (s *Store) bootstrap(conf *raft.Config, logs raft.LogStore, snapshots raft.SnapshotStore) error {
-	exists, err := raft.HasExistingState(logs, s.logs, snapshots)
+func (s *Store) bootstrap(conf *raft.Config, snapshots raft.SnapshotStore) error {
+	exists, err := raft.HasExistingState(s.logs, s.logs, snapshots)
 	if err != nil || exists {
 		return err
 	}
 	self := raft.Server{Suffrage: raft.Voter, ID: conf.LocalID, Address: s.trans.LocalAddr()}
-	return raft.BootstrapCluster(conf, logs, s.logs, snapshots, s.trans, raft.Configuration{Servers: []raft.Server{self}})
+	return raft.BootstrapCluster(conf, s.logs, s.logs, snapshots, s.trans, raft.Configuration{Servers: []raft.Server{self}})
 }
 
-// fail reports that the process must end; only the first report is kept.
+// fail reports that the process must end, and has Raft stop; only the first report is kept.
 func (s *Store) fail(err error) {
 	s.cfg.Logger.Error("the Raft store has failed: this scheduler must stop", "error", err)
-	select {
-	case s.failed <- err:
-	default:
-	}
+	s.failing.Do(func() {
+		s.failed <- err
+		close(s.ending)
+	})
 }
 
-// Failed answers once when this scheduler can't go on: its disk hangs, or an entry can't be applied. The
-// process should exit at once, without waiting for Close.
+// Failed answers once when this scheduler can't go on: its disk hangs or fails, or an entry can't be applied. It takes no
+// part in elections any more. The process should exit at once, without waiting for Close.
 func (s *Store) Failed() <-chan error { return s.failed }
 
 // followLeadership announces leadership after everything committed before it has been applied.
 func (s *Store) followLeadership(notify <-chan bool) {
 	var pending chan bool // s.leaderCh while there is something to announce
 	var value bool
+	ending := s.ending
 	for {
 		select {
 		case <-s.stop:
 			return
+		case <-ending: // Raft panics when a vote can't be written
+			ending = nil
+			s.raft.Shutdown()
+			s.leading.Store(false)
+			pending, value = s.leaderCh, false
 		case leads := <-notify:
 			if leads && !s.caughtUp() {
 				continue // lost again, which comes next
@@ -247,15 +264,19 @@ func (s *Store) release() error {
 }
 
 // Propose commits the command and answers what applying it did. ErrUnknown: it may still be applied;
-// *NotLeaderError: it wasn't and won't be.
+// *NotLeaderError and ErrDiskFull: it wasn't and won't be.
 func (s *Store) Propose(ctx context.Context, cmd *fleetv1.Command) (state.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return state.Result{}, fmt.Errorf("propose: %w", err)
+	}
+	if s.leading.Load() && s.logs.spare.full.Load() {
+		return state.Result{}, fmt.Errorf("propose: %w", ErrDiskFull)
 	}
 	data, err := encodeFrame(cmd)
 	if err != nil {
 		return state.Result{}, fmt.Errorf("propose: %w", err)
 	}
+	defer s.fsm.ahead.put(data, cmd)()
 	f := s.raft.Apply(data, enqueueTimeout(ctx))
 	if err := s.await(ctx, f); err != nil {
 		return state.Result{}, fmt.Errorf("propose: %w", s.mapped(err))
@@ -292,7 +313,7 @@ func (s *Store) await(ctx context.Context, f raft.Future) error {
 // mapped says what Raft's errors mean to a caller.
 func (s *Store) mapped(err error) error {
 	switch {
-	case errors.Is(err, ErrUnknown):
+	case errors.Is(err, ErrUnknown), errors.Is(err, ErrDiskFull): // a leader writes to its own log first
 		return err
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		_, addr := s.Leader()

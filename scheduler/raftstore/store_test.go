@@ -44,7 +44,7 @@ func (s *sinkRecorder) Flush(index uint64) error {
 
 func testConfig(dir string) Config {
 	return Config{
-		DataDir: dir, Addr: "127.0.0.1:0", Bootstrap: true, Logger: slog.New(slog.DiscardHandler),
+		DataDir: dir, Addr: "127.0.0.1:0", Bootstrap: true, Logger: slog.New(slog.DiscardHandler), SegmentSize: 4096,
 		HeartbeatTimeout: 100 * time.Millisecond, ElectionTimeout: 100 * time.Millisecond, LeaderLease: 80 * time.Millisecond,
 	}
 }
@@ -159,7 +159,7 @@ func TestDataDirIsLocked(t *testing.T) {
 }
 
 func TestMissingFilesAreNotStartingEmpty(t *testing.T) {
-	for _, file := range []string{fileLog, dirSnapshots, fileID} {
+	for _, file := range []string{dirLog, dirSnapshots, fileID} {
 		t.Run(file, func(t *testing.T) {
 			cfg := testConfig(t.TempDir())
 			cfg.TrailingLogs = 1

@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -40,27 +41,70 @@ const (
 // their IDs. cmd is not changed, but the store may keep parts of it: the caller must not write to it
 // afterwards.
 func (s *Store) Apply(index uint64, cmd *fleetv1.Command) (Result, []*fleetv1.Event) {
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	a := s.begin(index, cmd.GetTime())
-	result := a.command(cmd)
-	if len(result.Rejections) > 0 && len(a.changes) == 0 {
-		a = s.begin(index, cmd.GetTime()) // a refused Write has left half of itself in the tables
-	}
-	if cmd.GetRequestId() != "" && !result.Repeated && (len(a.changes) > 0 || len(result.Rejections) == 0) {
-		a.remember(cmd)
-	}
-	a.t.index = index
-	s.current.Store(a.t)
-	if len(a.changes) > 0 {
-		s.feeds.publish(ChangeSet{Index: index, Changes: a.changes})
-	}
-	return result, a.events
+	applied := s.ApplyAll([]Indexed{{index, cmd}})
+	return applied[0].Result, applied[0].Events
 }
 
-func (s *Store) begin(index uint64, time *timestamppb.Timestamp) *applying {
+// Indexed is a command with its Raft index.
+type Indexed struct {
+	Index   uint64
+	Command *fleetv1.Command
+}
+
+// Applied is what a command did.
+type Applied struct {
+	Result Result
+	Events []*fleetv1.Event
+}
+
+// ApplyAll applies commands one after the other, as Apply does. Views see the last of them, or none, so that
+// the tables are copied once.
+func (s *Store) ApplyAll(commands []Indexed) []Applied {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	t := s.current.Load().copy()
+	out := make([]Applied, len(commands))
+	var changed []ChangeSet
+	for i, c := range commands {
+		a := s.begin(t, c)
+		if !allOrNothing(c.Command) {
+			a.t = t.copy()
+		}
+		result := a.command(c.Command)
+		if len(result.Rejections) > 0 && len(a.changes) == 0 {
+			a = s.begin(t, c) // a refused Write has left half of itself in its own tables
+		}
+		if c.Command.GetRequestId() != "" && !result.Repeated && (len(a.changes) > 0 || len(result.Rejections) == 0) {
+			a.remember(c.Command)
+		}
+		t = a.t
+		t.index = c.Index
+		if len(a.changes) > 0 {
+			changed = append(changed, ChangeSet{Index: c.Index, Changes: a.changes})
+		}
+		out[i] = Applied{result, a.events}
+	}
+	s.current.Store(t)
+	for _, set := range changed {
+		s.feeds.publish(set)
+	}
+	return out
+}
+
+// allOrNothing says that a command changes no table before it is known that it isn't refused.
+func allOrNothing(cmd *fleetv1.Command) bool {
+	switch op := cmd.GetOp().(type) {
+	case *fleetv1.Command_Write:
+		return len(op.Write.GetMutations()) <= 1
+	case *fleetv1.Command_Report, *fleetv1.Command_Reports:
+		return true
+	}
+	return false
+}
+
+func (s *Store) begin(t *tables, c Indexed) *applying {
 	s.writers++
-	return &applying{view: view{s.current.Load().copy()}, alike: &s.alike, writer: s.writers, index: index, time: time, touched: map[Key]int{}}
+	return &applying{view: view{t}, alike: &s.alike, writer: s.writers, index: c.Index, time: c.Command.GetTime()}
 }
 
 // applying is one command on its way into the store. Its tables are its own.
@@ -71,7 +115,7 @@ type applying struct {
 	index   uint64
 	time    *timestamppb.Timestamp
 	changes []Change
-	touched map[Key]int // place of the object's change in changes
+	touched map[Key]int // places of the objects in changes, when they are many
 	events  []*fleetv1.Event
 }
 
@@ -153,10 +197,9 @@ func (a *applying) set(key Key, o *fleetv1.Object) {
 // changed records a change, one per object, and moves on the generation of the assignment set that the
 // change belongs to.
 func (a *applying) changed(key Key, before, after *fleetv1.Object) {
-	if i, ok := a.touched[key]; ok {
+	if i := a.change(key); i >= 0 {
 		a.changes[i].After = after
 	} else {
-		a.touched[key] = len(a.changes)
 		a.changes = append(a.changes, Change{Key: key, Before: before, After: after})
 	}
 	if key.Kind == fleetv1.KindInstance {
@@ -164,6 +207,24 @@ func (a *applying) changed(key Key, before, after *fleetv1.Object) {
 			a.bump(node)
 		}
 	}
+}
+
+// change answers the place of an object's change, or -1. Most commands have few: a map costs more than looking at them.
+func (a *applying) change(key Key) int {
+	const few = 8
+	if len(a.changes) <= few {
+		return slices.IndexFunc(a.changes, func(c Change) bool { return c.Key == key })
+	}
+	if a.touched == nil {
+		a.touched = map[Key]int{}
+	}
+	for i := len(a.touched); i < len(a.changes); i++ {
+		a.touched[a.changes[i].Key] = i
+	}
+	if i, ok := a.touched[key]; ok {
+		return i
+	}
+	return -1
 }
 
 // assignmentsChanged names the nodes whose assignment sets differ by the change of one instance.

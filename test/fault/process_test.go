@@ -243,7 +243,7 @@ func TestDataDirectories(t *testing.T) {
 	m.Agent.Stop()
 	m.Scheduler.Stop()
 	for _, broken := range []struct{ daemon, file string }{
-		{"scheduler", find(t, m.SchedulerDir(), "raft.db")}, {"agent", find(t, m.AgentDir(), "journal.db")},
+		{"scheduler", find(t, m.SchedulerDir(), "0000000000000001.segment")}, {"agent", find(t, m.AgentDir(), "journal.db")},
 	} {
 		good, err := os.ReadFile(broken.file)
 		if err != nil {
