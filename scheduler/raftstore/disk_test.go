@@ -169,8 +169,8 @@ func TestFailedDisk(t *testing.T) {
 	s.logs.writing.Lock()
 	s.logs.sync = fdatasync
 	s.logs.writing.Unlock()
-	if _, err := s.Propose(testContext(t), flavorCommand("c")); !errors.Is(err, ErrUnknown) {
-		t.Errorf("propose after the disk has failed once: %v", err)
+	if _, err := s.Propose(testContext(t), flavorCommand("c")); err == nil { // Raft may have stepped down, or have stopped
+		t.Error("a write after the disk has failed once is acknowledged")
 	}
 	for ctx := testContext(t); s.raft.State() != raft.Shutdown; { // an election would end in a panic
 		select {
