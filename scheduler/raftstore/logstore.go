@@ -54,9 +54,10 @@ type logConfig struct {
 // segment is an open file of the log.
 type segment struct {
 	header
-	path string
-	file *os.File
-	used int64 // where the next record comes
+	path   string
+	file   *os.File
+	used   int64 // where the next record comes
+	synced int64 // so far it is durable; the last mark need not be
 }
 
 // recent are the last entries of the log.
@@ -119,6 +120,7 @@ func (s *logStore) append(records []byte, last uint64) error {
 		return s.breaks(err)
 	}
 	tail.used += int64(len(records))
+	tail.synced = tail.used
 	mark := appendNumbers(records[:0], kindMark, tail.Salt, tail.used, last)
 	if _, err := tail.file.WriteAt(mark, tail.used); err != nil {
 		return s.breaks(err)
@@ -158,7 +160,7 @@ func (s *logStore) room(bytes int) error {
 		return err
 	}
 	h := s.head
-	h.Last, h.Used = next.Seq, next.used
+	h.Last, h.Used = next.Seq, next.synced
 	if err := s.putHead(h); err != nil {
 		return errors.Join(err, next.file.Close())
 	}
@@ -291,7 +293,7 @@ func (s *logStore) dropSegments() error {
 		return nil
 	}
 	h := s.head
-	h.First, h.Used = first, s.tail().used
+	h.First, h.Used = first, s.tail().synced
 	if err := s.putHead(h); err != nil {
 		return err
 	}
@@ -309,7 +311,7 @@ func (s *logStore) dropSegments() error {
 func (s *logStore) Set(key, value []byte) error {
 	return s.write(func() error {
 		h := s.head
-		h.Used = s.tail().used
+		h.Used = s.tail().synced
 		if h.Stable = maps.Clone(h.Stable); h.Stable == nil {
 			h.Stable = map[string]string{}
 		}
@@ -349,16 +351,26 @@ func (s *logStore) Close() error {
 	}
 	s.spare.close()
 	var errs []error
-	if s.broken == nil && len(s.segments) > 0 {
-		h := s.head
-		h.Used = s.tail().used
-		errs = append(errs, s.sync(s.tail().file), s.putHead(h))
+	if s.broken == nil {
+		errs = append(errs, s.settled())
 	}
 	for _, seg := range s.segments {
 		errs = append(errs, seg.file.Close())
 	}
 	s.broken = os.ErrClosed
 	return errors.Join(append(errs, s.headFile.Close())...)
+}
+
+// settled makes the last mark durable and writes down that it is.
+func (s *logStore) settled() error {
+	tail := s.tail()
+	if err := s.sync(tail.file); err != nil {
+		return s.breaks(err)
+	}
+	tail.synced = tail.used
+	h := s.head
+	h.Used = tail.synced
+	return s.putHead(h)
 }
 
 func fdatasync(f *os.File) error {

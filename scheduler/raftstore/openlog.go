@@ -94,9 +94,7 @@ func openLog(c logConfig) (_ *logStore, err error) {
 	if err := s.log.whole(); err != nil {
 		return nil, &CorruptError{File: c.path(s.head.First), Err: err}
 	}
-	h := s.head
-	h.Used = s.tail().used
-	if err := s.putHead(h); err != nil {
+	if err := s.settled(); err != nil {
 		return nil, err
 	}
 	s.spare = newSpare(filepath.Join(c.dir, fileSpare), c.segmentSize, func(err error) {
@@ -174,7 +172,7 @@ func (s *logStore) openSegment(seq uint64) error {
 	if seq != s.head.Last {
 		return nil
 	}
-	return s.settle(seg, marked, b)
+	return s.rewrite(seg, marked, b)
 }
 
 // readSegment answers where the last mark ends.
@@ -191,9 +189,9 @@ func (s *logStore) readSegment(seg *segment, b []byte) (marked int64, err error)
 	return marked, nil
 }
 
-// settle makes what was read of the last segment durable, and puts zeros where an append has ended half done, which was
-// never acknowledged. What has no mark is written again: when its fsync has failed, the kernel takes it for clean.
-func (s *logStore) settle(seg *segment, marked int64, b []byte) error {
+// rewrite puts zeros where an append has ended half done, which was never acknowledged, and writes what has no mark
+// again: when its fsync has failed, the kernel takes it for clean.
+func (s *logStore) rewrite(seg *segment, marked int64, b []byte) error {
 	end := int64(len(b))
 	for end > seg.used && b[end-1] == 0 {
 		end--
@@ -203,16 +201,14 @@ func (s *logStore) settle(seg *segment, marked int64, b []byte) error {
 			"file", seg.path, "at", seg.used, "bytes", end-seg.used)
 		clear(b[seg.used:end])
 	}
-	if _, err := seg.file.WriteAt(b[marked:end], marked); err != nil {
-		return err
-	}
-	return s.sync(seg.file)
+	_, err := seg.file.WriteAt(b[marked:end], marked)
+	return err
 }
 
 // addSegment makes the next segment.
 func (s *logStore) addSegment(size int64) (*segment, error) {
 	h := header{Seq: s.head.Last + 1, Size: uint64(max(size, s.segmentSize)), Salt: rand.Uint64(), bounds: s.log.bounds}
-	seg := &segment{header: h, path: s.path(h.Seq), used: segmentHeader}
+	seg := &segment{header: h, path: s.path(h.Seq), used: segmentHeader, synced: segmentHeader}
 	err := s.spare.use(int64(h.Size), func(f *os.File) error {
 		seg.file = f
 		if _, err := f.WriteAt(h.encode(), 0); err != nil {

@@ -24,8 +24,9 @@ const (
 	verifyTimeout  = 10 * time.Second
 )
 
-// maxAppendEntries is how many entries go to the disk, and to another scheduler, in one write.
-const maxAppendEntries = 256
+// maxAppendEntries is how many entries go to the disk, and to another scheduler, in one write. One that places a thousand
+// instances has a megabyte.
+const maxAppendEntries = 128
 
 // Store is one scheduler's part of the Raft cluster. All methods may be called by anyone at any time.
 type Store struct {
@@ -264,7 +265,8 @@ func (s *Store) release() error {
 }
 
 // Propose commits the command and answers what applying it did. ErrUnknown: it may still be applied;
-// *NotLeaderError and ErrDiskFull: it wasn't and won't be.
+// *NotLeaderError and ErrDiskFull: it wasn't and won't be. cmd must not be changed meanwhile, and not after ErrUnknown
+// either: it may be applied as it is.
 func (s *Store) Propose(ctx context.Context, cmd *fleetv1.Command) (state.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return state.Result{}, fmt.Errorf("propose: %w", err)

@@ -21,8 +21,8 @@ import (
 )
 
 // BenchmarkWrites measures acknowledged writes of 256 bytes, each writer waiting for the answer to one before it sends the
-// next, with all voters in one process and on one disk: by Propose, where each writer updates an object of its own, and by a bare Raft
-// with the same log, the same settings and snapshots switched off, whose state machine does nothing.
+// next, with all voters in one process and on one disk: by Propose, where each writer updates an object of its own, and by a
+// bare Raft with the same log and settings, whose state machine does nothing.
 func BenchmarkWrites(b *testing.B) {
 	for _, voters := range []int{1, 3} {
 		for _, writers := range []int{1, 64, 256} {
