@@ -35,7 +35,7 @@ func (k *Keeper) hold(c net.Conn, s tls.ConnectionState, usage x509.ExtKeyUsage)
 	if err != nil {
 		return nil, err
 	}
-	held := &conn{Conn: c, keeper: k, peer: p, chain: s.PeerCertificates, usage: usage, since: time.Now()}
+	held := &conn{Conn: c, keeper: k, peer: p, chain: s.PeerCertificates, usage: usage, since: unexpired(s.PeerCertificates[0])}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	// What was believed in the handshake may have been revoked since.

@@ -17,6 +17,9 @@
 //     new root yet is led to it by the old one. So the new root issues from its first moment.
 //   - A Keeper's generation (certificate, key, trust) is one file, replaced at once: after a crash there is the old
 //     or the new one, never a mixture. ca.pem beside it is a copy for operators.
+//   - Between schedulers, where Raft runs, an expired certificate is still believed: a cluster that was off for longer
+//     than a lifetime could otherwise never elect the leader who renews. It is not where others are let in, and
+//     revocations of schedulers are kept for ever.
 //   - TLS 1.3 alone, without session tickets: each connection is checked in full.
 //   - A join token carries the digest of the root's certificate. Schedulers send their roots along in the handshake,
 //     so that a host which knows nothing but the digest can check the scheduler before it sends the secret.

@@ -258,6 +258,14 @@ func TestExpired(t *testing.T) {
 	if err := whoami(t, addr, agent.ClientCredentials()); status.Code(err) != codes.Unavailable {
 		t.Errorf("it is let in: %v", err)
 	}
+	s1, s2 := c.member(fleetv1.RoleScheduler, "s1"), c.member(fleetv1.RoleScheduler, "s2")
+	c.certify(s1, fleetv1.RoleScheduler, "s1", time.Now().Add(-3*time.Minute), time.Minute)
+	if err := errors.Join(peers(t, s1, s2), peers(t, s2, s1)); err != nil {
+		t.Errorf("schedulers among themselves: %v", err)
+	}
+	if err := whoami(t, serve(t, s2, &service{}), s1.ClientCredentials()); status.Code(err) != codes.Unavailable {
+		t.Errorf("a scheduler elsewhere: %v", err)
+	}
 }
 
 // A new root issues at once: who knows only the old one is led to it, until the old one is dropped.

@@ -3,12 +3,12 @@ package identity
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"regexp"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -17,11 +17,17 @@ import (
 // tokenPrefix begins every join token; the number is that of its form.
 const tokenPrefix = "drover-join-1"
 
+// validSecret has at least 128 bits as base32.
+var validSecret = regexp.MustCompile(`^[A-Z2-7]{26,64}$`)
+
 // Token is what a join token says: whom to believe, and the secret that lets the host in.
 type Token struct {
 	CA     [sha256.Size]byte // SHA-256 of a root's certificate
 	Secret string
 }
+
+// NewToken is the token of a cluster whose root has the certificate.
+func NewToken(root []byte, secret string) Token { return Token{sha256.Sum256(root), secret} }
 
 // String is the token as the operator hands it over.
 func (t Token) String() string {
@@ -38,7 +44,7 @@ func ParseToken(text string) (Token, error) {
 	if n, err := hex.Decode(t.CA[:], []byte(parts[1])); err != nil || n != len(t.CA) || len(parts[1]) != hex.EncodedLen(n) {
 		return Token{}, errors.New("the join token's digest is damaged: copy the whole token")
 	}
-	if b, err := base64.RawURLEncoding.DecodeString(t.Secret); err != nil || len(b) < 16 {
+	if !validSecret.MatchString(t.Secret) {
 		return Token{}, errors.New("the join token's secret is damaged: copy the whole token")
 	}
 	return t, nil

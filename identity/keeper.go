@@ -42,6 +42,12 @@ type Keeper struct {
 	changed chan struct{} // closed by a change
 }
 
+// Exists says whether a directory holds the identity of a member.
+func Exists(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, memberFile))
+	return err == nil
+}
+
 // Open reads what the directory holds, and makes it when there is none.
 func Open(dir string, log *slog.Logger) (*Keeper, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {

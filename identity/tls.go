@@ -19,19 +19,23 @@ func (k *Keeper) ServerTLS() *tls.Config {
 			if len(s.PeerCertificates) == 0 {
 				return nil
 			}
-			_, err := k.verify(s.PeerCertificates, x509.ExtKeyUsageClientAuth)
+			_, err := k.verify(s.PeerCertificates, x509.ExtKeyUsageClientAuth, now)
 			return err
 		},
 	}
 }
 
-// PeerTLS is for the connections between schedulers, both ends: nobody else is let in, or talked to.
+// PeerTLS is for the connections between schedulers, both ends: nobody else is let in, or talked to. A certificate may
+// have expired.
 func (k *Keeper) PeerTLS() *tls.Config {
 	c := k.ClientTLS()
 	server := k.ServerTLS()
 	server.ClientAuth = tls.RequireAnyClientCert
 	server.VerifyConnection = func(s tls.ConnectionState) error {
-		return k.verifyScheduler(s, x509.ExtKeyUsageClientAuth)
+		return k.verifyScheduler(s, x509.ExtKeyUsageClientAuth, unexpired)
+	}
+	c.VerifyConnection = func(s tls.ConnectionState) error {
+		return k.verifyScheduler(s, x509.ExtKeyUsageServerAuth, unexpired)
 	}
 	c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return server, nil }
 	return c
@@ -45,7 +49,7 @@ func (k *Keeper) ClientTLS() *tls.Config {
 		// Host names aren't checked, which the library can't do without; VerifyConnection checks all the rest.
 		InsecureSkipVerify: true, //nolint:gosec // see above
 		VerifyConnection: func(s tls.ConnectionState) error {
-			return k.verifyScheduler(s, x509.ExtKeyUsageServerAuth)
+			return k.verifyScheduler(s, x509.ExtKeyUsageServerAuth, now)
 		},
 	}
 }
@@ -64,8 +68,19 @@ func (k *Keeper) clientCertificate(*tls.CertificateRequestInfo) (*tls.Certificat
 	return nil, ErrNone
 }
 
-func (k *Keeper) verifyScheduler(s tls.ConnectionState, usage x509.ExtKeyUsage) error {
-	p, err := k.verify(s.PeerCertificates, usage)
+// now is when certificates are checked.
+func now(*x509.Certificate) time.Time { return time.Now() }
+
+// unexpired is a time at which the certificate has not expired.
+func unexpired(c *x509.Certificate) time.Time {
+	if at := time.Now(); at.Before(c.NotAfter) {
+		return at
+	}
+	return c.NotAfter
+}
+
+func (k *Keeper) verifyScheduler(s tls.ConnectionState, usage x509.ExtKeyUsage, at func(*x509.Certificate) time.Time) error {
+	p, err := k.verify(s.PeerCertificates, usage, at)
 	if err != nil {
 		return err
 	}
@@ -91,7 +106,7 @@ var (
 )
 
 // verify checks a chain that a peer has shown against the current generation.
-func (k *Keeper) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) (Peer, error) {
+func (k *Keeper) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, at func(*x509.Certificate) time.Time) (Peer, error) {
 	g := k.current()
 	if g == nil {
 		return Peer{}, ErrNone
@@ -99,7 +114,7 @@ func (k *Keeper) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) (Peer
 	if len(chain) == 0 {
 		return Peer{}, errors.New("the peer shows no certificate")
 	}
-	if err := g.check(chain, usage, time.Now()); err != nil {
+	if err := g.check(chain, usage, at(chain[0])); err != nil {
 		return Peer{}, err
 	}
 	return peerOf(chain[0])

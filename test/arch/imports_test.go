@@ -34,6 +34,7 @@ var layers = map[string][]string{
 	"scheduler/raftstore": {"scheduler/state", "scheduler/boltfile", "identity", "proto"},
 	"scheduler/gossip":    {"identity", "proto"},
 	"scheduler/auth":      {"scheduler/state", "identity", "proto"},
+	"scheduler/authority": {"scheduler/state", "identity", "proto"},
 	"scheduler/session":   {"scheduler/state", "identity", "proto"},
 	"scheduler/reconcile": {"scheduler/state", "scheduler/place", "proto"},
 	"scheduler/lookup":    {"scheduler/state", "scheduler/auth", "proto"},

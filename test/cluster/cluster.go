@@ -105,7 +105,7 @@ func (c *Cluster) StartScheduler() {
 	c.t.Helper()
 	cfg := scheduler.DefaultConfig()
 	cfg.DataDir = filepath.Join(c.dir, "scheduler")
-	cfg.Bootstrap = true
+	cfg.Bootstrap, cfg.Insecure = true, true
 	cfg.GRPCAddr, cfg.HTTPAddr, cfg.RaftAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.LookupMaxAge = time.Second // every stop takes as long
 	if c.grpcAddr != "" {

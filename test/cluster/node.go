@@ -39,7 +39,7 @@ func (n *Node) Start() {
 	t.Helper()
 	cfg := agent.DefaultConfig()
 	cfg.NodeName = n.Name
-	cfg.Schedulers = []string{n.c.grpcAddr}
+	cfg.Insecure, cfg.Schedulers = true, []string{n.c.grpcAddr}
 	cfg.TokenFile = filepath.Join(n.c.dir, "scheduler", "agent.token")
 	cfg.DataDir = filepath.Join(n.c.dir, n.Name)
 	cfg.HTTPAddr = "127.0.0.1:0"

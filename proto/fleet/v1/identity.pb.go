@@ -299,7 +299,9 @@ type Trust struct {
 	// To agents only those of schedulers are told: they meet nobody else.
 	Revocations []*Revocation `protobuf:"bytes,3,rep,name=revocations,proto3" json:"revocations,omitempty"`
 	// gRPC addresses of schedulers, "host:port".
-	Schedulers    []string `protobuf:"bytes,4,rep,name=schedulers,proto3" json:"schedulers,omitempty"`
+	Schedulers []string `protobuf:"bytes,4,rep,name=schedulers,proto3" json:"schedulers,omitempty"`
+	// Raft index of the change that made it.
+	Index         uint64 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -360,6 +362,13 @@ func (x *Trust) GetSchedulers() []string {
 		return x.Schedulers
 	}
 	return nil
+}
+
+func (x *Trust) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
 }
 
 // Revocation refuses the certificates of one name that were issued up to a time.
@@ -813,6 +822,75 @@ func (x *JoinTokenUse) GetTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// ForwardedCaller is on whose behalf a scheduler calls another one.
+type ForwardedCaller struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	Project       string                 `protobuf:"bytes,3,opt,name=project,proto3" json:"project,omitempty"`
+	Account       string                 `protobuf:"bytes,4,opt,name=account,proto3" json:"account,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForwardedCaller) Reset() {
+	*x = ForwardedCaller{}
+	mi := &file_fleet_v1_identity_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForwardedCaller) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForwardedCaller) ProtoMessage() {}
+
+func (x *ForwardedCaller) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_identity_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForwardedCaller.ProtoReflect.Descriptor instead.
+func (*ForwardedCaller) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ForwardedCaller) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ForwardedCaller) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *ForwardedCaller) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *ForwardedCaller) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
 type CreateJoinTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "agent" (default) or "scheduler".
@@ -829,7 +907,7 @@ type CreateJoinTokenRequest struct {
 
 func (x *CreateJoinTokenRequest) Reset() {
 	*x = CreateJoinTokenRequest{}
-	mi := &file_fleet_v1_identity_proto_msgTypes[12]
+	mi := &file_fleet_v1_identity_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +919,7 @@ func (x *CreateJoinTokenRequest) String() string {
 func (*CreateJoinTokenRequest) ProtoMessage() {}
 
 func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_identity_proto_msgTypes[12]
+	mi := &file_fleet_v1_identity_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +932,7 @@ func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{12}
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateJoinTokenRequest) GetRole() string {
@@ -905,7 +983,7 @@ type CreateJoinTokenResponse struct {
 
 func (x *CreateJoinTokenResponse) Reset() {
 	*x = CreateJoinTokenResponse{}
-	mi := &file_fleet_v1_identity_proto_msgTypes[13]
+	mi := &file_fleet_v1_identity_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +995,7 @@ func (x *CreateJoinTokenResponse) String() string {
 func (*CreateJoinTokenResponse) ProtoMessage() {}
 
 func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_identity_proto_msgTypes[13]
+	mi := &file_fleet_v1_identity_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1008,7 @@ func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{13}
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateJoinTokenResponse) GetToken() *JoinToken {
@@ -962,7 +1040,7 @@ type ListJoinTokensRequest struct {
 
 func (x *ListJoinTokensRequest) Reset() {
 	*x = ListJoinTokensRequest{}
-	mi := &file_fleet_v1_identity_proto_msgTypes[14]
+	mi := &file_fleet_v1_identity_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1052,7 @@ func (x *ListJoinTokensRequest) String() string {
 func (*ListJoinTokensRequest) ProtoMessage() {}
 
 func (x *ListJoinTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_identity_proto_msgTypes[14]
+	mi := &file_fleet_v1_identity_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1065,7 @@ func (x *ListJoinTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJoinTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListJoinTokensRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{14}
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{15}
 }
 
 type ListJoinTokensResponse struct {
@@ -999,7 +1077,7 @@ type ListJoinTokensResponse struct {
 
 func (x *ListJoinTokensResponse) Reset() {
 	*x = ListJoinTokensResponse{}
-	mi := &file_fleet_v1_identity_proto_msgTypes[15]
+	mi := &file_fleet_v1_identity_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1011,7 +1089,7 @@ func (x *ListJoinTokensResponse) String() string {
 func (*ListJoinTokensResponse) ProtoMessage() {}
 
 func (x *ListJoinTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_identity_proto_msgTypes[15]
+	mi := &file_fleet_v1_identity_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1024,7 +1102,7 @@ func (x *ListJoinTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJoinTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListJoinTokensResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{15}
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListJoinTokensResponse) GetTokens() []*JoinToken {
@@ -1044,7 +1122,7 @@ type RevokeJoinTokenRequest struct {
 
 func (x *RevokeJoinTokenRequest) Reset() {
 	*x = RevokeJoinTokenRequest{}
-	mi := &file_fleet_v1_identity_proto_msgTypes[16]
+	mi := &file_fleet_v1_identity_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1134,7 @@ func (x *RevokeJoinTokenRequest) String() string {
 func (*RevokeJoinTokenRequest) ProtoMessage() {}
 
 func (x *RevokeJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_identity_proto_msgTypes[16]
+	mi := &file_fleet_v1_identity_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1147,7 @@ func (x *RevokeJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{16}
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RevokeJoinTokenRequest) GetName() string {
@@ -1094,7 +1172,7 @@ type RevokeJoinTokenResponse struct {
 
 func (x *RevokeJoinTokenResponse) Reset() {
 	*x = RevokeJoinTokenResponse{}
-	mi := &file_fleet_v1_identity_proto_msgTypes[17]
+	mi := &file_fleet_v1_identity_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1184,7 @@ func (x *RevokeJoinTokenResponse) String() string {
 func (*RevokeJoinTokenResponse) ProtoMessage() {}
 
 func (x *RevokeJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_identity_proto_msgTypes[17]
+	mi := &file_fleet_v1_identity_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1197,7 @@ func (x *RevokeJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{17}
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{18}
 }
 
 type ListCertificatesRequest struct {
@@ -1130,7 +1208,7 @@ type ListCertificatesRequest struct {
 
 func (x *ListCertificatesRequest) Reset() {
 	*x = ListCertificatesRequest{}
-	mi := &file_fleet_v1_identity_proto_msgTypes[18]
+	mi := &file_fleet_v1_identity_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +1220,7 @@ func (x *ListCertificatesRequest) String() string {
 func (*ListCertificatesRequest) ProtoMessage() {}
 
 func (x *ListCertificatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_identity_proto_msgTypes[18]
+	mi := &file_fleet_v1_identity_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +1233,7 @@ func (x *ListCertificatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCertificatesRequest.ProtoReflect.Descriptor instead.
 func (*ListCertificatesRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{18}
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{19}
 }
 
 type ListCertificatesResponse struct {
@@ -1169,7 +1247,7 @@ type ListCertificatesResponse struct {
 
 func (x *ListCertificatesResponse) Reset() {
 	*x = ListCertificatesResponse{}
-	mi := &file_fleet_v1_identity_proto_msgTypes[19]
+	mi := &file_fleet_v1_identity_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1259,7 @@ func (x *ListCertificatesResponse) String() string {
 func (*ListCertificatesResponse) ProtoMessage() {}
 
 func (x *ListCertificatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_identity_proto_msgTypes[19]
+	mi := &file_fleet_v1_identity_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1272,7 @@ func (x *ListCertificatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCertificatesResponse.ProtoReflect.Descriptor instead.
 func (*ListCertificatesResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{19}
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListCertificatesResponse) GetCertificates() []*Certificate {
@@ -1221,7 +1299,7 @@ type RevokeNodeRequest struct {
 
 func (x *RevokeNodeRequest) Reset() {
 	*x = RevokeNodeRequest{}
-	mi := &file_fleet_v1_identity_proto_msgTypes[20]
+	mi := &file_fleet_v1_identity_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1311,7 @@ func (x *RevokeNodeRequest) String() string {
 func (*RevokeNodeRequest) ProtoMessage() {}
 
 func (x *RevokeNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_identity_proto_msgTypes[20]
+	mi := &file_fleet_v1_identity_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1324,7 @@ func (x *RevokeNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeNodeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeNodeRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{20}
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RevokeNodeRequest) GetName() string {
@@ -1271,7 +1349,7 @@ type RevokeNodeResponse struct {
 
 func (x *RevokeNodeResponse) Reset() {
 	*x = RevokeNodeResponse{}
-	mi := &file_fleet_v1_identity_proto_msgTypes[21]
+	mi := &file_fleet_v1_identity_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1361,7 @@ func (x *RevokeNodeResponse) String() string {
 func (*RevokeNodeResponse) ProtoMessage() {}
 
 func (x *RevokeNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_identity_proto_msgTypes[21]
+	mi := &file_fleet_v1_identity_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1374,7 @@ func (x *RevokeNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeNodeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeNodeResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{21}
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{22}
 }
 
 type RotateKeyRequest struct {
@@ -1308,7 +1386,7 @@ type RotateKeyRequest struct {
 
 func (x *RotateKeyRequest) Reset() {
 	*x = RotateKeyRequest{}
-	mi := &file_fleet_v1_identity_proto_msgTypes[22]
+	mi := &file_fleet_v1_identity_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1398,7 @@ func (x *RotateKeyRequest) String() string {
 func (*RotateKeyRequest) ProtoMessage() {}
 
 func (x *RotateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_identity_proto_msgTypes[22]
+	mi := &file_fleet_v1_identity_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1411,7 @@ func (x *RotateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeyRequest.ProtoReflect.Descriptor instead.
 func (*RotateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{22}
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RotateKeyRequest) GetRequestId() string {
@@ -1353,7 +1431,7 @@ type RotateKeyResponse struct {
 
 func (x *RotateKeyResponse) Reset() {
 	*x = RotateKeyResponse{}
-	mi := &file_fleet_v1_identity_proto_msgTypes[23]
+	mi := &file_fleet_v1_identity_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1443,7 @@ func (x *RotateKeyResponse) String() string {
 func (*RotateKeyResponse) ProtoMessage() {}
 
 func (x *RotateKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_identity_proto_msgTypes[23]
+	mi := &file_fleet_v1_identity_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1456,7 @@ func (x *RotateKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeyResponse.ProtoReflect.Descriptor instead.
 func (*RotateKeyResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{23}
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RotateKeyResponse) GetKeyId() string {
@@ -1400,7 +1478,7 @@ type RotateCARequest struct {
 
 func (x *RotateCARequest) Reset() {
 	*x = RotateCARequest{}
-	mi := &file_fleet_v1_identity_proto_msgTypes[24]
+	mi := &file_fleet_v1_identity_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1490,7 @@ func (x *RotateCARequest) String() string {
 func (*RotateCARequest) ProtoMessage() {}
 
 func (x *RotateCARequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_identity_proto_msgTypes[24]
+	mi := &file_fleet_v1_identity_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1503,7 @@ func (x *RotateCARequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateCARequest.ProtoReflect.Descriptor instead.
 func (*RotateCARequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{24}
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RotateCARequest) GetFinish() bool {
@@ -1459,7 +1537,7 @@ type RotateCAResponse struct {
 
 func (x *RotateCAResponse) Reset() {
 	*x = RotateCAResponse{}
-	mi := &file_fleet_v1_identity_proto_msgTypes[25]
+	mi := &file_fleet_v1_identity_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +1549,7 @@ func (x *RotateCAResponse) String() string {
 func (*RotateCAResponse) ProtoMessage() {}
 
 func (x *RotateCAResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_identity_proto_msgTypes[25]
+	mi := &file_fleet_v1_identity_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1562,7 @@ func (x *RotateCAResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateCAResponse.ProtoReflect.Descriptor instead.
 func (*RotateCAResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{25}
+	return file_fleet_v1_identity_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RotateCAResponse) GetRoots() []string {
@@ -1513,7 +1591,7 @@ const file_fleet_v1_identity_proto_rawDesc = "" +
 	"\vcertificate\x18\x01 \x01(\v2\x1b.fleet.v1.IssuedCertificateR\vcertificate\x12%\n" +
 	"\x05trust\x18\x02 \x01(\v2\x0f.fleet.v1.TrustR\x05trust\")\n" +
 	"\x11IssuedCertificate\x12\x14\n" +
-	"\x05chain\x18\x01 \x03(\fR\x05chain\"\x94\x01\n" +
+	"\x05chain\x18\x01 \x03(\fR\x05chain\"\xaa\x01\n" +
 	"\x05Trust\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
@@ -1521,7 +1599,8 @@ const file_fleet_v1_identity_proto_rawDesc = "" +
 	"\vrevocations\x18\x03 \x03(\v2\x14.fleet.v1.RevocationR\vrevocations\x12\x1e\n" +
 	"\n" +
 	"schedulers\x18\x04 \x03(\tR\n" +
-	"schedulers\"t\n" +
+	"schedulers\x12\x14\n" +
+	"\x05index\x18\x05 \x01(\x04R\x05index\"t\n" +
 	"\n" +
 	"Revocation\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x12\n" +
@@ -1559,7 +1638,12 @@ const file_fleet_v1_identity_proto_rawDesc = "" +
 	"\fJoinTokenUse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x11public_key_sha256\x18\x02 \x01(\fR\x0fpublicKeySha256\x12.\n" +
-	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xa5\x01\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"m\n" +
+	"\x0fForwardedCaller\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x18\n" +
+	"\aproject\x18\x03 \x01(\tR\aproject\x12\x18\n" +
+	"\aaccount\x18\x04 \x01(\tR\aaccount\"\xa5\x01\n" +
 	"\x16CreateJoinTokenRequest\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12)\n" +
 	"\x10lifetime_seconds\x18\x02 \x01(\x03R\x0flifetimeSeconds\x12\x19\n" +
@@ -1627,7 +1711,7 @@ func file_fleet_v1_identity_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_identity_proto_rawDescData
 }
 
-var file_fleet_v1_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_fleet_v1_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_fleet_v1_identity_proto_goTypes = []any{
 	(*JoinRequest)(nil),              // 0: fleet.v1.JoinRequest
 	(*JoinResponse)(nil),             // 1: fleet.v1.JoinResponse
@@ -1641,22 +1725,23 @@ var file_fleet_v1_identity_proto_goTypes = []any{
 	(*Certificate)(nil),              // 9: fleet.v1.Certificate
 	(*JoinToken)(nil),                // 10: fleet.v1.JoinToken
 	(*JoinTokenUse)(nil),             // 11: fleet.v1.JoinTokenUse
-	(*CreateJoinTokenRequest)(nil),   // 12: fleet.v1.CreateJoinTokenRequest
-	(*CreateJoinTokenResponse)(nil),  // 13: fleet.v1.CreateJoinTokenResponse
-	(*ListJoinTokensRequest)(nil),    // 14: fleet.v1.ListJoinTokensRequest
-	(*ListJoinTokensResponse)(nil),   // 15: fleet.v1.ListJoinTokensResponse
-	(*RevokeJoinTokenRequest)(nil),   // 16: fleet.v1.RevokeJoinTokenRequest
-	(*RevokeJoinTokenResponse)(nil),  // 17: fleet.v1.RevokeJoinTokenResponse
-	(*ListCertificatesRequest)(nil),  // 18: fleet.v1.ListCertificatesRequest
-	(*ListCertificatesResponse)(nil), // 19: fleet.v1.ListCertificatesResponse
-	(*RevokeNodeRequest)(nil),        // 20: fleet.v1.RevokeNodeRequest
-	(*RevokeNodeResponse)(nil),       // 21: fleet.v1.RevokeNodeResponse
-	(*RotateKeyRequest)(nil),         // 22: fleet.v1.RotateKeyRequest
-	(*RotateKeyResponse)(nil),        // 23: fleet.v1.RotateKeyResponse
-	(*RotateCARequest)(nil),          // 24: fleet.v1.RotateCARequest
-	(*RotateCAResponse)(nil),         // 25: fleet.v1.RotateCAResponse
-	(*Meta)(nil),                     // 26: fleet.v1.Meta
-	(*timestamppb.Timestamp)(nil),    // 27: google.protobuf.Timestamp
+	(*ForwardedCaller)(nil),          // 12: fleet.v1.ForwardedCaller
+	(*CreateJoinTokenRequest)(nil),   // 13: fleet.v1.CreateJoinTokenRequest
+	(*CreateJoinTokenResponse)(nil),  // 14: fleet.v1.CreateJoinTokenResponse
+	(*ListJoinTokensRequest)(nil),    // 15: fleet.v1.ListJoinTokensRequest
+	(*ListJoinTokensResponse)(nil),   // 16: fleet.v1.ListJoinTokensResponse
+	(*RevokeJoinTokenRequest)(nil),   // 17: fleet.v1.RevokeJoinTokenRequest
+	(*RevokeJoinTokenResponse)(nil),  // 18: fleet.v1.RevokeJoinTokenResponse
+	(*ListCertificatesRequest)(nil),  // 19: fleet.v1.ListCertificatesRequest
+	(*ListCertificatesResponse)(nil), // 20: fleet.v1.ListCertificatesResponse
+	(*RevokeNodeRequest)(nil),        // 21: fleet.v1.RevokeNodeRequest
+	(*RevokeNodeResponse)(nil),       // 22: fleet.v1.RevokeNodeResponse
+	(*RotateKeyRequest)(nil),         // 23: fleet.v1.RotateKeyRequest
+	(*RotateKeyResponse)(nil),        // 24: fleet.v1.RotateKeyResponse
+	(*RotateCARequest)(nil),          // 25: fleet.v1.RotateCARequest
+	(*RotateCAResponse)(nil),         // 26: fleet.v1.RotateCAResponse
+	(*Meta)(nil),                     // 27: fleet.v1.Meta
+	(*timestamppb.Timestamp)(nil),    // 28: google.protobuf.Timestamp
 }
 var file_fleet_v1_identity_proto_depIdxs = []int32{
 	4,  // 0: fleet.v1.JoinResponse.certificate:type_name -> fleet.v1.IssuedCertificate
@@ -1665,33 +1750,33 @@ var file_fleet_v1_identity_proto_depIdxs = []int32{
 	5,  // 3: fleet.v1.RenewResponse.trust:type_name -> fleet.v1.Trust
 	6,  // 4: fleet.v1.Trust.revocations:type_name -> fleet.v1.Revocation
 	8,  // 5: fleet.v1.Root.key:type_name -> fleet.v1.SealedKey
-	26, // 6: fleet.v1.Certificate.meta:type_name -> fleet.v1.Meta
-	27, // 7: fleet.v1.Certificate.expire_time:type_name -> google.protobuf.Timestamp
-	26, // 8: fleet.v1.JoinToken.meta:type_name -> fleet.v1.Meta
-	27, // 9: fleet.v1.JoinToken.expire_time:type_name -> google.protobuf.Timestamp
+	27, // 6: fleet.v1.Certificate.meta:type_name -> fleet.v1.Meta
+	28, // 7: fleet.v1.Certificate.expire_time:type_name -> google.protobuf.Timestamp
+	27, // 8: fleet.v1.JoinToken.meta:type_name -> fleet.v1.Meta
+	28, // 9: fleet.v1.JoinToken.expire_time:type_name -> google.protobuf.Timestamp
 	11, // 10: fleet.v1.JoinToken.uses:type_name -> fleet.v1.JoinTokenUse
-	27, // 11: fleet.v1.JoinTokenUse.time:type_name -> google.protobuf.Timestamp
+	28, // 11: fleet.v1.JoinTokenUse.time:type_name -> google.protobuf.Timestamp
 	10, // 12: fleet.v1.CreateJoinTokenResponse.token:type_name -> fleet.v1.JoinToken
 	10, // 13: fleet.v1.ListJoinTokensResponse.tokens:type_name -> fleet.v1.JoinToken
 	9,  // 14: fleet.v1.ListCertificatesResponse.certificates:type_name -> fleet.v1.Certificate
 	0,  // 15: fleet.v1.JoinService.Join:input_type -> fleet.v1.JoinRequest
 	2,  // 16: fleet.v1.JoinService.Renew:input_type -> fleet.v1.RenewRequest
-	12, // 17: fleet.v1.IdentityService.CreateJoinToken:input_type -> fleet.v1.CreateJoinTokenRequest
-	14, // 18: fleet.v1.IdentityService.ListJoinTokens:input_type -> fleet.v1.ListJoinTokensRequest
-	16, // 19: fleet.v1.IdentityService.RevokeJoinToken:input_type -> fleet.v1.RevokeJoinTokenRequest
-	18, // 20: fleet.v1.IdentityService.ListCertificates:input_type -> fleet.v1.ListCertificatesRequest
-	20, // 21: fleet.v1.IdentityService.RevokeNode:input_type -> fleet.v1.RevokeNodeRequest
-	22, // 22: fleet.v1.IdentityService.RotateKey:input_type -> fleet.v1.RotateKeyRequest
-	24, // 23: fleet.v1.IdentityService.RotateCA:input_type -> fleet.v1.RotateCARequest
+	13, // 17: fleet.v1.IdentityService.CreateJoinToken:input_type -> fleet.v1.CreateJoinTokenRequest
+	15, // 18: fleet.v1.IdentityService.ListJoinTokens:input_type -> fleet.v1.ListJoinTokensRequest
+	17, // 19: fleet.v1.IdentityService.RevokeJoinToken:input_type -> fleet.v1.RevokeJoinTokenRequest
+	19, // 20: fleet.v1.IdentityService.ListCertificates:input_type -> fleet.v1.ListCertificatesRequest
+	21, // 21: fleet.v1.IdentityService.RevokeNode:input_type -> fleet.v1.RevokeNodeRequest
+	23, // 22: fleet.v1.IdentityService.RotateKey:input_type -> fleet.v1.RotateKeyRequest
+	25, // 23: fleet.v1.IdentityService.RotateCA:input_type -> fleet.v1.RotateCARequest
 	1,  // 24: fleet.v1.JoinService.Join:output_type -> fleet.v1.JoinResponse
 	3,  // 25: fleet.v1.JoinService.Renew:output_type -> fleet.v1.RenewResponse
-	13, // 26: fleet.v1.IdentityService.CreateJoinToken:output_type -> fleet.v1.CreateJoinTokenResponse
-	15, // 27: fleet.v1.IdentityService.ListJoinTokens:output_type -> fleet.v1.ListJoinTokensResponse
-	17, // 28: fleet.v1.IdentityService.RevokeJoinToken:output_type -> fleet.v1.RevokeJoinTokenResponse
-	19, // 29: fleet.v1.IdentityService.ListCertificates:output_type -> fleet.v1.ListCertificatesResponse
-	21, // 30: fleet.v1.IdentityService.RevokeNode:output_type -> fleet.v1.RevokeNodeResponse
-	23, // 31: fleet.v1.IdentityService.RotateKey:output_type -> fleet.v1.RotateKeyResponse
-	25, // 32: fleet.v1.IdentityService.RotateCA:output_type -> fleet.v1.RotateCAResponse
+	14, // 26: fleet.v1.IdentityService.CreateJoinToken:output_type -> fleet.v1.CreateJoinTokenResponse
+	16, // 27: fleet.v1.IdentityService.ListJoinTokens:output_type -> fleet.v1.ListJoinTokensResponse
+	18, // 28: fleet.v1.IdentityService.RevokeJoinToken:output_type -> fleet.v1.RevokeJoinTokenResponse
+	20, // 29: fleet.v1.IdentityService.ListCertificates:output_type -> fleet.v1.ListCertificatesResponse
+	22, // 30: fleet.v1.IdentityService.RevokeNode:output_type -> fleet.v1.RevokeNodeResponse
+	24, // 31: fleet.v1.IdentityService.RotateKey:output_type -> fleet.v1.RotateKeyResponse
+	26, // 32: fleet.v1.IdentityService.RotateCA:output_type -> fleet.v1.RotateCAResponse
 	24, // [24:33] is the sub-list for method output_type
 	15, // [15:24] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
@@ -1711,7 +1796,7 @@ func file_fleet_v1_identity_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_identity_proto_rawDesc), len(file_fleet_v1_identity_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

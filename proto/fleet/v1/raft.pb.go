@@ -859,7 +859,7 @@ type Cluster struct {
 	// CA certificates that members' certificates are checked against; the first one issues. Empty in a cluster
 	// that has never run with TLS.
 	Roots []*Root `protobuf:"bytes,10,rep,name=roots,proto3" json:"roots,omitempty"`
-	// Kept until the last certificate that they refuse has expired.
+	// Those of nodes are kept until the last certificate that they refuse has expired, those of schedulers for ever.
 	Revocations   []*Revocation `protobuf:"bytes,11,rep,name=revocations,proto3" json:"revocations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
