@@ -1,11 +1,14 @@
 package identity
 
 import (
+	"bytes"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -182,21 +185,38 @@ func (k *Keeper) save(g *generation) error {
 		return fmt.Errorf("save the identity: %w", err)
 	}
 	k.mu.Lock()
+	before := k.now
 	k.now = g
 	close(k.changed)
 	k.changed = make(chan struct{})
-	var ending []*conn
-	for c := range k.conns {
-		if err := g.check(c.chain, c.usage, c.since); err != nil {
-			k.log.Warn("a connection ends: its peer is no longer believed", "audit", "refused", "peer", c.peer.String(), "from", c.RemoteAddr().String(), "error", err)
-			ending = append(ending, c)
-		}
-	}
+	open := slices.Collect(maps.Keys(k.conns)) // later ones are checked against g
 	k.mu.Unlock()
-	for _, c := range ending {
-		if err := c.Close(); err != nil {
+	if before != nil {
+		k.recheck(open, before, g)
+	}
+	return nil
+}
+
+// recheck ends the connections whose peers are no longer believed. There may be as many as there are nodes: signatures
+// are checked only when a root was dropped.
+func (k *Keeper) recheck(open []*conn, before, now *generation) {
+	dropped := slices.ContainsFunc(before.trust.GetRoots(), func(der []byte) bool {
+		return !slices.ContainsFunc(now.trust.GetRoots(), func(other []byte) bool { return bytes.Equal(der, other) })
+	})
+	for _, c := range open {
+		var err error
+		switch {
+		case revoked(now.trust.GetRevocations(), c.peer):
+			err = ErrRevoked
+		case dropped:
+			err = now.check(c.chain, c.usage, c.since)
+		}
+		if err == nil {
+			continue
+		}
+		k.log.Warn("a connection ends: its peer is no longer believed", "audit", "refused", "who", c.peer.String(), "from", c.RemoteAddr().String(), "error", err)
+		if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			k.log.Debug("close a connection", "error", err)
 		}
 	}
-	return nil
 }

@@ -56,8 +56,8 @@ func (f KeyFile) Read() (Keys, error) {
 	if err != nil {
 		return Keys{}, fmt.Errorf("read key file: %w", err)
 	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return Keys{}, fmt.Errorf("key file %s has mode %04o: others must not read it, run chmod 600", f, mode)
+	if mode := info.Mode().Perm(); mode&0o027 != 0 {
+		return Keys{}, fmt.Errorf("key file %s has mode %04o: others must not read it, nor a group write it; run chmod 600", f, mode)
 	}
 	list, err := parseKeys(data)
 	if err != nil {

@@ -49,7 +49,7 @@ func TestKeyFile(t *testing.T) {
 	if _, err := only.Open(sealed, "x"); err == nil || !strings.Contains(err.Error(), first.ID()) {
 		t.Errorf("with the old key removed: %v", err)
 	}
-	must(t, os.Chmod(path, 0o640)) //nolint:gosec // that is the point
+	must(t, os.Chmod(path, 0o644)) //nolint:gosec // that is the point
 	if _, err := f.Read(); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("readable by others: %v", err)
 	}

@@ -155,7 +155,9 @@ func TestRotateCA(t *testing.T) {
 func TestRotateKey(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := runSecure(t, secureConfig(dir))
+	cfg := secureConfig(dir)
+	cfg.CertificateLifetime = time.Hour
+	s := runSecure(t, cfg)
 	path := filepath.Join(dir, "cluster.key")
 	old, err := os.ReadFile(path)
 	s.must(err)
@@ -181,6 +183,22 @@ func TestRotateKey(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "does not hold the key "+resp.GetKeyId()) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("with a wrong key file: %v", err)
 	}
+	// A lost key: another CA, of which the connected hear.
+	s.must(os.WriteFile(path, added, 0o600))
+	agent := s.member(fleetv1.RoleAgent, "n5")
+	s.must(os.WriteFile(path, old, 0o600))
+	stream, err := s.session(s.dial(agent), "n5")
+	s.must(err)
+	s.listening(agent, stream)
+	if _, err := s.client.Identity.RotateCA(s.context(), &fleetv1.RotateCARequest{}); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("rotated without the old CA's key: %v", err)
+	}
+	rotated, err := s.client.Identity.RotateCA(s.context(), &fleetv1.RotateCARequest{Force: true})
+	s.must(err)
+	s.within("the agent hears of the new CA", func() bool { return len(agent.Trust().GetRoots()) == 2 })
+	s.renewing(agent)
+	s.within("the agent renews", func() bool { return s.certificate(fleetv1.RoleAgent, "n5").GetRoot() == rotated.GetRoots()[0] })
+
 	s.must(os.Remove(path))
 	s.stop()
 	again := runSecure(t, secureConfig(dir))

@@ -197,9 +197,6 @@ func (a *app) clusterRotateCA() *cobra.Command {
 		Example: "  drover cluster rotate-ca\n  drover cluster certificates\n  drover cluster rotate-ca --finish",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if req.GetForce() && !req.GetFinish() {
-				return usagef(cmd, "--force is only for --finish")
-			}
 			cl, err := a.client()
 			if err != nil {
 				return err
@@ -219,7 +216,7 @@ func (a *app) clusterRotateCA() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&req.Finish, "finish", false, "end the trust in the old root; refused while members have certificates of it")
-	cmd.Flags().BoolVar(&req.Force, "force", false, "finish even so: those members are locked out")
+	cmd.Flags().BoolVar(&req.Force, "force", false, "finish even so: those members are locked out; without --finish: begin even when the old CA's key can't be decrypted")
 	return a.printing(a.online(cmd))
 }
 

@@ -199,27 +199,24 @@ func (s *identityServer) RotateKey(ctx context.Context, req *fleetv1.RotateKeyRe
 }
 
 func (s *identityServer) RotateCA(ctx context.Context, req *fleetv1.RotateCARequest) (*fleetv1.RotateCAResponse, error) {
-	if req.GetForce() && !req.GetFinish() {
-		return nil, invalid("force", "is only for finishing")
-	}
 	what, edit := "rotate the CA", s.beginRotation
 	if req.GetFinish() {
-		what = "finish the rotation of the CA"
-		edit = func(view state.ReadView, now time.Time) (*fleetv1.Cluster, error) {
-			return finishRotation(view, req.GetForce(), now)
-		}
+		what, edit = "finish the rotation of the CA", finishRotation
 	}
-	if err := s.change(ctx, req, what, edit); err != nil {
+	err := s.change(ctx, req, what, func(view state.ReadView, now time.Time) (*fleetv1.Cluster, error) {
+		return edit(view, req.GetForce(), now)
+	})
+	if err != nil {
 		return nil, err
 	}
 	return &fleetv1.RotateCAResponse{Roots: authority.RootIDs(s.view().Cluster())}, nil
 }
 
-func (s *identityServer) beginRotation(view state.ReadView, now time.Time) (*fleetv1.Cluster, error) {
+func (s *identityServer) beginRotation(view state.ReadView, force bool, now time.Time) (*fleetv1.Cluster, error) {
 	if len(view.Cluster().GetRoots()) > 1 {
 		return nil, refuse(codes.FailedPrecondition, "a rotation of the CA is under way: finish it first, with drover cluster rotate-ca --finish")
 	}
-	after, err := s.cfg.Identity.Rotate(view.Cluster(), now)
+	after, err := s.cfg.Identity.Rotate(view.Cluster(), force, now)
 	if err != nil {
 		return nil, refuse(codes.FailedPrecondition, "%v", err)
 	}

@@ -171,13 +171,20 @@ func (i Issuer) Reseal(c *fleetv1.Cluster) (*fleetv1.Cluster, error) {
 	return c, nil
 }
 
-// Rotate makes the next root, which issues from now on and is trusted beside the one before.
-func (i Issuer) Rotate(c *fleetv1.Cluster, now time.Time) (*fleetv1.Cluster, error) {
+// Rotate makes the next root, which issues from now on and is trusted beside the one before. The one before signs it,
+// unless its key can't be had and alone says that it must be done all the same: then only those hear of the new root
+// who are connected before the schedulers renew.
+func (i Issuer) Rotate(c *fleetv1.Cluster, alone bool, now time.Time) (*fleetv1.Cluster, error) {
+	var next *identity.Authority
 	a, keys, err := i.open(c)
-	if err != nil {
-		return nil, err
+	switch {
+	case err == nil:
+		next, err = a.Successor(now)
+	case alone:
+		if keys, err = i.KeyFile.Read(); err == nil {
+			next, err = identity.NewAuthority(c.GetMeta().GetId(), now)
+		}
 	}
-	next, err := a.Successor(now)
 	if err != nil {
 		return nil, err
 	}

@@ -1469,7 +1469,8 @@ func (x *RotateKeyResponse) GetKeyId() string {
 type RotateCARequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Finish bool                   `protobuf:"varint,1,opt,name=finish,proto3" json:"finish,omitempty"`
-	// Finish even while nodes or schedulers hold certificates of the old root: they are locked out.
+	// Begin even when the old root's key can't be decrypted: nodes that are off have to join again. Finish even
+	// while nodes or schedulers hold certificates of the old root: they are locked out.
 	Force         bool   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
