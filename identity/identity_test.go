@@ -122,7 +122,7 @@ func serve(t *testing.T, k *Keeper, s *service) string {
 	must(t, err)
 	server := grpc.NewServer(grpc.Creds(k.ServerCredentials()))
 	fleetv1.RegisterJoinServiceServer(server, s)
-	go server.Serve(l) //nolint:errcheck // ends with Stop
+	go server.Serve(l) // ends with Stop
 	t.Cleanup(server.Stop)
 	return l.Addr().String()
 }

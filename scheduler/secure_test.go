@@ -282,7 +282,7 @@ func TestAttackPlainTCP(t *testing.T) {
 	for port, addr := range map[string]string{"gRPC": s.GRPCAddr(), "HTTP": s.HTTPAddr(), "Raft": s.RaftAddr()} {
 		conn, err := net.DialTimeout("tcp", addr, patience)
 		s.must(err)
-		defer conn.Close()
+		t.Cleanup(func() { conn.Close() })
 		s.must(conn.SetDeadline(time.Now().Add(patience)))
 		_, err = conn.Write([]byte("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"))
 		s.must(err)

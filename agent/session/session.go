@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"github.com/drover-fleet/drover/agent/journal"
@@ -115,18 +114,9 @@ func (c *Client) Run(ctx context.Context) error {
 
 // session dials, greets and works until the session ends.
 func (c *Client) session(ctx context.Context, address string) (welcomed bool, err error) {
-	options, err := c.credentials()
+	conn, err := c.dial(address)
 	if err != nil {
 		return false, err
-	}
-	if address == "" {
-		return false, errors.New("no scheduler's address is known: set schedulers in the agent's configuration")
-	}
-	conn, err := grpc.NewClient("passthrough:///"+address, append(options,
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))...)
-	if err != nil {
-		return false, fmt.Errorf("dial %s: %w", address, err)
 	}
 	var relays sync.WaitGroup
 	defer relays.Wait()

@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"log/slog"
 	"net"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -36,8 +35,6 @@ func newCertificates(t *testing.T) certificates {
 			t.Fatal(err)
 		}
 	}
-	file := identity.KeyFile(filepath.Join(t.TempDir(), "key"))
-	must(file.Make())
 	ca, err := identity.NewAuthority("c", time.Now())
 	must(err)
 	issue := func(role, name string) *x509.Certificate {

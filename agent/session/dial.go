@@ -2,13 +2,34 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 )
+
+// dial prepares a connection; the first call makes it.
+func (c *Client) dial(address string) (*grpc.ClientConn, error) {
+	if address == "" {
+		return nil, errors.New("no scheduler's address is known: set schedulers in the agent's configuration")
+	}
+	options, err := c.credentials()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address, append(options,
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))...)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	return conn, nil
+}
 
 // credentials are how the agent shows who it is: its certificate, or without TLS the agents' token.
 func (c *Client) credentials() ([]grpc.DialOption, error) {
