@@ -41,9 +41,11 @@ func ParseToken(text string) (Token, error) {
 		return Token{}, fmt.Errorf("want a join token, which begins with %s", tokenPrefix)
 	}
 	t := Token{Secret: parts[2]}
-	if n, err := hex.Decode(t.CA[:], []byte(parts[1])); err != nil || n != len(t.CA) || len(parts[1]) != hex.EncodedLen(n) {
+	ca, err := hex.DecodeString(parts[1])
+	if err != nil || len(ca) != len(t.CA) {
 		return Token{}, errors.New("the join token's digest is damaged: copy the whole token")
 	}
+	copy(t.CA[:], ca)
 	if !validSecret.MatchString(t.Secret) {
 		return Token{}, errors.New("the join token's secret is damaged: copy the whole token")
 	}

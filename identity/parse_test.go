@@ -72,6 +72,7 @@ func TestParseToken(t *testing.T) {
 func FuzzParseToken(f *testing.F) {
 	f.Add(Token{CA: digest(nil), Secret: strings.Repeat("A", 52)}.String())
 	f.Add(tokenPrefix + ".00.00")
+	f.Add(tokenPrefix + "." + strings.Repeat("0", 66) + ".")
 	f.Fuzz(func(t *testing.T, text string) {
 		token, err := ParseToken(text)
 		if err != nil {

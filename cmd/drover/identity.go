@@ -70,8 +70,12 @@ func (a *app) writeJoinFile(resp *fleetv1.CreateJoinTokenResponse) error {
 			fmt.Fprintf(a.err, "drover: %s is reached from its own host alone: set advertise_address in the scheduler's configuration\n", addr)
 		}
 	}
-	_, err = fmt.Fprintf(a.out, "# Join file %s of role %s for %d uses until %s. Keep it secret.\n%s",
-		t.GetMeta().GetName(), t.GetRole(), t.GetMaxUses(), t.GetExpireTime().AsTime().Format(time.RFC3339), data)
+	uses := "one use"
+	if n := t.GetMaxUses(); n > 1 {
+		uses = fmt.Sprintf("%d uses", n)
+	}
+	_, err = fmt.Fprintf(a.out, "# Join file %s of role %s for %s until %s. Keep it secret.\n%s",
+		t.GetMeta().GetName(), t.GetRole(), uses, t.GetExpireTime().AsTime().Format(time.RFC3339), data)
 	return err
 }
 
