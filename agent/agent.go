@@ -112,7 +112,7 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 	a.metrics = metrics.New(metrics.Sources{
 		Version: a.facts.GetAgentVersion(), Node: cfg.NodeName, Declared: cfg.DeclaredDevices, DataDir: cfg.DataDir,
 		Runtime: deps.Runtime, Devices: deps.Devices, Instances: a.instances.Instances,
-		JournalWrites: a.journal.Writes, Connected: a.session.Connected, Generation: func() uint64 { return a.journal.Header().Generation },
+		JournalWrites: a.journal.Writes, Connected: a.session.Connected, Generation: func() uint64 { return a.journal.Header().Generation }, Expires: a.expires,
 		Logger: deps.Logger, LinesDropped: func(id string, lines uint64) {
 			a.instances.Note(id, fleetv1.EventWarning, "LogLinesDropped", fmt.Sprintf("its logger has dropped %d lines that it could not write", lines))
 		},

@@ -51,6 +51,14 @@ func (a *Agent) prepareJoin() error {
 	return nil
 }
 
+// expires is when this node's certificate does; zero when it has none.
+func (a *Agent) expires() time.Time {
+	if a.identity == nil {
+		return time.Time{}
+	}
+	return a.identity.Expires()
+}
+
 // schedulers are the addresses to connect to.
 func (a *Agent) schedulers() []string {
 	if len(a.cfg.Schedulers) > 0 || a.identity == nil {

@@ -12,16 +12,17 @@ import (
 // Renewal asks for a certificate for the pending key.
 type Renewal func(ctx context.Context, p *Pending) (*fleetv1.IssuedCertificate, *fleetv1.Trust, error)
 
-// Bounds of the pause after a failed renewal, and of how long who learns of a new root waits: a whole fleet does.
+// Bounds of the growing pause after a failed renewal, and of how long who learns of a new root waits: a whole fleet does.
 const (
-	leastRetry   = 100 * time.Millisecond
+	leastRetry   = 200 * time.Millisecond
 	mostRetry    = time.Hour
 	mostNewRoots = 10 * time.Minute
 )
 
-// Run renews the certificate until ctx ends: when two thirds of its lifetime are over, when another root issues, and
+// Run renews the certificate, once there is one, until ctx ends: when two thirds of its lifetime are over, when another root issues, and
 // when it has other hosts than it should have (hosts may be nil). Connections go on; new ones use the new certificate.
 func (k *Keeper) Run(ctx context.Context, hosts []string, renew Renewal) {
+	pause := leastRetry
 	for ctx.Err() == nil {
 		changed := k.Changed()
 		g := k.current()
@@ -37,12 +38,15 @@ func (k *Keeper) Run(ctx context.Context, hosts []string, renew Renewal) {
 		case <-ctx.Done():
 		case <-changed:
 		case <-due.C:
-			if err := k.renew(ctx, g.self.Name, hosts, renew); err != nil && ctx.Err() == nil {
-				pause := min(max(g.lifetime()/100, leastRetry), mostRetry)
+			err := k.renew(ctx, g.self.Name, hosts, renew)
+			if err == nil {
+				pause = leastRetry
+				break
+			}
+			if ctx.Err() == nil {
 				k.log.Warn("the certificate is not renewed yet", "expires", g.cert.Leaf.NotAfter, "again_in", pause, "error", err)
-				if wait(ctx, pause) != nil {
-					return
-				}
+				_ = wait(ctx, pause/2+rand.N(pause)) // the loop looks at ctx
+				pause = min(2*pause, max(g.lifetime()/100, leastRetry), mostRetry)
 			}
 		}
 		due.Stop()

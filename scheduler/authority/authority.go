@@ -23,13 +23,16 @@ type Issuer struct {
 	Lifetime time.Duration // of a certificate
 }
 
-// TrustOf is whom members are to believe. Role is of the member who is told: agents meet schedulers alone. It is nil
-// in a cluster without a CA.
+// TrustOf is whom members are to believe. Role is of the member who is told: agents meet schedulers alone, and what
+// changes for others changes nothing for them. It is nil in a cluster without a CA.
 func TrustOf(c *fleetv1.Cluster, role string) *fleetv1.Trust {
 	if len(c.GetRoots()) == 0 {
 		return nil
 	}
-	t := &fleetv1.Trust{ClusterId: c.GetMeta().GetId(), Index: c.GetMeta().GetRevision()}
+	t := &fleetv1.Trust{ClusterId: c.GetMeta().GetId()}
+	if role == fleetv1.RoleScheduler {
+		t.Index = c.GetMeta().GetRevision()
+	}
 	for _, r := range c.GetRoots() {
 		t.Roots = append(t.Roots, r.GetCertificate())
 	}

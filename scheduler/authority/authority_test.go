@@ -137,8 +137,13 @@ func TestTrustOf(t *testing.T) {
 	if len(full.GetRevocations()) != 2 || len(part.GetRevocations()) != 1 || part.GetRevocations()[0].GetName() != "s1" {
 		t.Errorf("schedulers are told %v, agents %v", full.GetRevocations(), part.GetRevocations())
 	}
-	part.Revocations = full.GetRevocations()
-	if !proto.Equal(full, part) || full.GetIndex() != w.index || full.GetClusterId() != "c1" {
+	at := w.index
+	w.write(Revoke(w.view(), fleetv1.RoleAgent, "n2", "root", w.now)...)
+	if after := TrustOf(w.view().Cluster(), fleetv1.RoleAgent); !proto.Equal(part, after) {
+		t.Errorf("an agent hears of another's revocation: %v", after)
+	}
+	part.Revocations, part.Index = full.GetRevocations(), full.GetIndex()
+	if !proto.Equal(full, part) || full.GetIndex() != at || full.GetClusterId() != "c1" {
 		t.Errorf("they differ in more: %v, %v", full, part)
 	}
 }

@@ -76,7 +76,7 @@ func Start(t testing.TB, opts Options) *Cluster {
 		t.Fatalf("read the administrator's token: %v", err)
 	}
 	c.Token = strings.TrimSpace(string(token))
-	c.Client, err = client.Dial(client.Config{Addr: c.grpcAddr, Token: c.Token, CAFile: c.sched.CAPath()})
+	c.Client, err = client.Dial(client.Config{Addr: c.grpcAddr, Token: c.Token, CAFile: c.CAFile()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,6 +138,9 @@ func (c *Cluster) StopScheduler() {
 	c.t.Helper()
 	c.daemon.stop(c.t)
 }
+
+// CAFile holds the certificates that the scheduler is checked by; "" without TLS.
+func (c *Cluster) CAFile() string { return c.sched.CAPath() }
 
 // HTTPAddr is where the lookup is answered now.
 func (c *Cluster) HTTPAddr() string { return c.sched.HTTPAddr() }

@@ -300,7 +300,7 @@ type Trust struct {
 	Revocations []*Revocation `protobuf:"bytes,3,rep,name=revocations,proto3" json:"revocations,omitempty"`
 	// gRPC addresses of schedulers, "host:port".
 	Schedulers []string `protobuf:"bytes,4,rep,name=schedulers,proto3" json:"schedulers,omitempty"`
-	// Raft index of the change that made it.
+	// Raft index of the change that made it; told to schedulers, who don't go back to an older one.
 	Index         uint64 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
