@@ -3,7 +3,10 @@ package scheduler_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -73,7 +76,7 @@ func (s *secured) certificate(role, name string) *fleetv1.Certificate {
 func TestRenewal(t *testing.T) {
 	t.Parallel()
 	cfg := secureConfig(t.TempDir())
-	cfg.CertificateLifetime = 10 * time.Second
+	cfg.CertificateLifetime = 15 * time.Second
 	s := runSecure(t, cfg)
 	agent := s.member(fleetv1.RoleAgent, "n1")
 	stream, err := s.session(s.dial(agent), "n1")
@@ -309,5 +312,32 @@ func TestAttackAgentOnEveryMethod(t *testing.T) {
 	}
 	if refused < 40 {
 		t.Errorf("only %d methods are refused", refused)
+	}
+}
+
+// Operators check the host name by which they reach a scheduler: one that was given another name certifies itself anew.
+func TestAdvertisedHost(t *testing.T) {
+	t.Parallel()
+	cfg := secureConfig(t.TempDir())
+	runSecure(t, cfg).stop()
+	cfg.AdvertiseAddress = "s1.example.org"
+	s := runSecure(t, cfg)
+	pem, err := os.ReadFile(s.CAPath())
+	s.must(err)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	as := func(host, addr string) error {
+		conn, err := tls.Dial("tcp", addr, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: host})
+		if err == nil {
+			err = conn.Close()
+		}
+		return err
+	}
+	s.within("it is known as s1.example.org", func() bool { return as("s1.example.org", s.GRPCAddr()) == nil })
+	if err := errors.Join(as("s1.example.org", s.HTTPAddr()), as("localhost", s.HTTPAddr()), as("127.0.0.1", s.GRPCAddr())); err != nil {
+		t.Error(err)
+	}
+	if as("s2.example.org", s.GRPCAddr()) == nil {
+		t.Error("it is known by any name")
 	}
 }

@@ -30,7 +30,7 @@ func certificate(t *testing.T, c *Cluster, node string) *fleetv1.Certificate {
 // Nodes join, renew while they serve, are shut out and come back; instances that run go on.
 func TestNodesWithCertificates(t *testing.T) {
 	c := Start(t, Options{TLS: true, Nodes: 2, Scheduler: func(cfg *scheduler.Config) {
-		cfg.CertificateLifetime, cfg.LeaseDuration, cfg.HeartbeatInterval = 10*time.Second, 2*time.Second, 200*time.Millisecond
+		cfg.CertificateLifetime, cfg.LeaseDuration, cfg.HeartbeatInterval = 15*time.Second, 2*time.Second, 200*time.Millisecond
 	}})
 	c.Declare()
 	c.Deploy("iris", 2)
