@@ -18,6 +18,7 @@ import (
 	"github.com/drover-fleet/drover/agent/metrics"
 	"github.com/drover-fleet/drover/agent/session"
 	"github.com/drover-fleet/drover/devices"
+	"github.com/drover-fleet/drover/identity"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
 )
@@ -40,7 +41,9 @@ type Agent struct {
 	journal   *journal.Journal
 	instances *instance.Manager
 	session   *session.Client
+	identity  *identity.Keeper // nil without TLS
 	metrics   *metrics.Metrics
+	joining   *identity.JoinFile // until there is a certificate; nil when there is one
 	http      net.Listener
 	local     net.Listener
 
@@ -72,6 +75,14 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 	if a.journal, err = journal.Open(cfg.DataDir); err != nil {
 		return nil, err
 	}
+	if !cfg.Insecure {
+		if a.identity, err = identity.Open(filepath.Join(cfg.DataDir, "identity"), deps.Logger); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.prepareJoin(); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if a.facts, err = hostFacts(ctx, cfg); err != nil {
@@ -95,13 +106,13 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 		deps.Devices.Quarantine(id, q)
 	}
 	a.session = session.New(session.Config{
-		Node: cfg.NodeName, Schedulers: cfg.Schedulers, TokenFile: cfg.TokenFile, Logger: deps.Logger, Instances: a.instances,
+		Node: cfg.NodeName, Schedulers: a.schedulers, Identity: a.identity, TokenFile: cfg.TokenFile, Logger: deps.Logger, Instances: a.instances,
 		Header: a.journal.Header, Facts: a.Facts, Samples: a.samples, FactsChanged: a.factsChanged, Relay: a.relay,
 	})
 	a.metrics = metrics.New(metrics.Sources{
 		Version: a.facts.GetAgentVersion(), Node: cfg.NodeName, Declared: cfg.DeclaredDevices, DataDir: cfg.DataDir,
 		Runtime: deps.Runtime, Devices: deps.Devices, Instances: a.instances.Instances,
-		JournalWrites: a.journal.Writes, Connected: a.session.Connected, Generation: func() uint64 { return a.journal.Header().Generation },
+		JournalWrites: a.journal.Writes, Connected: a.session.Connected, Generation: func() uint64 { return a.journal.Header().Generation }, Expires: a.expires,
 		Logger: deps.Logger, LinesDropped: func(id string, lines uint64) {
 			a.instances.Note(id, fleetv1.EventWarning, "LogLinesDropped", fmt.Sprintf("its logger has dropped %d lines that it could not write", lines))
 		},
@@ -165,7 +176,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	part("device changes", func(ctx context.Context) error { return a.deviceLoop(ctx, notes) })
 	part("quarantine", a.quarantineLoop)
 	part("instances", a.instances.Run)
-	part("session", a.session.Run)
+	part("session", a.connect)
 	part("http", a.serveHTTP)
 	part("local socket", a.serveLocal)
 	part("node", a.nodeLoop)

@@ -198,6 +198,7 @@ func newNodeWith(t *testing.T, exec func(context.Context, runtime.ExecRequest) (
 	dir := t.TempDir()
 	n := &node{t: t, fleet: "2xH100-80GB", exec: exec, cfg: agent.DefaultConfig(), rt: fake.New(fake.Options{Listen: true})}
 	n.cfg.NodeName, n.cfg.DataDir, n.cfg.TokenFile = "n1", filepath.Join(dir, "data"), filepath.Join(dir, "token")
+	n.cfg.Insecure = true
 	n.cfg.Schedulers, n.cfg.HTTPAddr, n.cfg.AdvertiseAddress = schedulers, "127.0.0.1:0", "127.0.0.1"
 	if err := os.WriteFile(n.cfg.TokenFile, []byte("secret\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -457,9 +458,10 @@ func TestExitIsReportedAndRestarted(t *testing.T) {
 func TestBadConfig(t *testing.T) {
 	for field, change := range map[string]func(*agent.Config){
 		"node_name":           func(c *agent.Config) { c.NodeName = "a b" },
-		"schedulers":          func(c *agent.Config) { c.Schedulers = nil },
 		"schedulers[0]":       func(c *agent.Config) { c.Schedulers = []string{"x"} },
-		"token_file":          func(c *agent.Config) { c.TokenFile = "" },
+		"schedulers[1]":       func(c *agent.Config) { c.Insecure, c.Schedulers = true, []string{"127.0.0.1:1", "10.0.0.1:1"} },
+		"token_file":          func(c *agent.Config) { c.Insecure, c.TokenFile = true, "" },
+		"join_file":           func(c *agent.Config) { c.Insecure, c.JoinFile = true, "x" },
 		"data_dir":            func(c *agent.Config) { c.DataDir = "" },
 		"http_addr":           func(c *agent.Config) { c.HTTPAddr = "x" },
 		"advertise_address":   func(c *agent.Config) { c.AdvertiseAddress = "x" },

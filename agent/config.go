@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -16,9 +17,14 @@ import (
 type Config struct {
 	// NodeName is unique in the cluster; empty means the host's name.
 	NodeName string `yaml:"node_name"`
-	// Schedulers are gRPC addresses, host:port.
+	// Schedulers are gRPC addresses, host:port. Empty means those that the join file or the schedulers have told; without
+	// TLS one on this host.
 	Schedulers []string `yaml:"schedulers"`
-	// TokenFile holds the token of the role "agent".
+	// JoinFile lets this node into a cluster; "-" is standard input. It is not read when there is a certificate.
+	JoinFile string `yaml:"join_file"`
+	// Insecure connects in plain text to schedulers on loopback addresses, with the token of TokenFile.
+	Insecure bool `yaml:"insecure"`
+	// TokenFile holds the token of the role "agent"; only without TLS.
 	TokenFile string `yaml:"token_file"`
 	DataDir   string `yaml:"data_dir"`
 	// HTTPAddr serves metrics and health.
@@ -47,12 +53,14 @@ type Config struct {
 	LocalSocket string `yaml:"local_socket"`
 	// Version of the program, as the node's facts show it; empty means what the Go build recorded.
 	Version string `yaml:"-"`
+	// Stdin is where a join file "-" is read.
+	Stdin io.Reader `yaml:"-"`
 }
 
 // DefaultConfig answers a configuration that Validate accepts once DataDir can be used.
 func DefaultConfig() Config {
 	return Config{
-		Schedulers: []string{"127.0.0.1:7400"}, TokenFile: "/etc/drover/agent.token", DataDir: "/var/lib/drover/agent",
+		TokenFile: "/etc/drover/agent.token", DataDir: "/var/lib/drover/agent",
 		HTTPAddr: "127.0.0.1:7410", PortMin: 30000, PortMax: 32767, ImageHigh: 0.85, ImageLow: 0.75,
 		ReclaimTimeout: time.Minute,
 	}
@@ -79,17 +87,7 @@ func (c *Config) Validate() error {
 	if !nodeName.MatchString(c.NodeName) {
 		wrong("node_name", "%q is not 1–64 letters, digits, '.', '-' or '_'", c.NodeName)
 	}
-	if len(c.Schedulers) == 0 {
-		wrong("schedulers", "at least one address is needed")
-	}
-	for i, address := range c.Schedulers {
-		if _, _, err := net.SplitHostPort(address); err != nil {
-			wrong(fmt.Sprintf("schedulers[%d]", i), "%q is not host:port", address)
-		}
-	}
-	if c.TokenFile == "" {
-		wrong("token_file", "must be set")
-	}
+	c.validateSchedulers(wrong)
 	if c.DataDir == "" {
 		wrong("data_dir", "must be set")
 	} else if abs, err := filepath.Abs(c.DataDir); err != nil {
@@ -105,6 +103,29 @@ func (c *Config) Validate() error {
 		c.LocalSocket = filepath.Join(c.DataDir, "agent.sock")
 	}
 	return errors.Join(errs...)
+}
+
+// validateSchedulers checks how schedulers are reached.
+func (c *Config) validateSchedulers(wrong func(field, format string, args ...any)) {
+	if c.Insecure && len(c.Schedulers) == 0 {
+		c.Schedulers = []string{"127.0.0.1:7400"}
+	}
+	for i, address := range c.Schedulers {
+		host, _, err := net.SplitHostPort(address)
+		ip := net.ParseIP(host)
+		switch {
+		case err != nil:
+			wrong(fmt.Sprintf("schedulers[%d]", i), "%q is not host:port", address)
+		case c.Insecure && host != "localhost" && (ip == nil || !ip.IsLoopback()):
+			wrong(fmt.Sprintf("schedulers[%d]", i), "%q is not a loopback address, and plain text (insecure) goes to no other", address)
+		}
+	}
+	if c.Insecure && c.TokenFile == "" {
+		wrong("token_file", "must be set")
+	}
+	if c.Insecure && c.JoinFile != "" {
+		wrong("join_file", "a cluster without TLS (insecure) can't be joined: token_file is used")
+	}
 }
 
 // validateHost checks what instances get of the host.

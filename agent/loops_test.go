@@ -107,7 +107,7 @@ func TestDeviceFailsWhileImagesAreCollected(t *testing.T) {
 		registry := devices.NewRegistry(slog.New(slog.DiscardHandler), b)
 		registry.Judge = devicehealth.New()
 		cfg := DefaultConfig()
-		cfg.NodeName, cfg.DataDir, cfg.HTTPAddr = "n", t.TempDir(), "127.0.0.1:0"
+		cfg.NodeName, cfg.DataDir, cfg.HTTPAddr, cfg.Insecure = "n", t.TempDir(), "127.0.0.1:0", true
 		j, err := journal.Open(cfg.DataDir)
 		if err != nil {
 			t.Fatal(err)
@@ -159,7 +159,7 @@ func TestDeviceFailsWhileImagesAreCollected(t *testing.T) {
 
 func TestImagesInUseAreKept(t *testing.T) {
 	cfg := DefaultConfig()
-	cfg.NodeName, cfg.DataDir, cfg.HTTPAddr = "n", t.TempDir(), "127.0.0.1:0"
+	cfg.NodeName, cfg.DataDir, cfg.HTTPAddr, cfg.Insecure = "n", t.TempDir(), "127.0.0.1:0", true
 	j, err := journal.Open(cfg.DataDir)
 	if err != nil {
 		t.Fatal(err)
@@ -199,7 +199,7 @@ func TestImagesInUseAreKept(t *testing.T) {
 // What is told of the images are those used last, in an order that does not change by their use.
 func TestImagesUsedLastAreTold(t *testing.T) {
 	cfg := DefaultConfig()
-	cfg.NodeName, cfg.DataDir, cfg.HTTPAddr = "n", t.TempDir(), "127.0.0.1:0"
+	cfg.NodeName, cfg.DataDir, cfg.HTTPAddr, cfg.Insecure = "n", t.TempDir(), "127.0.0.1:0", true
 	rt := fake.New(fake.Options{})
 	defer rt.Close()
 	pull := func(i int) {

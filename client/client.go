@@ -49,6 +49,7 @@ type Client struct {
 	Instances fleetv1.InstanceServiceClient
 	Events    fleetv1.EventServiceClient
 	Cluster   fleetv1.ClusterServiceClient
+	Identity  fleetv1.IdentityServiceClient
 
 	addr string
 	conn *grpc.ClientConn
@@ -89,6 +90,7 @@ func Dial(cfg Config) (*Client, error) {
 		Instances: fleetv1.NewInstanceServiceClient(conn),
 		Events:    fleetv1.NewEventServiceClient(conn),
 		Cluster:   fleetv1.NewClusterServiceClient(conn),
+		Identity:  fleetv1.NewIdentityServiceClient(conn),
 		addr:      cfg.Addr,
 		conn:      conn,
 	}, nil
@@ -126,15 +128,23 @@ func (cfg Config) transport() (credentials.TransportCredentials, error) {
 		}
 		return insecure.NewCredentials(), nil
 	}
-	pem, err := os.ReadFile(cfg.CAFile)
+	pool, err := readCA(cfg.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	return credentials.NewTLS(&tls.Config{RootCAs: pool, ServerName: host, MinVersion: tls.VersionTLS13}), nil
+}
+
+func readCA(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("read the CA file: %w", err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("CA file %s holds no certificate in PEM form", cfg.CAFile)
+		return nil, fmt.Errorf("CA file %s holds no certificate in PEM form", file)
 	}
-	return credentials.NewTLS(&tls.Config{RootCAs: pool, ServerName: host, MinVersion: tls.VersionTLS13}), nil
+	return pool, nil
 }
 
 func loopback(host string) bool {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -100,4 +101,15 @@ func lookupError(resp *http.Response, body []byte) error {
 		e.RetryAfter = time.Duration(s) * time.Second
 	}
 	return e
+}
+
+// NewHTTPClient makes a client for Lookup that checks the scheduler by the certificates of a CA file.
+func NewHTTPClient(caFile string) (*http.Client, error) {
+	pool, err := readCA(caFile)
+	if err != nil {
+		return nil, err
+	}
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
+	return &http.Client{Transport: t}, nil
 }

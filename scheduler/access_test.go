@@ -160,6 +160,11 @@ func TestConfigValidate(t *testing.T) {
 	if err := scheduler.DefaultConfig().Validate(); err != nil {
 		t.Errorf("the default: %v", err)
 	}
+	anywhere := scheduler.DefaultConfig()
+	anywhere.GRPCAddr, anywhere.HTTPAddr, anywhere.RaftAddr, anywhere.AdvertiseAddress = ":7400", "0.0.0.0:7401", "10.0.0.1:7402", "s1.example.org"
+	if err := anywhere.Validate(); err != nil {
+		t.Errorf("any address: %v", err)
+	}
 	for _, c := range []struct {
 		field string
 		edit  func(*scheduler.Config)
@@ -168,7 +173,11 @@ func TestConfigValidate(t *testing.T) {
 		{"grpc_addr", func(c *scheduler.Config) { c.GRPCAddr = "0.0.0.0:7400" }},
 		{"http_addr", func(c *scheduler.Config) { c.HTTPAddr = ":7401" }},
 		{"raft_addr", func(c *scheduler.Config) { c.RaftAddr = "127.0.0.1" }},
-		{"raft_addr", func(c *scheduler.Config) { c.RaftAddr = "example.org:7402" }},
+		{"raft_addr", func(c *scheduler.Config) { c.Insecure, c.RaftAddr = true, "example.org:7402" }},
+		{"http_addr", func(c *scheduler.Config) { c.Insecure, c.HTTPAddr = true, "10.0.0.1:7401" }},
+		{"advertise_address", func(c *scheduler.Config) { c.AdvertiseAddress = "10.0.0.1:7400" }},
+		{"certificate_lifetime", func(c *scheduler.Config) { c.CertificateLifetime = time.Second }},
+		{"join_file", func(c *scheduler.Config) { c.Insecure, c.JoinFile = true, "x" }},
 		{"heartbeat_interval", func(c *scheduler.Config) { c.HeartbeatInterval = 0 }},
 		{"lease_duration", func(c *scheduler.Config) { c.LeaseDuration = c.HeartbeatInterval }},
 		{"max_services_per_user", func(c *scheduler.Config) { c.MaxServicesPerUser = 0 }},

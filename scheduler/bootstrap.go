@@ -27,12 +27,16 @@ const (
 // bootstrapRetry is the pause before a failed bootstrap is tried again.
 const bootstrapRetry = time.Second
 
-// bootstrap makes the cluster's first objects if they don't exist. It ends when they do, or with ctx.
+// bootstrap makes the cluster's first objects, its CA and this scheduler's certificate if they don't exist. It ends when
+// they do, or with ctx.
 func (s *Server) bootstrap(ctx context.Context) error {
-	for s.state.View().Cluster() == nil {
+	for {
 		err := s.tryBootstrap(ctx)
 		if err == nil {
-			continue
+			err = s.certify(ctx)
+		}
+		if err == nil {
+			return nil
 		}
 		s.log.Warn("bootstrap failed, trying again", "error", err)
 		timer := time.NewTimer(bootstrapRetry)
@@ -43,10 +47,12 @@ func (s *Server) bootstrap(ctx context.Context) error {
 		case <-timer.C:
 		}
 	}
-	return nil
 }
 
 func (s *Server) tryBootstrap(ctx context.Context) error {
+	if s.state.View().Cluster() != nil {
+		return nil
+	}
 	now := timestamppb.New(time.Now())
 	meta := func(name string) *fleetv1.Meta {
 		return &fleetv1.Meta{Name: name, Id: uuid.NewString(), Account: fleetv1.Default, Project: fleetv1.Default,
@@ -63,16 +69,24 @@ func (s *Server) tryBootstrap(ctx context.Context) error {
 		write.Mutations = append(write.Mutations,
 			state.Put(0, &fleetv1.Token{Meta: meta(t.name), Role: t.role, SecretSha256: auth.Hash(secret)}))
 	}
-	cmd := &fleetv1.Command{Time: now, Caller: "scheduler", Op: &fleetv1.Command_Write{Write: write}}
+	if err := s.write(ctx, "bootstrap the cluster", write); err != nil {
+		return err
+	}
+	s.log.Info("the cluster is bootstrapped", "admin_token", filepath.Join(s.cfg.DataDir, AdminTokenFile))
+	return nil
+}
+
+// write commits in the scheduler's own name.
+func (s *Server) write(ctx context.Context, what string, write *fleetv1.Write) error {
+	cmd := &fleetv1.Command{Time: timestamppb.New(time.Now()), Caller: "scheduler", Op: &fleetv1.Command_Write{Write: write}}
 	cmd.Introduced = state.Introduced(cmd)
 	result, err := s.proposals.Propose(ctx, cmd)
 	if err != nil {
-		return fmt.Errorf("bootstrap the cluster: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	if len(result.Rejections) > 0 {
-		return fmt.Errorf("bootstrap the cluster: %s", result.Rejections[0].Detail)
+		return fmt.Errorf("%s: %s", what, result.Rejections[0].Detail)
 	}
-	s.log.Info("the cluster is bootstrapped", "admin_token", filepath.Join(s.cfg.DataDir, AdminTokenFile))
 	return nil
 }
 

@@ -3,20 +3,37 @@ package scheduler
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"time"
 
+	"github.com/drover-fleet/drover/identity"
 	"github.com/drover-fleet/drover/registry"
+	"github.com/drover-fleet/drover/scheduler/authority"
 )
 
 // Config is a scheduler's configuration.
 type Config struct {
-	// DataDir holds everything durable: the Raft log, events, token files.
+	// DataDir holds everything durable: the Raft log, events, token files, this scheduler's certificate.
 	DataDir string `yaml:"data_dir"`
 	// Addresses to listen on, "host:port"; port 0 takes a free one.
 	GRPCAddr string `yaml:"grpc_addr"`
 	HTTPAddr string `yaml:"http_addr"`
 	RaftAddr string `yaml:"raft_addr"`
+	// AdvertiseAddress is the host name or IP address at which agents, operators and other schedulers reach this one;
+	// empty means the addresses that it listens on.
+	AdvertiseAddress string `yaml:"advertise_address"`
+	// Insecure serves plain text, on loopback addresses alone. Agents are known by a token then.
+	Insecure bool `yaml:"insecure"`
+	// KeyFile holds the key-encryption keys (identity.KeyFile); empty means cluster.key in DataDir.
+	KeyFile string `yaml:"key_file"`
+	// JoinFile lets this scheduler into a cluster; "-" is standard input. It is not read when there is a certificate.
+	JoinFile string `yaml:"join_file"`
+	// CertificateLifetime is that of the certificates which this scheduler signs. They are renewed after two thirds of it.
+	CertificateLifetime time.Duration `yaml:"certificate_lifetime"`
 	// Bootstrap makes this scheduler the first of a new cluster when its data directory is empty.
 	Bootstrap bool `yaml:"bootstrap"`
 	// Agents send every HeartbeatInterval; a node that is silent for LeaseDuration is unreachable.
@@ -33,21 +50,24 @@ type Config struct {
 	Registry     registry.Config `yaml:"registry"`
 	// Version of the program, as status and metrics show it; empty means what the Go build recorded.
 	Version string `yaml:"-"`
+	// Stdin is where a join file "-" is read.
+	Stdin io.Reader `yaml:"-"`
 }
 
-// DefaultConfig is a single scheduler on loopback.
+// DefaultConfig is a single scheduler on loopback, with TLS.
 func DefaultConfig() Config {
 	return Config{
-		DataDir:            "/var/lib/drover/scheduler",
-		GRPCAddr:           "127.0.0.1:7400",
-		HTTPAddr:           "127.0.0.1:7401",
-		RaftAddr:           "127.0.0.1:7402",
-		Bootstrap:          true,
-		HeartbeatInterval:  2 * time.Second,
-		LeaseDuration:      10 * time.Second,
-		MaxServicesPerUser: 20,
-		LookupMaxAge:       3 * time.Second,
-		ReserveAfter:       30 * time.Second,
+		DataDir:             "/var/lib/drover/scheduler",
+		GRPCAddr:            "127.0.0.1:7400",
+		HTTPAddr:            "127.0.0.1:7401",
+		RaftAddr:            "127.0.0.1:7402",
+		Bootstrap:           true,
+		CertificateLifetime: 90 * 24 * time.Hour,
+		HeartbeatInterval:   2 * time.Second,
+		LeaseDuration:       10 * time.Second,
+		MaxServicesPerUser:  20,
+		LookupMaxAge:        3 * time.Second,
+		ReserveAfter:        30 * time.Second,
 	}
 }
 
@@ -61,9 +81,18 @@ func (c Config) Validate() error {
 		bad("data_dir", "is missing")
 	}
 	for _, a := range []struct{ field, addr string }{{"grpc_addr", c.GRPCAddr}, {"http_addr", c.HTTPAddr}, {"raft_addr", c.RaftAddr}} {
-		if err := loopback(a.addr); err != nil {
+		if err := c.checkAddr(a.addr); err != nil {
 			bad(a.field, "%w", err)
 		}
+	}
+	if c.AdvertiseAddress != "" && !hostName.MatchString(c.AdvertiseAddress) && net.ParseIP(c.AdvertiseAddress) == nil {
+		bad("advertise_address", "%q is neither a host name nor an IP address (the ports are those of the listeners)", c.AdvertiseAddress)
+	}
+	if c.CertificateLifetime < minCertificateLifetime || c.CertificateLifetime > authority.MaxLifetime {
+		bad("certificate_lifetime", "%v is out of range %v–%v", c.CertificateLifetime, minCertificateLifetime, authority.MaxLifetime)
+	}
+	if c.Insecure && c.JoinFile != "" {
+		bad("join_file", "a cluster without TLS (insecure) can't be joined")
 	}
 	if c.HeartbeatInterval < 10*time.Millisecond || c.HeartbeatInterval > time.Minute {
 		bad("heartbeat_interval", "%v is out of range 10ms–1m", c.HeartbeatInterval)
@@ -83,13 +112,60 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-func loopback(addr string) error {
+// minCertificateLifetime leaves time for renewing.
+const minCertificateLifetime = 10 * time.Second
+
+var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
+
+// checkAddr says why this scheduler can't listen on an address.
+func (c Config) checkAddr(addr string) error {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return fmt.Errorf("%q is not host:port", addr)
 	}
-	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return fmt.Errorf("%q is not a loopback address: other hosts can be served once nodes and users have identities", addr)
+	ip := net.ParseIP(host)
+	switch {
+	case c.Insecure && host != "localhost" && (ip == nil || !ip.IsLoopback()):
+		return fmt.Errorf("%q is not a loopback address, and plain text (insecure) is served on no other", addr)
+	case !c.Insecure && (host == "" || ip != nil && ip.IsUnspecified()) && c.AdvertiseAddress == "":
+		return fmt.Errorf("%q is every address of this host: say in advertise_address which one others reach it at", addr)
 	}
 	return nil
+}
+
+func (c Config) keyFile() identity.KeyFile {
+	if c.KeyFile != "" {
+		return identity.KeyFile(c.KeyFile)
+	}
+	return identity.KeyFile(filepath.Join(c.DataDir, "cluster.key"))
+}
+
+// advertised is the address at which others reach a listener.
+func (c Config) advertised(l string) string {
+	_, port, err := net.SplitHostPort(l)
+	if err != nil || c.AdvertiseAddress == "" || c.Insecure {
+		return l
+	}
+	return net.JoinHostPort(c.AdvertiseAddress, port)
+}
+
+// hosts are the names and addresses in this scheduler's certificate, ordered.
+func (c Config) hosts() []string {
+	all := []string{"localhost", "127.0.0.1", "::1"}
+	for _, addr := range []string{c.GRPCAddr, c.HTTPAddr} {
+		host, _, err := net.SplitHostPort(addr)
+		if ip := net.ParseIP(host); err == nil && host != "" && (ip == nil || !ip.IsUnspecified()) {
+			all = append(all, host)
+		}
+	}
+	if c.AdvertiseAddress != "" {
+		all = append(all, c.AdvertiseAddress)
+	}
+	for i, h := range all {
+		if ip := net.ParseIP(h); ip != nil {
+			all[i] = ip.String()
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }

@@ -12,7 +12,12 @@
 //     stands in the clear; a file that the operator has taken away is not made again.
 //   - Serving starts before leadership is known. Until then reads see what is in the store, mutations are
 //     Unavailable, and the health service says NOT_SERVING.
-//   - Every listener must be on loopback until schedulers, agents and users have identities.
+//   - Listeners are TLS, on any address (package identity); without it (Config.Insecure) on loopback addresses alone.
+//   - The CA is made when the first scheduler leads, not before: it comes with the log, in one write and encrypted, so
+//     there is no state between to recover from. Raft needs no connection until then, and the other listeners refuse
+//     handshakes until there is a certificate. A cluster from before TLS gets its CA in the same way.
+//   - A new scheduler gets its certificate before Raft starts (Config.JoinFile), and the key file must be there: it
+//     can't hold the state and be unable to sign. Whether it is then a member is decided elsewhere.
 //   - The process must end when raftstore.Failed fires: Run returns that error without waiting for anything
 //     that might need the disk.
 //   - Metrics have a registry of their own. Labels take few values by construction: states, results and

@@ -133,6 +133,9 @@ func (c *snapshotCollector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, nil, labels), kind, value)
 	}
 	gauge := func(name, help string, value float64) { send(prometheus.GaugeValue, name, help, value, "", "") }
+	if c.s.keeper != nil && !c.s.keeper.Expires().IsZero() {
+		gauge("drover_scheduler_certificate_expire_time_seconds", "Unix time at which this scheduler's certificate expires; absent without TLS.", float64(c.s.keeper.Expires().Unix()))
+	}
 	raft := c.s.raft.Status()
 	leads := 0.0
 	if c.s.leading.Load() {

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/drover-fleet/drover/identity"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/registry"
 	"github.com/drover-fleet/drover/scheduler/api"
@@ -59,6 +60,10 @@ type Server struct {
 	hub       *session.Hub
 	loops     *reconcile.Loops
 	table     *lookup.Table
+
+	keeper  *identity.Keeper // nil in a cluster without TLS
+	api     *api.API
+	trusted atomic.Pointer[agentTrust]
 
 	grpcListener, httpListener net.Listener
 	grpc                       *grpc.Server
@@ -108,7 +113,13 @@ func (s *Server) open() (err error) {
 	}
 	raftConfig := raftstore.DefaultConfig()
 	raftConfig.DataDir, raftConfig.Addr = s.cfg.DataDir, s.cfg.RaftAddr
-	raftConfig.Bootstrap, raftConfig.Logger = s.cfg.Bootstrap, s.log
+	raftConfig.Bootstrap, raftConfig.Logger = s.bootstraps(), s.log
+	if !s.cfg.Insecure {
+		raftConfig.Stream = s.secureRaft
+		if _, port, err := net.SplitHostPort(s.cfg.RaftAddr); err == nil && port != "0" {
+			raftConfig.Advertise = s.cfg.advertised(s.cfg.RaftAddr)
+		}
+	}
 	sink := &lateSink{}
 	if s.raft, err = raftstore.Open(raftConfig, s.state, sink); err != nil {
 		return err
@@ -126,19 +137,20 @@ func (s *Server) wire() {
 	s.proposals = newProposals(s.raft)
 	s.hub = session.New(session.Config{
 		State: s.state, Proposer: s.proposals, HeartbeatInterval: s.cfg.HeartbeatInterval, LeaseDuration: s.cfg.LeaseDuration,
-		Logger: s.log, // no Leader: the addresses known here are Raft's, which agents can't dial
+		Trust: s.agentTrust, Logger: s.log, // no Leader: the addresses known here are Raft's, which agents can't dial
 	})
 	s.loops = reconcile.New(reconcile.Config{
 		State: s.state, Proposer: s.proposals, Sessions: s.hub, LookupMaxAge: s.cfg.LookupMaxAge, ReserveAfter: s.cfg.ReserveAfter, Logger: s.log,
 	})
 	s.table = lookup.New(lookup.Config{Store: s.state, LeaseValid: s.hub.LeaseValid, MaxAge: s.cfg.LookupMaxAge})
-	a := api.New(api.Config{
+	s.api = api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
-		Endpoints: s.table, Members: s, MaxServicesPerUser: s.cfg.MaxServicesPerUser, Now: time.Now, Logger: s.log,
+		Endpoints: s.table, Members: s, Identity: s.signing(), MaxServicesPerUser: s.cfg.MaxServicesPerUser, Now: time.Now, Logger: s.log,
 	})
-	in := auth.NewInterceptors(s.state.View)
+	in := auth.NewInterceptors(auth.Config{View: s.state.View, Secure: !s.cfg.Insecure, Logger: s.log})
 	m := newMetrics(s)
 	s.grpc = grpc.NewServer(
+		grpc.Creds(s.grpcCredentials()),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveAnswer}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
@@ -147,7 +159,7 @@ func (s *Server) wire() {
 		grpc.ChainUnaryInterceptor(m.unary, in.Unary, api.UnaryErrors(s.log)),
 		grpc.ChainStreamInterceptor(m.stream, s.endOnStop, in.Stream, api.StreamErrors(s.log)),
 	)
-	a.Register(s.grpc)
+	s.api.Register(s.grpc)
 	fleetv1.RegisterAgentServiceServer(s.grpc, s.hub)
 	s.health = health.NewServer()
 	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
@@ -156,7 +168,10 @@ func (s *Server) wire() {
 	s.http = &http.Server{
 		Handler: s.handler(m), ReadHeaderTimeout: headerTimeout, ReadTimeout: callTimeout, WriteTimeout: callTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		ErrorLog: slog.NewLogLogger(s.log.With("port", "HTTP").Handler(), slog.LevelWarn),
+	}
+	if s.keeper != nil {
+		s.http.TLSConfig = s.keeper.ServerTLS()
 	}
 }
 
@@ -176,9 +191,17 @@ func (s *Server) Run(ctx context.Context) error {
 	part("memory", func() error { s.tidyMemory(ctx); return nil })
 	part("look-up", func() error { s.table.Run(ctx); return nil })
 	part("leadership", func() error { s.followLeadership(ctx, cancel); return nil })
+	if s.keeper != nil {
+		part("trust", func() error { s.followTrust(ctx); return nil })
+		part("certificate", func() error { s.keeper.Run(ctx, s.cfg.hosts(), s.renew); return nil })
+	}
 	part("gRPC", func() error { return s.grpc.Serve(s.grpcListener) })
 	part("HTTP", func() error {
-		if err := s.http.Serve(s.httpListener); !errors.Is(err, http.ErrServerClosed) {
+		serve := s.http.Serve
+		if s.keeper != nil {
+			serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
+		}
+		if err := serve(s.httpListener); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil

@@ -44,7 +44,7 @@ type running struct {
 
 func testConfig(dir string) scheduler.Config {
 	cfg := scheduler.DefaultConfig()
-	cfg.DataDir = dir
+	cfg.DataDir, cfg.Insecure = dir, true
 	cfg.GRPCAddr, cfg.HTTPAddr, cfg.RaftAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.HeartbeatInterval, cfg.LeaseDuration, cfg.LookupMaxAge = 100*time.Millisecond, 5*time.Second, time.Second
 	return cfg

@@ -22,6 +22,9 @@ func (s *Server) GRPCAddr() string { return s.grpcListener.Addr().String() }
 // HTTPAddr is the address that HTTP is served at.
 func (s *Server) HTTPAddr() string { return s.httpListener.Addr().String() }
 
+// RaftAddr is the address at which other schedulers reach this one.
+func (s *Server) RaftAddr() string { return s.raft.Addr() }
+
 // Ready is closed when this scheduler has led for the first time: the cluster is bootstrapped and
 // mutations are accepted.
 func (s *Server) Ready() <-chan struct{} { return s.ready }

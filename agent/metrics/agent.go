@@ -12,6 +12,7 @@ import (
 type agent struct {
 	src                                                    Sources
 	goroutines, heap, writes, connected, generation, count *prometheus.Desc
+	expires                                                *prometheus.Desc
 }
 
 func newAgent(src Sources) *agent {
@@ -22,12 +23,13 @@ func newAgent(src Sources) *agent {
 		writes:     desc("agent_journal_writes_total", "Transactions written to the journal."),
 		connected:  desc("agent_connected", "1 while a scheduler is connected."),
 		generation: desc("agent_assignment_generation", "Generation of the assignment set in the journal."),
+		expires:    desc("agent_certificate_expire_time_seconds", "Unix time at which the node's certificate expires; absent without one."),
 		count:      desc("agent_instances", "Instances in the journal, by observed state.", "state"),
 	}
 }
 
 func (c *agent) describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.goroutines, c.heap, c.writes, c.connected, c.generation, c.count} {
+	for _, d := range []*prometheus.Desc{c.goroutines, c.heap, c.writes, c.connected, c.generation, c.count, c.expires} {
 		ch <- d
 	}
 }
@@ -40,6 +42,9 @@ func (c *agent) collect(ch chan<- prometheus.Metric, all []*fleetv1.Instance) {
 	counter(ch, c.writes, float64(c.src.JournalWrites()))
 	gauge(ch, c.connected, truth(c.src.Connected()))
 	gauge(ch, c.generation, float64(c.src.Generation()))
+	if at := c.src.Expires(); !at.IsZero() {
+		gauge(ch, c.expires, float64(at.Unix()))
+	}
 	states := map[string]int{}
 	for _, in := range all {
 		states[in.GetObserved().GetState()]++

@@ -42,6 +42,7 @@ type Sources struct {
 	JournalWrites func() uint64
 	Connected     func() bool
 	Generation    func() uint64
+	Expires       func() time.Time // of the node's certificate; zero when it has none
 	Logger        *slog.Logger
 	// LinesDropped is told how many log lines of an instance's present container were dropped in all, when
 	// that has grown.

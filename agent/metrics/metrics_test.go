@@ -90,7 +90,7 @@ func sources(known metrics.Devices, all ...*fleetv1.Instance) metrics.Sources {
 	return metrics.Sources{
 		Version: "v1", Node: "n1", Declared: map[string]int{"nvidia": 8}, Runtime: &fixed{}, Devices: known,
 		Instances:     func() []*fleetv1.Instance { return all },
-		JournalWrites: func() uint64 { return 5 }, Connected: func() bool { return true }, Generation: func() uint64 { return 42 },
+		JournalWrites: func() uint64 { return 5 }, Connected: func() bool { return true }, Generation: func() uint64 { return 42 }, Expires: func() time.Time { return time.Unix(1000, 0) },
 		Logger: slog.New(slog.DiscardHandler), LinesDropped: func(string, uint64) {},
 		Host: prometheus.NewRegistry(), // the host's own figures differ everywhere
 	}

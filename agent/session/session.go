@@ -7,20 +7,16 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"regexp"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/drover-fleet/drover/agent/journal"
+	"github.com/drover-fleet/drover/identity"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
@@ -34,11 +30,14 @@ type Instances interface {
 	Pulls() []*fleetv1.PullProgress
 }
 
-// Config is what a Client needs; every field is required.
+// Config is what a Client needs; every field but one of Identity and TokenFile is required.
 type Config struct {
-	Node       string
-	Schedulers []string
-	// TokenFile is read at every dial, so that a new token needs no restart.
+	Node string
+	// Schedulers answers the addresses to try. There may be none yet.
+	Schedulers func() []string
+	// Identity is this node's, with TLS; nil without it.
+	Identity *identity.Keeper
+	// TokenFile is read at every dial, so that a new token needs no restart; only without TLS.
 	TokenFile string
 	Logger    *slog.Logger
 	Instances Instances
@@ -85,8 +84,8 @@ func (c *Client) Run(ctx context.Context) error {
 	pause, next, hint := firstPause, 0, ""
 	for ctx.Err() == nil {
 		address := hint
-		if address == "" {
-			address = c.cfg.Schedulers[next%len(c.cfg.Schedulers)]
+		if all := c.cfg.Schedulers(); address == "" && len(all) > 0 {
+			address = all[next%len(all)]
 			next++
 		}
 		welcomed, err := c.session(ctx, address)
@@ -115,20 +114,14 @@ func (c *Client) Run(ctx context.Context) error {
 
 // session dials, greets and works until the session ends.
 func (c *Client) session(ctx context.Context, address string) (welcomed bool, err error) {
-	token, err := os.ReadFile(c.cfg.TokenFile)
+	conn, err := c.dial(address)
 	if err != nil {
-		return false, fmt.Errorf("read the agent's token: %w", err)
-	}
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
-	if err != nil {
-		return false, fmt.Errorf("dial %s: %w", address, err)
+		return false, err
 	}
 	var relays sync.WaitGroup
 	defer relays.Wait()
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	ctx, cancel := context.WithCancelCause(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+strings.TrimSpace(string(token))))
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	greeting := time.AfterFunc(dialTimeout, func() { cancel(fmt.Errorf("%s sent no welcome within %s", address, dialTimeout)) })
 	defer greeting.Stop()
@@ -315,6 +308,10 @@ func (s *session) receive(ctx context.Context) error {
 			}
 		case m.GetRelay() != nil:
 			s.relay(ctx, m.GetRelay())
+		case m.GetTrust() != nil && s.c.cfg.Identity != nil:
+			if err := s.c.cfg.Identity.SetTrust(m.GetTrust()); err != nil {
+				s.c.cfg.Logger.Error("whom to believe has changed, and can't be kept", "error", err)
+			}
 		}
 	}
 }

@@ -56,7 +56,7 @@ func (a *app) agentCommand() *cobra.Command {
 	cmd.Long = "Run this node's agent until SIGTERM; its containers run on. Its configuration is the defaults, then the file, then\n" +
 		"the environment, then flags; a field that doesn't exist is refused. The commands below reach an agent that runs on\n" +
 		"this node through its local socket, with or without a scheduler."
-	cmd.Example = "  drover agent --config /etc/drover/agent.yaml\n  drover agent list"
+	cmd.Example = "  drover agent --config /etc/drover/agent.yaml\n  drover agent --join-file join.yaml\n  drover agent list"
 	load, logger := a.configFlags(cmd, &cfg), a.loggerFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
@@ -72,6 +72,7 @@ func (a *app) agentCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		cfg.Stdin = a.in
 		return a.runAgent(cmd.Context(), cfg, log)
 	}
 	return cmd

@@ -37,7 +37,8 @@ func (a *app) versionCommand() *cobra.Command {
 }
 
 func (a *app) clusterCommand() *cobra.Command {
-	return a.noun("cluster", "Show the schedulers themselves, and tidy the fleet", a.clusterStatus(), a.clusterDefrag())
+	return a.noun("cluster", "Show the schedulers themselves, let hosts in, and tidy the fleet", a.clusterStatus(), a.clusterDefrag(),
+		a.clusterJoinToken(), a.clusterCertificates(), a.clusterRotateKey(), a.clusterRotateCA())
 }
 
 func (a *app) clusterStatus() *cobra.Command {

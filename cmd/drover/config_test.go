@@ -116,7 +116,7 @@ func TestSchedulerConfigIsChecked(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"--grpc-addr", "0.0.0.0:1", "--http-addr", "x"}, 1, "drover: configuration: grpc_addr: \"0.0.0.0:1\" is not a loopback address"},
+		{[]string{"--grpc-addr", "0.0.0.0:1", "--http-addr", "x"}, 1, "drover: configuration: grpc_addr: \"0.0.0.0:1\" is every address of this host"},
 		{[]string{"--config", "/nowhere.yaml"}, 1, "drover: read the configuration: open /nowhere.yaml: no such file or directory\n"},
 		{[]string{"--log-format", "xml"}, 2, "drover: --log-format \"xml\": want text or json"},
 		{[]string{"--log-level", "loud"}, 2, "invalid argument \"loud\" for \"--log-level\""},

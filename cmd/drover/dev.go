@@ -144,6 +144,7 @@ func (d *dev) run(ctx context.Context, cfg devConfig) (err error) {
 
 func (d *dev) startScheduler(cfg devConfig, part func(string, func(context.Context) error)) (*scheduler.Server, error) {
 	sc := scheduler.DefaultConfig()
+	sc.Insecure = true // all is on this machine
 	sc.DataDir, sc.Registry, sc.Version = d.path("scheduler"), cfg.registry, programVersion()
 	if cfg.freePorts {
 		sc.GRPCAddr, sc.HTTPAddr, sc.RaftAddr = anyPort, anyPort, anyPort
@@ -166,7 +167,7 @@ func (d *dev) startAgents(ctx context.Context, cfg devConfig, schedulerAddr stri
 		ac := agentConfig{Config: agent.DefaultConfig(), Containerd: d.containerdConfig(), Registry: cfg.registry}
 		ac.NodeName, ac.DataDir, ac.MountDirs = fmt.Sprintf("dev-%d", n), d.nodeDir(n), cfg.mountDirs
 		ac.Labels = map[string]string{"rack": fmt.Sprintf("r%d", (n+1)/2)} // two nodes each, to try rules with
-		ac.Schedulers, ac.TokenFile = []string{schedulerAddr}, filepath.Join(d.path("scheduler"), scheduler.AgentTokenFile)
+		ac.Insecure, ac.Schedulers, ac.TokenFile = true, []string{schedulerAddr}, filepath.Join(d.path("scheduler"), scheduler.AgentTokenFile)
 		if n > 1 || cfg.freePorts {
 			ac.HTTPAddr = anyPort
 		}

@@ -86,6 +86,9 @@ func (e *connError) Error() string {
 		}
 	}
 	why = strings.TrimPrefix(why, e.addr+": ")
+	if strings.Contains(status.Convert(e.err).Message(), "server preface") {
+		return fmt.Sprintf("what answers at %s does not speak as asked (%s): a scheduler with TLS needs its ca.pem in --ca-file or DROVER_CA, one without TLS neither", e.addr, oneLine(strings.Trim(why, `"`)))
+	}
 	return fmt.Sprintf("no scheduler answers at %s (%s); start one with `drover dev`, or name another with --addr or DROVER_ADDR",
 		e.addr, oneLine(strings.Trim(why, `"`)))
 }

@@ -38,6 +38,7 @@ type fake struct {
 	fleetv1.UnimplementedInstanceServiceServer
 	fleetv1.UnimplementedEventServiceServer
 	fleetv1.UnimplementedClusterServiceServer
+	fleetv1.UnimplementedIdentityServiceServer
 	fleetv1.UnimplementedLocalServiceServer
 
 	mu       sync.Mutex
@@ -78,6 +79,7 @@ func serveFake(t testing.TB, socket string) (addr string) {
 	fleetv1.RegisterInstanceServiceServer(s, f)
 	fleetv1.RegisterEventServiceServer(s, f)
 	fleetv1.RegisterClusterServiceServer(s, f)
+	fleetv1.RegisterIdentityServiceServer(s, f)
 	local := grpc.NewServer()
 	fleetv1.RegisterLocalServiceServer(local, f)
 	tcp := listen(t, "tcp", "127.0.0.1:0")

@@ -15,7 +15,7 @@ import (
 
 func (a *app) nodeCommand() *cobra.Command {
 	return a.noun("node", "Show hosts, and take them out of placement",
-		a.nodeList(), a.nodeShow(), a.nodeCordon(true), a.nodeCordon(false), a.nodeDrain())
+		a.nodeList(), a.nodeShow(), a.nodeCordon(true), a.nodeCordon(false), a.nodeDrain(), a.nodeRevoke())
 }
 
 func (a *app) nodeList() *cobra.Command {

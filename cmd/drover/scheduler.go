@@ -32,7 +32,7 @@ func (a *app) schedulerCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		cfg.Version = programVersion()
+		cfg.Version, cfg.Stdin = programVersion(), a.in
 		s, err := scheduler.New(cfg, log)
 		if err != nil {
 			return err

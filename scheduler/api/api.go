@@ -16,6 +16,7 @@ import (
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/registry"
 	"github.com/drover-fleet/drover/scheduler/auth"
+	"github.com/drover-fleet/drover/scheduler/authority"
 	"github.com/drover-fleet/drover/scheduler/raftstore"
 	"github.com/drover-fleet/drover/scheduler/session"
 	"github.com/drover-fleet/drover/scheduler/state"
@@ -66,7 +67,7 @@ type Members interface {
 	ClusterStatus() *fleetv1.GetClusterStatusResponse
 }
 
-// Config is what the API is made of. All fields are needed.
+// Config is what the API is made of. All fields but Identity are needed.
 type Config struct {
 	Store     Store
 	Log       Log
@@ -75,6 +76,8 @@ type Config struct {
 	Images    Images
 	Endpoints Endpoints
 	Members   Members
+	// Identity is what certificates are signed with; nil in a cluster without TLS.
+	Identity *Identity
 	// MaxServicesPerUser is the quota of SPEC §3.
 	MaxServicesPerUser int
 	Now                func() time.Time
@@ -86,6 +89,13 @@ type API struct {
 	cfg       Config
 	admission admission
 	planner   planner
+}
+
+// Identity signs certificates.
+type Identity struct {
+	authority.Issuer
+	// Schedulers answers the gRPC addresses, "host:port", at which members and operators reach schedulers.
+	Schedulers func() []string
 }
 
 // New makes the API.
@@ -106,6 +116,8 @@ func (a *API) Register(s grpc.ServiceRegistrar) {
 	fleetv1.RegisterInstanceServiceServer(s, &instanceServer{API: a})
 	fleetv1.RegisterEventServiceServer(s, &eventServer{API: a})
 	fleetv1.RegisterClusterServiceServer(s, &clusterServer{API: a})
+	fleetv1.RegisterJoinServiceServer(s, &joinServer{API: a})
+	fleetv1.RegisterIdentityServiceServer(s, &identityServer{API: a})
 }
 
 func (a *API) view() state.ReadView { return a.cfg.Store.View() }

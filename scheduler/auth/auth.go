@@ -7,21 +7,26 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/drover-fleet/drover/identity"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // Caller is who makes a call.
 type Caller struct {
-	Name    string // of the token
-	Role    string // fleetv1.RoleAdmin or RoleAgent
+	Name    string // of the token; "ROLE/NAME" of a certificate
+	Role    string // fleetv1.RoleAdmin, RoleAgent or RoleScheduler
 	Project string // used where a request names none
 	Account string
 }
@@ -95,36 +100,132 @@ func Authenticate(tokens Tokens, secret string) (Caller, error) {
 	return CallerOf(t), nil
 }
 
-// Interceptors authenticate and authorise gRPC calls against the store of the moment.
-type Interceptors struct {
-	view func() state.ReadView
+// Config is what interceptors go by.
+type Config struct {
+	// View is the store of the moment.
+	View func() state.ReadView
+	// Secure says that the listener has TLS: nodes are known by their certificates, not by a token.
+	Secure bool
+	Logger *slog.Logger
 }
 
-// NewInterceptors makes interceptors that read tokens from view.
-func NewInterceptors(view func() state.ReadView) *Interceptors { return &Interceptors{view} }
+// Interceptors authenticate and authorise gRPC calls.
+type Interceptors struct{ cfg Config }
+
+// NewInterceptors makes them.
+func NewInterceptors(cfg Config) *Interceptors { return &Interceptors{cfg} }
 
 const (
 	healthPrefix = "/grpc.health.v1.Health/"
 	agentPrefix  = "/fleet.v1.AgentService/"
+	joinMethod   = "/fleet.v1.JoinService/Join"
+	renewMethod  = "/fleet.v1.JoinService/Renew"
 )
 
+// schedulerMethods begin what schedulers call for themselves.
+func schedulerMethods() []string { return []string{renewMethod} }
+
+// refusal is why a call isn't let in.
+type refusal struct {
+	who  string
+	code codes.Code
+	why  string
+}
+
 func (i *Interceptors) admit(ctx context.Context, method string) (context.Context, error) {
-	if strings.HasPrefix(method, healthPrefix) {
+	if strings.HasPrefix(method, healthPrefix) || method == joinMethod {
 		return ctx, nil
 	}
-	caller, err := Authenticate(i.view(), bearer(ctx))
+	caller, no := i.caller(ctx, method)
+	if no == nil {
+		return NewContext(ctx, caller), nil
+	}
+	level := slog.LevelWarn
+	if no.who == "" || no.code == codes.Unavailable {
+		level = slog.LevelDebug
+	}
+	i.cfg.Logger.Log(ctx, level, "a call is refused", "audit", "refused", "who", no.who, "from", Address(ctx), "method", method, "error", no.why)
+	return nil, status.Error(no.code, no.why)
+}
+
+// Address is where a call comes from, for the audit.
+func Address(ctx context.Context) string {
+	if p, ok := peer.FromContext(ctx); ok {
+		return p.Addr.String()
+	}
+	return "unknown"
+}
+
+// caller finds out who calls, and whether that one may call the method.
+func (i *Interceptors) caller(ctx context.Context, method string) (Caller, *refusal) {
+	member, isMember := identity.PeerOf(ctx)
+	forwarded, err := forwardedCaller(ctx)
+	switch {
+	case err != nil:
+		return Caller{}, &refusal{who(member, isMember), codes.InvalidArgument, err.Error()}
+	case forwarded != nil && member.Role != fleetv1.RoleScheduler:
+		return Caller{}, &refusal{who(member, isMember), codes.PermissionDenied,
+			fmt.Sprintf("a caller %q is passed on, which a scheduler alone may do, known by its certificate", forwarded.Name)}
+	case forwarded != nil:
+		if forwarded.Role != fleetv1.RoleAdmin || !i.operators(method) {
+			return Caller{}, &refusal{member.String(), codes.PermissionDenied,
+				fmt.Sprintf("a scheduler passes on %q of the role %q, which may not call %s", forwarded.Name, forwarded.Role, method)}
+		}
+		return *forwarded, nil
+	case isMember:
+		c := Caller{Name: member.String(), Role: member.Role, Project: fleetv1.Default, Account: fleetv1.Default}
+		if !memberMay(member.Role, method) {
+			return c, &refusal{member.String(), codes.PermissionDenied, fmt.Sprintf("the certificate of %s may not call %s", member, method)}
+		}
+		return c, nil
+	case method == renewMethod:
+		return Caller{}, &refusal{"", codes.Unauthenticated, "a certificate is renewed for who shows it: this caller has none"}
+	}
+	return i.byToken(ctx, method)
+}
+
+func who(p identity.Peer, known bool) string {
+	if known {
+		return p.String()
+	}
+	return "unknown"
+}
+
+func memberMay(role, method string) bool {
+	switch role {
+	case fleetv1.RoleAgent:
+		return strings.HasPrefix(method, agentPrefix) || method == renewMethod
+	case fleetv1.RoleScheduler:
+		return slices.ContainsFunc(schedulerMethods(), func(prefix string) bool { return strings.HasPrefix(method, prefix) })
+	}
+	return false
+}
+
+// operators says that a method is of the operators' API.
+func (i *Interceptors) operators(method string) bool {
+	return !strings.HasPrefix(method, agentPrefix) &&
+		!slices.ContainsFunc(schedulerMethods(), func(prefix string) bool { return strings.HasPrefix(method, prefix) })
+}
+
+func (i *Interceptors) byToken(ctx context.Context, method string) (Caller, *refusal) {
+	caller, err := Authenticate(i.cfg.View(), bearer(ctx))
 	switch {
 	case errors.Is(err, ErrNotReady):
-		return nil, status.Error(codes.Unavailable, err.Error())
+		return Caller{}, &refusal{"", codes.Unavailable, err.Error()}
+	case errors.Is(err, ErrNoToken):
+		return Caller{}, &refusal{"", codes.Unauthenticated, err.Error()}
 	case err != nil:
-		return nil, status.Error(codes.Unauthenticated, err.Error())
+		return Caller{}, &refusal{"unknown", codes.Unauthenticated, err.Error()}
 	}
-	if (caller.Role == fleetv1.RoleAgent) != strings.HasPrefix(method, agentPrefix) ||
-		(caller.Role != fleetv1.RoleAgent && caller.Role != fleetv1.RoleAdmin) {
-		return nil, status.Errorf(codes.PermissionDenied, "token %q has the role %q, which may not call %s",
-			caller.Name, caller.Role, method)
+	who := fmt.Sprintf("token %q", caller.Name)
+	agents := strings.HasPrefix(method, agentPrefix)
+	switch {
+	case agents && i.cfg.Secure && caller.Role == fleetv1.RoleAgent:
+		return caller, &refusal{who, codes.PermissionDenied, "this cluster has TLS: a node is known by its certificate, not by a token; give the agent a join file (drover cluster join-token)"}
+	case agents != (caller.Role == fleetv1.RoleAgent), caller.Role != fleetv1.RoleAgent && !(caller.Role == fleetv1.RoleAdmin && i.operators(method)):
+		return caller, &refusal{who, codes.PermissionDenied, fmt.Sprintf("token %q has the role %q, which may not call %s", caller.Name, caller.Role, method)}
 	}
-	return NewContext(ctx, caller), nil
+	return caller, nil
 }
 
 // bearer is the token of the metadata "authorization: Bearer …".

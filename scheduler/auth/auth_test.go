@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"log/slog"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -67,6 +68,8 @@ func TestAdmit(t *testing.T) {
 		{"the hash as token", "Bearer " + string(Hash("s-admin")), list, full, codes.Unauthenticated, Caller{}},
 		{"health is open", "", health, full, codes.OK, Caller{}},
 		{"reflection is not", "", reflect, full, codes.Unauthenticated, Caller{}},
+		{"nobody renews", "Bearer s-admin", renewMethod, full, codes.Unauthenticated, Caller{}},
+		{"joining is open", "", joinMethod, full, codes.OK, Caller{}},
 		{"not bootstrapped", "Bearer s-admin", list, &view{}, codes.Unavailable, Caller{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -74,7 +77,7 @@ func TestAdmit(t *testing.T) {
 			if c.header != "" {
 				ctx = metadata.NewIncomingContext(ctx, metadata.Pairs("authorization", c.header))
 			}
-			i := NewInterceptors(func() state.ReadView { return c.view })
+			i := NewInterceptors(Config{View: func() state.ReadView { return c.view }, Logger: slog.New(slog.DiscardHandler)})
 			var got Caller
 			_, err := i.Unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: c.method}, func(ctx context.Context, _ any) (any, error) {
 				got, _ = FromContext(ctx)

@@ -18,8 +18,9 @@ type Config struct {
 	Addr string
 	// Advertise is the address told to others when it is not the one listened on.
 	Advertise string
-	// Stream replaces plain TCP on Addr, for example by TLS. The store closes it.
-	Stream StreamLayer
+	// Stream answers what carries the schedulers' connections in place of plain TCP, for example TLS. It is given the
+	// listener on Addr, and this scheduler's ID, which it may refuse. The store closes what it answers.
+	Stream func(l net.Listener, id string) (StreamLayer, error)
 	// Bootstrap makes this scheduler the first and only voter of a new cluster, if it has no state yet.
 	Bootstrap bool
 	Logger    *slog.Logger

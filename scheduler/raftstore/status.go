@@ -104,7 +104,7 @@ func (s *Store) Snapshot(ctx context.Context) error {
 	return nil
 }
 
-// tcpStream is plain TCP: for loopback, until schedulers have identities.
+// tcpStream is plain TCP, for loopback.
 type tcpStream struct{ net.Listener }
 
 func (tcpStream) Dial(addr string, timeout time.Duration) (net.Conn, error) {

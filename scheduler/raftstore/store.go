@@ -90,13 +90,15 @@ func newStore(cfg Config, st *state.Store, sink EventSink) *Store {
 // start runs Raft on the opened files.
 func (s *Store) start(snapshots raft.SnapshotStore) error {
 	logger := &hlogger{to: s.cfg.Logger.With("part", "raft")}
-	stream := s.cfg.Stream
-	if stream == nil {
-		l, err := net.Listen("tcp", s.cfg.Addr)
-		if err != nil {
-			return err
+	l, err := net.Listen("tcp", s.cfg.Addr)
+	if err != nil {
+		return err
+	}
+	var stream StreamLayer = tcpStream{l}
+	if s.cfg.Stream != nil {
+		if stream, err = s.cfg.Stream(l, s.id); err != nil {
+			return errors.Join(err, l.Close())
 		}
-		stream = tcpStream{l}
 	}
 	s.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: raftStream{stream, s.cfg.Advertise}, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: logger,
@@ -109,7 +111,6 @@ func (s *Store) start(snapshots raft.SnapshotStore) error {
 			return err
 		}
 	}
-	var err error
 	if s.raft, err = raft.NewRaft(conf, s.fsm, s.logs, s.logs, snapshots, s.trans); err != nil {
 		return err
 	}

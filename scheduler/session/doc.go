@@ -22,7 +22,8 @@
 // every node. A new leader grants each node that was not Unreachable a full lease from its election. On a
 // scheduler that does not lead, LeaseValid answers from the node's replicated status.
 //
-// A session says for which node it speaks once, in its Hello. Whatever its later messages claim is applied
+// A session says for which node it speaks once, in its Hello, and with TLS its certificate must be that node's; so it is
+// with a relay. Whatever its later messages claim is applied
 // to that node alone: reports of other nodes' instances are dropped. A second session of a node ends the
 // first, because after a host's crash the old connection can look alive for minutes.
 //

@@ -34,6 +34,8 @@ type Config struct {
 	// Leader answers the gRPC address that agents should dial instead of this scheduler; empty when unknown.
 	// May be nil.
 	Leader func() string
+	// Trust is what agents are told to believe; nil in a cluster without TLS. It must not be written to.
+	Trust func() *fleetv1.Trust
 	// HeartbeatInterval (default 2 s) is how often agents send; a node that is silent for LeaseDuration
 	// (default 10 s) has lost its lease.
 	HeartbeatInterval, LeaseDuration time.Duration
@@ -85,6 +87,9 @@ func New(cfg Config) *Hub {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Trust == nil {
+		cfg.Trust = func() *fleetv1.Trust { return nil }
 	}
 	h := &Hub{cfg: cfg, sessions: map[string]*session{}}
 	h.leases.init(cfg.LeaseDuration)
@@ -164,7 +169,7 @@ func (h *Hub) notLeader() error {
 	return status.Errorf(codes.Unavailable, "not the leader; the leader is at %s", leader)
 }
 
-// follow marks the sessions whose node's assignments change, until ctx ends.
+// follow marks the sessions whose node's assignments, or whose trust, change, until ctx ends.
 func (h *Hub) follow(ctx context.Context, feed state.Feed) {
 	defer feed.Close()
 	for {
@@ -176,10 +181,16 @@ func (h *Hub) follow(ctx context.Context, feed state.Feed) {
 		if resync {
 			for _, s := range h.sessions {
 				s.assignmentsChanged()
+				s.trustChanged()
 			}
 		}
 		for _, set := range sets {
 			for _, c := range set.Changes {
+				if c.Key.Kind == fleetv1.KindCluster {
+					for _, s := range h.sessions {
+						s.trustChanged()
+					}
+				}
 				if c.Key.Kind != fleetv1.KindNode {
 					continue
 				}

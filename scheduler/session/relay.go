@@ -37,6 +37,7 @@ type relays struct {
 
 // relay is one of them.
 type relay struct {
+	node   string
 	opened chan struct{} // closed when stream and first are set
 	done   chan struct{} // closed by Close
 	close  sync.Once
@@ -60,7 +61,7 @@ func (h *Hub) OpenRelay(ctx context.Context, node string, order *fleetv1.RelayOr
 	}
 	order = proto.Clone(order).(*fleetv1.RelayOrder)
 	order.RelayId = newID()
-	r, err := h.relays.add(order.GetRelayId())
+	r, err := h.relays.add(order.GetRelayId(), node)
 	if err != nil {
 		return nil, err
 	}
@@ -91,6 +92,11 @@ func (h *Hub) Relay(stream relayStream) error {
 	if err != nil {
 		return err
 	}
+	if node := h.relays.nodeOf(first.GetRelayId()); node != "" {
+		if err := h.checkPeer(stream.Context(), node); err != nil {
+			return err
+		}
+	}
 	r := h.relays.take(first.GetRelayId())
 	if r == nil {
 		return status.Error(codes.NotFound, "no such relay is waited for")
@@ -106,13 +112,13 @@ func (h *Hub) Relay(stream relayStream) error {
 	}
 }
 
-func (r *relays) add(id string) (*relay, error) {
+func (r *relays) add(id, node string) (*relay, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.byID) >= r.max {
 		return nil, status.Errorf(codes.ResourceExhausted, "%d log and exec streams are open already", r.max)
 	}
-	one := &relay{opened: make(chan struct{}), done: make(chan struct{})}
+	one := &relay{node: node, opened: make(chan struct{}), done: make(chan struct{})}
 	one.forget = func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -120,6 +126,16 @@ func (r *relays) add(id string) (*relay, error) {
 	}
 	r.byID[id] = one
 	return one, nil
+}
+
+// nodeOf is the node that an ordered relay is waited for from, or "".
+func (r *relays) nodeOf(id string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if one := r.byID[id]; one != nil {
+		return one.node
+	}
+	return ""
 }
 
 // take gives out an ordered relay once.

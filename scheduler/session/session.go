@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/state"
@@ -39,12 +40,14 @@ type session struct {
 	room chan struct{} // a token per report that may wait
 	jobs sync.WaitGroup
 
-	sent sentSet // the sender's
+	sent    sentSet // the sender's
+	trusted *fleetv1.Trust
 
 	mu        sync.Mutex
 	greeting  bool // the welcome has not been sent, and must be the first
 	sending   bool // there is a sender
 	changed   bool // the assignment set may be newer than what was sent
+	trust     bool // whom to believe may differ from what was sent
 	acks      []uint64
 	orders    []*fleetv1.RelayOrder
 	reports   []*fleetv1.StatusReport // waiting for their proposal
@@ -64,6 +67,9 @@ func (h *Hub) Session(stream agentStream) error {
 	if err := checkHello(hello); err != nil {
 		return err
 	}
+	if err := h.checkPeer(stream.Context(), hello.GetNodeName()); err != nil {
+		return err
+	}
 	s := &session{hub: h, stream: stream, node: hello.GetNodeName(), greeting: true, room: make(chan struct{}, maxUnacked)}
 	s.ctx, s.stop = context.WithCancelCause(stream.Context())
 	defer h.drop(s)
@@ -75,7 +81,7 @@ func (h *Hub) Session(stream agentStream) error {
 	// The two ends of the stream may block in it; they return when this handler has.
 	go s.receive()
 	s.mu.Lock()
-	s.greeting, s.changed = false, true
+	s.greeting, s.changed, s.trust = false, true, true
 	s.startSending()
 	s.mu.Unlock()
 	<-s.ctx.Done()
@@ -133,6 +139,14 @@ func (s *session) assignmentsChanged() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.changed = true
+	s.startSending()
+}
+
+// trustChanged makes the sender look at whom agents are to believe. It never blocks.
+func (s *session) trustChanged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trust = true
 	s.startSending()
 }
 
@@ -210,15 +224,21 @@ func (s *session) startSending() {
 func (s *session) send() {
 	for {
 		s.mu.Lock()
-		changed, acks, orders := s.changed, s.acks, s.orders
-		s.changed, s.acks, s.orders = false, nil, nil
-		if !changed && len(acks)+len(orders) == 0 || s.ctx.Err() != nil {
+		changed, trust, acks, orders := s.changed, s.trust, s.acks, s.orders
+		s.changed, s.trust, s.acks, s.orders = false, false, nil, nil
+		if !changed && !trust && len(acks)+len(orders) == 0 || s.ctx.Err() != nil {
 			s.sending = false
 			s.mu.Unlock()
 			return
 		}
 		s.mu.Unlock()
 		var out []*fleetv1.SessionResponse
+		if trust {
+			if now := s.hub.cfg.Trust(); now != nil && !proto.Equal(now, s.trusted) {
+				s.trusted = now
+				out = append(out, &fleetv1.SessionResponse{Message: &fleetv1.SessionResponse_Trust{Trust: now}})
+			}
+		}
 		if changed {
 			set := Assignments(s.hub.cfg.State.View(), s.node)
 			if now := (sentSet{true, set.GetRestoreEpoch(), set.GetGeneration()}); now != s.sent {

@@ -7,8 +7,8 @@ import (
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
-// Key names one object: its kind and its store key. The key of a node, flavor, pool, token and cluster
-// is its name; of a quota its project; of a service "project/name"; of a model "project/name@version"; of an instance its ID.
+// Key names one object: its kind and its store key. The key of a node, flavor, pool, token, join token, certificate and
+// cluster is its name; of a quota its project; of a service "project/name"; of a model "project/name@version"; of an instance its ID.
 type Key struct{ Kind, Key string }
 
 // Change is one object that an applied command touched. Before or After is nil when it was made or
@@ -66,6 +66,11 @@ type ReadView interface {
 
 	Tokens() []*fleetv1.Token
 	TokenBySecret(sha256 []byte) *fleetv1.Token
+
+	JoinTokens() []*fleetv1.JoinToken
+	// Certificate is the last one that a node or scheduler was given, or nil.
+	Certificate(role, name string) *fleetv1.Certificate
+	Certificates() []*fleetv1.Certificate
 
 	// Request is the remembered request of this ID, or nil: the API answers a repeated request from it
 	// before it looks at what the object's state allows.

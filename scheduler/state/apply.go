@@ -14,14 +14,24 @@ import (
 )
 
 // CommandVersion is the newest Command.introduced that this version of the program can apply. Write,
-// Plan and Report came with version 1, Reports with version 2.
-const CommandVersion = 2
+// Plan and Report came with version 1, Reports with version 2, join tokens and certificates in a Write with version 3.
+const CommandVersion = 3
 
-// Introduced is the command version that introduced the command's type of op, or 0 for one that this
-// version doesn't know. Proposers put it into Command.introduced.
+// Introduced is the command version that introduced the command's type of op, or of the objects that it writes; 0 for
+// one that this version doesn't know. Proposers put it into Command.introduced.
 func Introduced(cmd *fleetv1.Command) uint32 {
-	switch cmd.GetOp().(type) {
-	case *fleetv1.Command_Write, *fleetv1.Command_Plan, *fleetv1.Command_Report:
+	switch op := cmd.GetOp().(type) {
+	case *fleetv1.Command_Write:
+		for _, m := range op.Write.GetMutations() {
+			if kind := m.GetDelete().GetKind(); kind == fleetv1.KindJoinToken || kind == fleetv1.KindCertificate {
+				return 3
+			}
+			if o := m.GetPut(); o.GetJoinToken() != nil || o.GetCertificate() != nil {
+				return 3
+			}
+		}
+		return 1
+	case *fleetv1.Command_Plan, *fleetv1.Command_Report:
 		return 1
 	case *fleetv1.Command_Reports:
 		return 2

@@ -282,6 +282,11 @@ func TestRequestIDs(t *testing.T) {
 func TestUnknownCommands(t *testing.T) {
 	f := newFixture(t)
 	f.refused(&fleetv1.Command{Time: at(1)}, RejectUnknownCommand, "command version 0")
+	for _, m := range []*fleetv1.Mutation{Put(0, &fleetv1.JoinToken{}), Delete(1, CertificateKey(fleetv1.RoleAgent, "n"))} {
+		if got := Introduced(writeCommand(1, Put(0, &fleetv1.Flavor{}), m)); got != 3 {
+			t.Errorf("%v came with %d", m, got)
+		}
+	}
 	newer := writeCommand(1)
 	newer.Introduced = CommandVersion + 1
 	f.refused(newer, RejectUnknownCommand, fmt.Sprintf("knows up to %d", CommandVersion))

@@ -9,7 +9,7 @@ import (
 )
 
 // ObjectOf wraps one of the stored messages (Cluster, Token, Node, Flavor, Pool, Quota, Model,
-// Service, Instance). Any other message gives an Object without a kind, which Apply refuses.
+// Service, Instance, JoinToken, Certificate). Any other message gives an Object without a kind, which Apply refuses.
 func ObjectOf(m proto.Message) *fleetv1.Object {
 	switch m := m.(type) {
 	case *fleetv1.Cluster:
@@ -30,6 +30,10 @@ func ObjectOf(m proto.Message) *fleetv1.Object {
 		return &fleetv1.Object{Kind: &fleetv1.Object_Service{Service: m}}
 	case *fleetv1.Instance:
 		return &fleetv1.Object{Kind: &fleetv1.Object_Instance{Instance: m}}
+	case *fleetv1.JoinToken:
+		return &fleetv1.Object{Kind: &fleetv1.Object_JoinToken{JoinToken: m}}
+	case *fleetv1.Certificate:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Certificate{Certificate: m}}
 	}
 	return &fleetv1.Object{}
 }
@@ -61,6 +65,9 @@ func ModelKey(project, name, version string) Key {
 // InstanceKey is the store key of an instance.
 func InstanceKey(id string) Key { return Key{fleetv1.KindInstance, id} }
 
+// CertificateKey is the store key of the certificate of a node or scheduler.
+func CertificateKey(role, name string) Key { return Key{fleetv1.KindCertificate, role + "/" + name} }
+
 // KeyOf is the object's kind and store key; both are empty when the object has no kind.
 func KeyOf(o *fleetv1.Object) Key {
 	m := metaOf(o)
@@ -83,6 +90,10 @@ func KeyOf(o *fleetv1.Object) Key {
 		return ServiceKey(m.GetProject(), m.GetName())
 	case *fleetv1.Object_Instance:
 		return InstanceKey(m.GetId())
+	case *fleetv1.Object_JoinToken:
+		return Key{fleetv1.KindJoinToken, m.GetName()}
+	case *fleetv1.Object_Certificate:
+		return Key{fleetv1.KindCertificate, m.GetName()}
 	}
 	return Key{}
 }
@@ -108,6 +119,10 @@ func metaOf(o *fleetv1.Object) *fleetv1.Meta {
 		return k.Service.GetMeta()
 	case *fleetv1.Object_Instance:
 		return k.Instance.GetMeta()
+	case *fleetv1.Object_JoinToken:
+		return k.JoinToken.GetMeta()
+	case *fleetv1.Object_Certificate:
+		return k.Certificate.GetMeta()
 	}
 	return nil
 }

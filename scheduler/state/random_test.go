@@ -114,7 +114,7 @@ func randomCommand(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
 	case 6:
 		c = randomGangOrPreemption(r, i, v)
 	case 7:
-		c = writeCommand(int64(i), randomQuota(r, v))
+		c = writeCommand(int64(i), randomQuota(r, v), randomIdentity(r, v))
 	case 8:
 		c = writeCommand(int64(i))
 		for _, in := range v.Instances() {
@@ -220,6 +220,25 @@ func randomQuota(r *rand.Rand, v ReadView) *fleetv1.Mutation {
 		s.CpuMillis, s.Instances = proto.Int64(int64(r.IntN(9000))), proto.Int64(int64(r.IntN(9)))
 		s.Devices = []*fleetv1.DeviceQuota{{Model: "H*", Count: int64(r.IntN(4))}, {Model: "A100", Count: 1}}
 	}))
+}
+
+// randomIdentity writes or deletes a join token or a certificate.
+func randomIdentity(r *rand.Rand, v ReadView) *fleetv1.Mutation {
+	if r.IntN(2) == 0 {
+		old := v.Certificate(fleetv1.RoleAgent, "n1").GetMeta().GetRevision()
+		if old != 0 && r.IntN(3) == 0 {
+			return Delete(old, CertificateKey(fleetv1.RoleAgent, "n1"))
+		}
+		return Put(old, &fleetv1.Certificate{Meta: &fleetv1.Meta{Name: "agent/n1"}, Role: fleetv1.RoleAgent, Name: "n1", Serial: fmt.Sprint(r.IntN(9))})
+	}
+	var old uint64
+	for _, t := range v.JoinTokens() {
+		old = t.GetMeta().GetRevision()
+	}
+	if old != 0 && r.IntN(3) == 0 {
+		return Delete(old, Key{fleetv1.KindJoinToken, "t"})
+	}
+	return Put(old, &fleetv1.JoinToken{Meta: &fleetv1.Meta{Name: "t"}, MaxUses: int32(r.IntN(9))})
 }
 
 // randomLog makes a log of n commands; each is drawn by looking at the store that the ones before made.

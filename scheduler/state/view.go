@@ -54,6 +54,18 @@ func (v view) TokenBySecret(sha256 []byte) *fleetv1.Token {
 	return get(v.t.tokens, name).GetToken()
 }
 
+func (v view) JoinTokens() []*fleetv1.JoinToken {
+	return list(v.t.joinTokens, (*fleetv1.Object).GetJoinToken, "")
+}
+
+func (v view) Certificate(role, name string) *fleetv1.Certificate {
+	return get(v.t.certificates, CertificateKey(role, name).Key).GetCertificate()
+}
+
+func (v view) Certificates() []*fleetv1.Certificate {
+	return list(v.t.certificates, (*fleetv1.Object).GetCertificate, "")
+}
+
 func (v view) Node(nameOrID string) *fleetv1.Node {
 	if o, ok := v.t.nodes.Get(nameOrID); ok {
 		return o.GetNode()

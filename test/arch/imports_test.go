@@ -12,7 +12,7 @@ import (
 // a package is within counts; "=" before a name means that package alone, not what's below it.
 var layers = map[string][]string{
 	"proto":    {},
-	"identity": {},
+	"identity": {"proto"},
 	"systemd":  {},
 	"registry": {"proto"},
 	"client":   {"proto"},
@@ -33,7 +33,8 @@ var layers = map[string][]string{
 	"scheduler/events":    {"scheduler/state", "scheduler/boltfile", "proto"},
 	"scheduler/raftstore": {"scheduler/state", "scheduler/boltfile", "identity", "proto"},
 	"scheduler/gossip":    {"identity", "proto"},
-	"scheduler/auth":      {"scheduler/state", "proto"},
+	"scheduler/auth":      {"scheduler/state", "identity", "proto"},
+	"scheduler/authority": {"scheduler/state", "identity", "proto"},
 	"scheduler/session":   {"scheduler/state", "identity", "proto"},
 	"scheduler/reconcile": {"scheduler/state", "scheduler/place", "proto"},
 	"scheduler/lookup":    {"scheduler/state", "scheduler/auth", "proto"},

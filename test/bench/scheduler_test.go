@@ -40,7 +40,7 @@ type process struct {
 func schedulerConfig(t testing.TB) scheduler.Config {
 	t.Helper()
 	cfg := scheduler.DefaultConfig()
-	cfg.DataDir = filepath.Join(t.TempDir(), "data")
+	cfg.DataDir, cfg.Insecure = filepath.Join(t.TempDir(), "data"), true
 	for _, addr := range []*string{&cfg.GRPCAddr, &cfg.HTTPAddr, &cfg.RaftAddr} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

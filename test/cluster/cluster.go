@@ -32,6 +32,7 @@ const limit = time.Minute
 // Options of Start. The zero value is one node without devices.
 type Options struct {
 	Nodes   int    // 0: one; -1: none
+	TLS     bool   // as in production: nodes join with files
 	Devices string // of each node, in the notation of `drover dev --devices`: "8xH100-80GB"
 
 	// Scheduler and Agent may change a configuration before it's used, each time it is.
@@ -75,7 +76,7 @@ func Start(t testing.TB, opts Options) *Cluster {
 		t.Fatalf("read the administrator's token: %v", err)
 	}
 	c.Token = strings.TrimSpace(string(token))
-	c.Client, err = client.Dial(client.Config{Addr: c.grpcAddr, Token: c.Token})
+	c.Client, err = client.Dial(client.Config{Addr: c.grpcAddr, Token: c.Token, CAFile: c.CAFile()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +106,7 @@ func (c *Cluster) StartScheduler() {
 	c.t.Helper()
 	cfg := scheduler.DefaultConfig()
 	cfg.DataDir = filepath.Join(c.dir, "scheduler")
-	cfg.Bootstrap = true
+	cfg.Bootstrap, cfg.Insecure = true, !c.opts.TLS
 	cfg.GRPCAddr, cfg.HTTPAddr, cfg.RaftAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.LookupMaxAge = time.Second // every stop takes as long
 	if c.grpcAddr != "" {
@@ -137,6 +138,9 @@ func (c *Cluster) StopScheduler() {
 	c.t.Helper()
 	c.daemon.stop(c.t)
 }
+
+// CAFile holds the certificates that the scheduler is checked by; "" without TLS.
+func (c *Cluster) CAFile() string { return c.sched.CAPath() }
 
 // HTTPAddr is where the lookup is answered now.
 func (c *Cluster) HTTPAddr() string { return c.sched.HTTPAddr() }

@@ -1,13 +1,18 @@
 package cluster
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/drover-fleet/drover/agent"
 	"github.com/drover-fleet/drover/devices"
 	fakedevices "github.com/drover-fleet/drover/devices/fake"
 	"github.com/drover-fleet/drover/devices/health"
+	"github.com/drover-fleet/drover/identity"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime/fake"
 )
 
@@ -39,9 +44,13 @@ func (n *Node) Start() {
 	t.Helper()
 	cfg := agent.DefaultConfig()
 	cfg.NodeName = n.Name
-	cfg.Schedulers = []string{n.c.grpcAddr}
-	cfg.TokenFile = filepath.Join(n.c.dir, "scheduler", "agent.token")
 	cfg.DataDir = filepath.Join(n.c.dir, n.Name)
+	if n.c.opts.TLS {
+		cfg.JoinFile = n.joinFile(cfg.DataDir + ".join")
+	} else {
+		cfg.Insecure, cfg.Schedulers = true, []string{n.c.grpcAddr}
+		cfg.TokenFile = filepath.Join(n.c.dir, "scheduler", "agent.token")
+	}
 	cfg.HTTPAddr = "127.0.0.1:0"
 	cfg.AdvertiseAddress = n.address()
 	cfg.Labels = map[string]string{"cluster": "test"}
@@ -69,6 +78,42 @@ func (n *Node) Start() {
 	}
 	n.agent = a
 	n.daemon.start("agent "+n.Name, a.Run)
+}
+
+// joinFile makes a join file for the node the first time that it starts, and again after Forget.
+func (n *Node) joinFile(path string) string {
+	t := n.c.t
+	t.Helper()
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	resp, err := n.c.Client.Identity.CreateJoinToken(ctx, &fleetv1.CreateJoinTokenRequest{Node: n.Name})
+	if err != nil {
+		t.Fatalf("make a join token for %s: %v", n.Name, err)
+	}
+	token, err := identity.ParseToken(resp.GetSecret())
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := identity.JoinFile{Schedulers: resp.GetSchedulers(), Token: token}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Forget removes the certificate of a node that doesn't run: it joins anew when it starts.
+func (n *Node) Forget() {
+	n.c.t.Helper()
+	dir := filepath.Join(n.c.dir, n.Name)
+	if err := errors.Join(os.RemoveAll(filepath.Join(dir, "identity")), os.Remove(dir+".join")); err != nil {
+		n.c.t.Fatal(err)
+	}
 }
 
 // Stop stops the agent; its containers go on.

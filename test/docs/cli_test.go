@@ -10,8 +10,8 @@ import (
 )
 
 var (
-	nounRow = regexp.MustCompile("(?m)^\\| ((?:`[a-z]+`(?:, )?)+) \\| ((?:`[a-z]+`(?:, )?)+) \\|$")
-	quoted  = regexp.MustCompile("`([a-z]+)`")
+	nounRow = regexp.MustCompile("(?m)^\\| ((?:`[a-z]+`(?:, )?)+) \\| ((?:`[a-z-]+`(?:, )?)+) \\|$")
+	quoted  = regexp.MustCompile("`([a-z-]+)`")
 	listed  = regexp.MustCompile(`(?m)^  ([a-z-]+) +\S`)
 )
 

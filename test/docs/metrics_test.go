@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/drover-fleet/drover/agent"
+	"github.com/drover-fleet/drover/client"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/test/cluster"
 )
@@ -63,16 +64,16 @@ func sections(page string) map[string]labels {
 	return out
 }
 
-// scrape returns what a daemon reports.
-func scrape(t *testing.T, addr string) string {
+// scrape returns what the daemon at http(s)://host:port reports.
+func scrape(t *testing.T, hc *http.Client, base string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/metrics", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/metrics", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := hc.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,8 +131,8 @@ func differences(daemon string, reported, page labels, sometimes []string) []str
 func deviceCluster(t *testing.T) *cluster.Cluster {
 	t.Helper()
 	c := cluster.Start(t, cluster.Options{
-		Devices: "2xH100-80GB,2xAscend910B-64GB",
-		Agent:   func(_ int, cfg *agent.Config) { cfg.DeclaredDevices = map[string]int{"fake": 4} },
+		TLS: true, Devices: "2xH100-80GB,2xAscend910B-64GB",
+		Agent: func(_ int, cfg *agent.Config) { cfg.DeclaredDevices = map[string]int{"fake": 4} },
 	})
 	c.Declare()
 	_, err := c.Client.Flavors.CreateFlavor(t.Context(), &fleetv1.CreateFlavorRequest{Flavor: &fleetv1.Flavor{
@@ -176,8 +177,13 @@ func TestMetrics(t *testing.T) {
 	if !slices.Equal(mapped, families) {
 		t.Errorf("docs/metrics.md maps %q, of the families %q", mapped, families)
 	}
-	agentPage := scrape(t, c.Nodes[0].HTTPAddr())
-	for daemon, body := range map[string]string{"Scheduler": scrape(t, c.HTTPAddr()), "Agent": agentPage} {
+	hc, err := client.NewHTTPClient(c.CAFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hc.CloseIdleConnections()
+	agentPage := scrape(t, http.DefaultClient, "http://"+c.Nodes[0].HTTPAddr())
+	for daemon, body := range map[string]string{"Scheduler": scrape(t, hc, "https://"+c.HTTPAddr()), "Agent": agentPage} {
 		for _, d := range differences(daemon, reported(body), page[daemon], sometimes) {
 			t.Error(d)
 		}

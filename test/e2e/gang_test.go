@@ -86,7 +86,8 @@ func simulate(t *testing.T, m *machine.Machine, name string) {
 	t.Helper()
 	rt := fake.New(fake.Options{Listen: true, Program: func(runtime.Spec, []string) (fake.Program, error) { return fake.Program{}, nil }})
 	cfg := agent.DefaultConfig()
-	cfg.NodeName, cfg.Schedulers, cfg.TokenFile = name, []string{m.SchedulerGRPC()}, filepath.Join(m.SchedulerDir(), "agent.token")
+	cfg.NodeName, cfg.JoinFile = name, filepath.Join(t.TempDir(), "join.yaml")
+	m.WriteJoinFile(cfg.JoinFile, name)
 	cfg.DataDir, cfg.HTTPAddr, cfg.AdvertiseAddress, cfg.PortMin = t.TempDir(), "127.0.0.1:0", "127.0.0.2", 31500
 	a, err := agent.New(cfg, agent.Deps{Runtime: rt, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {

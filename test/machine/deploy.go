@@ -184,7 +184,12 @@ func (m *Machine) lookup(service string) ([]client.Endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer, err := client.Lookup(ctx, http.DefaultClient, "http://"+m.addrs.http, strings.TrimSpace(string(token)), fleetv1.Default, service)
+	hc, err := client.NewHTTPClient(m.CAFile())
+	if err != nil {
+		return nil, err
+	}
+	defer hc.CloseIdleConnections()
+	answer, err := client.Lookup(ctx, hc, "https://"+m.addrs.http, strings.TrimSpace(string(token)), fleetv1.Default, service)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,8 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/drover-fleet/drover/client"
+	"github.com/drover-fleet/drover/identity"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
 	"github.com/drover-fleet/drover/runtime/containerd"
 	"github.com/drover-fleet/drover/runtime/containerd/containerdtest"
@@ -69,10 +71,11 @@ func Start(t testing.TB, options Options) *Machine {
 	})
 	m.StartScheduler()
 	var err error
-	if m.Client, err = client.Dial(client.Config{Addr: m.addrs.grpc, TokenFile: m.AdminToken()}); err != nil {
+	if m.Client, err = client.Dial(client.Config{Addr: m.addrs.grpc, TokenFile: m.AdminToken(), CAFile: m.CAFile()}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = m.Client.Close() })
+	m.WriteJoinFile(m.configFile("join"), m.Node)
 	m.StartAgent()
 	return m
 }
@@ -80,7 +83,7 @@ func Start(t testing.TB, options Options) *Machine {
 func (m *Machine) agentConfig() map[string]any {
 	cfg := map[string]any{
 		"node_name": m.Node, "schedulers": []string{m.addrs.grpc},
-		"token_file": filepath.Join(m.SchedulerDir(), "agent.token"),
+		"join_file": m.configFile("join"),
 		// The environment's runtime and the agent's share one directory: cleaning up knows what to remove.
 		"data_dir": filepath.Dir(m.Config.DataDir), "http_addr": m.addrs.agent, "advertise_address": "127.0.0.1",
 		"containerd": map[string]any{
@@ -115,6 +118,23 @@ func (m *Machine) AgentDir() string { return filepath.Dir(m.Config.DataDir) }
 // AdminToken is the file with the operator's token.
 func (m *Machine) AdminToken() string { return filepath.Join(m.SchedulerDir(), "admin.token") }
 
+// CAFile holds the certificates that the scheduler is checked by.
+func (m *Machine) CAFile() string { return filepath.Join(m.SchedulerDir(), "identity", "ca.pem") }
+
+// WriteJoinFile makes a join token for one node.
+func (m *Machine) WriteJoinFile(path, node string) {
+	m.t.Helper()
+	ctx, cancel := m.context()
+	defer cancel()
+	resp, err := m.Client.Identity.CreateJoinToken(ctx, &fleetv1.CreateJoinTokenRequest{Node: node})
+	m.must(err)
+	token, err := identity.ParseToken(resp.GetSecret())
+	m.must(err)
+	file, err := identity.JoinFile{Schedulers: resp.GetSchedulers(), Token: token}.Encode()
+	m.must(err)
+	m.must(os.WriteFile(path, file, 0o600))
+}
+
 // SchedulerHTTP is "host:port" of the look-up.
 func (m *Machine) SchedulerHTTP() string { return m.addrs.http }
 
@@ -134,8 +154,11 @@ func (m *Machine) StartScheduler() {
 		}
 		return dialable(m.addrs.http)
 	})
-	m.poll("the operator's token exists", func() error {
+	m.poll("the operator's token and the CA's certificate exist", func() error {
 		_, err := os.Stat(m.AdminToken())
+		if err == nil {
+			_, err = os.Stat(m.CAFile())
+		}
 		return err
 	})
 }
@@ -174,7 +197,7 @@ func (m *Machine) Drover(args ...string) (stdout, stderr string, code int) {
 	token, err := os.ReadFile(m.AdminToken())
 	m.must(err)
 	cmd := exec.CommandContext(ctx, m.binary, args...)
-	cmd.Env = append(os.Environ(), "DROVER_ADDR="+m.addrs.grpc, "DROVER_TOKEN="+strings.TrimSpace(string(token)), "XDG_CONFIG_HOME="+m.dir)
+	cmd.Env = append(os.Environ(), "DROVER_ADDR="+m.addrs.grpc, "DROVER_TOKEN="+strings.TrimSpace(string(token)), "DROVER_CA="+m.CAFile(), "XDG_CONFIG_HOME="+m.dir)
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err = cmd.Run()

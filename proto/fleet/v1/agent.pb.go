@@ -145,6 +145,7 @@ type SessionResponse struct {
 	//	*SessionResponse_Assignments
 	//	*SessionResponse_Ack
 	//	*SessionResponse_Relay
+	//	*SessionResponse_Trust
 	Message       isSessionResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -223,6 +224,15 @@ func (x *SessionResponse) GetRelay() *RelayOrder {
 	return nil
 }
 
+func (x *SessionResponse) GetTrust() *Trust {
+	if x != nil {
+		if x, ok := x.Message.(*SessionResponse_Trust); ok {
+			return x.Trust
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Message interface {
 	isSessionResponse_Message()
 }
@@ -244,6 +254,11 @@ type SessionResponse_Relay struct {
 	Relay *RelayOrder `protobuf:"bytes,4,opt,name=relay,proto3,oneof"`
 }
 
+type SessionResponse_Trust struct {
+	// After the welcome and when it changes.
+	Trust *Trust `protobuf:"bytes,10,opt,name=trust,proto3,oneof"`
+}
+
 func (*SessionResponse_Welcome) isSessionResponse_Message() {}
 
 func (*SessionResponse_Assignments) isSessionResponse_Message() {}
@@ -251,6 +266,8 @@ func (*SessionResponse_Assignments) isSessionResponse_Message() {}
 func (*SessionResponse_Ack) isSessionResponse_Message() {}
 
 func (*SessionResponse_Relay) isSessionResponse_Message() {}
+
+func (*SessionResponse_Trust) isSessionResponse_Message() {}
 
 type Hello struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1270,18 +1287,20 @@ var File_fleet_v1_agent_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x14fleet/v1/agent.proto\x12\bfleet.v1\x1a\x15fleet/v1/device.proto\x1a\x17fleet/v1/instance.proto\x1a\x13fleet/v1/node.proto\x1a\x16fleet/v1/service.proto\"\xd8\x01\n" +
+	"\x14fleet/v1/agent.proto\x12\bfleet.v1\x1a\x15fleet/v1/device.proto\x1a\x17fleet/v1/identity.proto\x1a\x17fleet/v1/instance.proto\x1a\x13fleet/v1/node.proto\x1a\x16fleet/v1/service.proto\"\xd8\x01\n" +
 	"\x0eSessionRequest\x12'\n" +
 	"\x05hello\x18\x01 \x01(\v2\x0f.fleet.v1.HelloH\x00R\x05hello\x123\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x13.fleet.v1.HeartbeatH\x00R\theartbeat\x120\n" +
 	"\x06report\x18\x03 \x01(\v2\x16.fleet.v1.StatusReportH\x00R\x06report\x12+\n" +
 	"\x05facts\x18\x04 \x01(\v2\x13.fleet.v1.NodeFactsH\x00R\x05factsB\t\n" +
-	"\amessage\"\xdf\x01\n" +
+	"\amessage\"\x88\x02\n" +
 	"\x0fSessionResponse\x12-\n" +
 	"\awelcome\x18\x01 \x01(\v2\x11.fleet.v1.WelcomeH\x00R\awelcome\x12;\n" +
 	"\vassignments\x18\x02 \x01(\v2\x17.fleet.v1.AssignmentSetH\x00R\vassignments\x12'\n" +
 	"\x03ack\x18\x03 \x01(\v2\x13.fleet.v1.ReportAckH\x00R\x03ack\x12,\n" +
-	"\x05relay\x18\x04 \x01(\v2\x14.fleet.v1.RelayOrderH\x00R\x05relayB\t\n" +
+	"\x05relay\x18\x04 \x01(\v2\x14.fleet.v1.RelayOrderH\x00R\x05relay\x12'\n" +
+	"\x05trust\x18\n" +
+	" \x01(\v2\x0f.fleet.v1.TrustH\x00R\x05trustB\t\n" +
 	"\amessage\"\xb3\x01\n" +
 	"\x05Hello\x12\x1b\n" +
 	"\tnode_name\x18\x01 \x01(\tR\bnodeName\x12)\n" +
@@ -1400,15 +1419,16 @@ var file_fleet_v1_agent_proto_goTypes = []any{
 	(*StopLocalInstanceRequest)(nil),   // 17: fleet.v1.StopLocalInstanceRequest
 	(*StopLocalInstanceResponse)(nil),  // 18: fleet.v1.StopLocalInstanceResponse
 	(*NodeFacts)(nil),                  // 19: fleet.v1.NodeFacts
-	(*PullProgress)(nil),               // 20: fleet.v1.PullProgress
-	(*DeviceSample)(nil),               // 21: fleet.v1.DeviceSample
-	(*Instance)(nil),                   // 22: fleet.v1.Instance
-	(*InstanceObserved)(nil),           // 23: fleet.v1.InstanceObserved
-	(*LogQuery)(nil),                   // 24: fleet.v1.LogQuery
-	(*ExecStart)(nil),                  // 25: fleet.v1.ExecStart
-	(*LogLine)(nil),                    // 26: fleet.v1.LogLine
-	(*ExecOutput)(nil),                 // 27: fleet.v1.ExecOutput
-	(*ExecInput)(nil),                  // 28: fleet.v1.ExecInput
+	(*Trust)(nil),                      // 20: fleet.v1.Trust
+	(*PullProgress)(nil),               // 21: fleet.v1.PullProgress
+	(*DeviceSample)(nil),               // 22: fleet.v1.DeviceSample
+	(*Instance)(nil),                   // 23: fleet.v1.Instance
+	(*InstanceObserved)(nil),           // 24: fleet.v1.InstanceObserved
+	(*LogQuery)(nil),                   // 25: fleet.v1.LogQuery
+	(*ExecStart)(nil),                  // 26: fleet.v1.ExecStart
+	(*LogLine)(nil),                    // 27: fleet.v1.LogLine
+	(*ExecOutput)(nil),                 // 28: fleet.v1.ExecOutput
+	(*ExecInput)(nil),                  // 29: fleet.v1.ExecInput
 }
 var file_fleet_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: fleet.v1.SessionRequest.hello:type_name -> fleet.v1.Hello
@@ -1419,38 +1439,39 @@ var file_fleet_v1_agent_proto_depIdxs = []int32{
 	5,  // 5: fleet.v1.SessionResponse.assignments:type_name -> fleet.v1.AssignmentSet
 	9,  // 6: fleet.v1.SessionResponse.ack:type_name -> fleet.v1.ReportAck
 	10, // 7: fleet.v1.SessionResponse.relay:type_name -> fleet.v1.RelayOrder
-	19, // 8: fleet.v1.Hello.facts:type_name -> fleet.v1.NodeFacts
-	20, // 9: fleet.v1.Heartbeat.pulls:type_name -> fleet.v1.PullProgress
-	21, // 10: fleet.v1.Heartbeat.device_samples:type_name -> fleet.v1.DeviceSample
-	22, // 11: fleet.v1.AssignmentSet.instances:type_name -> fleet.v1.Instance
-	7,  // 12: fleet.v1.StatusReport.instances:type_name -> fleet.v1.InstanceReport
-	8,  // 13: fleet.v1.StatusReport.node_events:type_name -> fleet.v1.ReportedEvent
-	23, // 14: fleet.v1.InstanceReport.observed:type_name -> fleet.v1.InstanceObserved
-	8,  // 15: fleet.v1.InstanceReport.events:type_name -> fleet.v1.ReportedEvent
-	24, // 16: fleet.v1.RelayOrder.logs:type_name -> fleet.v1.LogQuery
-	25, // 17: fleet.v1.RelayOrder.exec:type_name -> fleet.v1.ExecStart
-	26, // 18: fleet.v1.RelayRequest.lines:type_name -> fleet.v1.LogLine
-	27, // 19: fleet.v1.RelayRequest.output:type_name -> fleet.v1.ExecOutput
-	28, // 20: fleet.v1.RelayResponse.input:type_name -> fleet.v1.ExecInput
-	22, // 21: fleet.v1.ListLocalInstancesResponse.instances:type_name -> fleet.v1.Instance
-	24, // 22: fleet.v1.GetLocalLogsRequest.query:type_name -> fleet.v1.LogQuery
-	26, // 23: fleet.v1.GetLocalLogsResponse.lines:type_name -> fleet.v1.LogLine
-	22, // 24: fleet.v1.StopLocalInstanceResponse.instance:type_name -> fleet.v1.Instance
-	0,  // 25: fleet.v1.AgentService.Session:input_type -> fleet.v1.SessionRequest
-	11, // 26: fleet.v1.AgentService.Relay:input_type -> fleet.v1.RelayRequest
-	13, // 27: fleet.v1.LocalService.ListLocalInstances:input_type -> fleet.v1.ListLocalInstancesRequest
-	15, // 28: fleet.v1.LocalService.GetLocalLogs:input_type -> fleet.v1.GetLocalLogsRequest
-	17, // 29: fleet.v1.LocalService.StopLocalInstance:input_type -> fleet.v1.StopLocalInstanceRequest
-	1,  // 30: fleet.v1.AgentService.Session:output_type -> fleet.v1.SessionResponse
-	12, // 31: fleet.v1.AgentService.Relay:output_type -> fleet.v1.RelayResponse
-	14, // 32: fleet.v1.LocalService.ListLocalInstances:output_type -> fleet.v1.ListLocalInstancesResponse
-	16, // 33: fleet.v1.LocalService.GetLocalLogs:output_type -> fleet.v1.GetLocalLogsResponse
-	18, // 34: fleet.v1.LocalService.StopLocalInstance:output_type -> fleet.v1.StopLocalInstanceResponse
-	30, // [30:35] is the sub-list for method output_type
-	25, // [25:30] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	20, // 8: fleet.v1.SessionResponse.trust:type_name -> fleet.v1.Trust
+	19, // 9: fleet.v1.Hello.facts:type_name -> fleet.v1.NodeFacts
+	21, // 10: fleet.v1.Heartbeat.pulls:type_name -> fleet.v1.PullProgress
+	22, // 11: fleet.v1.Heartbeat.device_samples:type_name -> fleet.v1.DeviceSample
+	23, // 12: fleet.v1.AssignmentSet.instances:type_name -> fleet.v1.Instance
+	7,  // 13: fleet.v1.StatusReport.instances:type_name -> fleet.v1.InstanceReport
+	8,  // 14: fleet.v1.StatusReport.node_events:type_name -> fleet.v1.ReportedEvent
+	24, // 15: fleet.v1.InstanceReport.observed:type_name -> fleet.v1.InstanceObserved
+	8,  // 16: fleet.v1.InstanceReport.events:type_name -> fleet.v1.ReportedEvent
+	25, // 17: fleet.v1.RelayOrder.logs:type_name -> fleet.v1.LogQuery
+	26, // 18: fleet.v1.RelayOrder.exec:type_name -> fleet.v1.ExecStart
+	27, // 19: fleet.v1.RelayRequest.lines:type_name -> fleet.v1.LogLine
+	28, // 20: fleet.v1.RelayRequest.output:type_name -> fleet.v1.ExecOutput
+	29, // 21: fleet.v1.RelayResponse.input:type_name -> fleet.v1.ExecInput
+	23, // 22: fleet.v1.ListLocalInstancesResponse.instances:type_name -> fleet.v1.Instance
+	25, // 23: fleet.v1.GetLocalLogsRequest.query:type_name -> fleet.v1.LogQuery
+	27, // 24: fleet.v1.GetLocalLogsResponse.lines:type_name -> fleet.v1.LogLine
+	23, // 25: fleet.v1.StopLocalInstanceResponse.instance:type_name -> fleet.v1.Instance
+	0,  // 26: fleet.v1.AgentService.Session:input_type -> fleet.v1.SessionRequest
+	11, // 27: fleet.v1.AgentService.Relay:input_type -> fleet.v1.RelayRequest
+	13, // 28: fleet.v1.LocalService.ListLocalInstances:input_type -> fleet.v1.ListLocalInstancesRequest
+	15, // 29: fleet.v1.LocalService.GetLocalLogs:input_type -> fleet.v1.GetLocalLogsRequest
+	17, // 30: fleet.v1.LocalService.StopLocalInstance:input_type -> fleet.v1.StopLocalInstanceRequest
+	1,  // 31: fleet.v1.AgentService.Session:output_type -> fleet.v1.SessionResponse
+	12, // 32: fleet.v1.AgentService.Relay:output_type -> fleet.v1.RelayResponse
+	14, // 33: fleet.v1.LocalService.ListLocalInstances:output_type -> fleet.v1.ListLocalInstancesResponse
+	16, // 34: fleet.v1.LocalService.GetLocalLogs:output_type -> fleet.v1.GetLocalLogsResponse
+	18, // 35: fleet.v1.LocalService.StopLocalInstance:output_type -> fleet.v1.StopLocalInstanceResponse
+	31, // [31:36] is the sub-list for method output_type
+	26, // [26:31] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_agent_proto_init() }
@@ -1459,6 +1480,7 @@ func file_fleet_v1_agent_proto_init() {
 		return
 	}
 	file_fleet_v1_device_proto_init()
+	file_fleet_v1_identity_proto_init()
 	file_fleet_v1_instance_proto_init()
 	file_fleet_v1_node_proto_init()
 	file_fleet_v1_service_proto_init()
@@ -1473,6 +1495,7 @@ func file_fleet_v1_agent_proto_init() {
 		(*SessionResponse_Assignments)(nil),
 		(*SessionResponse_Ack)(nil),
 		(*SessionResponse_Relay)(nil),
+		(*SessionResponse_Trust)(nil),
 	}
 	file_fleet_v1_agent_proto_msgTypes[10].OneofWrappers = []any{
 		(*RelayOrder_Logs)(nil),

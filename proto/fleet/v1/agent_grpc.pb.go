@@ -27,7 +27,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// AgentService is what agents call; nobody calls agents. It needs a token with the role "agent".
+// AgentService is what agents call; nobody calls agents. It needs an agent's certificate, and in a
+// cluster without TLS a token with the role "agent".
 type AgentServiceClient interface {
 	// Session lives as long as the agent is connected: facts and status up, assignment sets down.
 	Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SessionRequest, SessionResponse], error)
@@ -73,7 +74,8 @@ type AgentService_RelayClient = grpc.BidiStreamingClient[RelayRequest, RelayResp
 // All implementations must embed UnimplementedAgentServiceServer
 // for forward compatibility.
 //
-// AgentService is what agents call; nobody calls agents. It needs a token with the role "agent".
+// AgentService is what agents call; nobody calls agents. It needs an agent's certificate, and in a
+// cluster without TLS a token with the role "agent".
 type AgentServiceServer interface {
 	// Session lives as long as the agent is connected: facts and status up, assignment sets down.
 	Session(grpc.BidiStreamingServer[SessionRequest, SessionResponse]) error

@@ -197,6 +197,8 @@ type Object struct {
 	//	*Object_Service
 	//	*Object_Instance
 	//	*Object_Quota
+	//	*Object_JoinToken
+	//	*Object_Certificate
 	Kind          isObject_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -320,6 +322,24 @@ func (x *Object) GetQuota() *Quota {
 	return nil
 }
 
+func (x *Object) GetJoinToken() *JoinToken {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_JoinToken); ok {
+			return x.JoinToken
+		}
+	}
+	return nil
+}
+
+func (x *Object) GetCertificate() *Certificate {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_Certificate); ok {
+			return x.Certificate
+		}
+	}
+	return nil
+}
+
 type isObject_Kind interface {
 	isObject_Kind()
 }
@@ -360,6 +380,14 @@ type Object_Quota struct {
 	Quota *Quota `protobuf:"bytes,9,opt,name=quota,proto3,oneof"`
 }
 
+type Object_JoinToken struct {
+	JoinToken *JoinToken `protobuf:"bytes,10,opt,name=join_token,json=joinToken,proto3,oneof"`
+}
+
+type Object_Certificate struct {
+	Certificate *Certificate `protobuf:"bytes,20,opt,name=certificate,proto3,oneof"`
+}
+
 func (*Object_Cluster) isObject_Kind() {}
 
 func (*Object_Token) isObject_Kind() {}
@@ -377,6 +405,10 @@ func (*Object_Service) isObject_Kind() {}
 func (*Object_Instance) isObject_Kind() {}
 
 func (*Object_Quota) isObject_Kind() {}
+
+func (*Object_JoinToken) isObject_Kind() {}
+
+func (*Object_Certificate) isObject_Kind() {}
 
 // Write changes objects, all or none.
 type Write struct {
@@ -821,9 +853,14 @@ func (x *Reports) GetReports() []*Report {
 
 // Cluster is the one object that exists from the bootstrap on.
 type Cluster struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
-	RestoreEpoch  uint64                 `protobuf:"varint,2,opt,name=restore_epoch,json=restoreEpoch,proto3" json:"restore_epoch,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Meta         *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	RestoreEpoch uint64                 `protobuf:"varint,2,opt,name=restore_epoch,json=restoreEpoch,proto3" json:"restore_epoch,omitempty"`
+	// CA certificates that members' certificates are checked against; the first one issues. Empty in a cluster
+	// that has never run with TLS.
+	Roots []*Root `protobuf:"bytes,10,rep,name=roots,proto3" json:"roots,omitempty"`
+	// Those of nodes are kept until the last certificate that they refuse has expired, those of schedulers for ever.
+	Revocations   []*Revocation `protobuf:"bytes,11,rep,name=revocations,proto3" json:"revocations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -870,6 +907,20 @@ func (x *Cluster) GetRestoreEpoch() uint64 {
 		return x.RestoreEpoch
 	}
 	return 0
+}
+
+func (x *Cluster) GetRoots() []*Root {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *Cluster) GetRevocations() []*Revocation {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
 }
 
 // Token lets a caller in. Only the SHA-256 of its secret is kept.
@@ -1228,7 +1279,7 @@ var File_fleet_v1_raft_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x13fleet/v1/raft.proto\x12\bfleet.v1\x1a\x14fleet/v1/agent.proto\x1a\x14fleet/v1/event.proto\x1a\x15fleet/v1/flavor.proto\x1a\x17fleet/v1/instance.proto\x1a\x13fleet/v1/meta.proto\x1a\x14fleet/v1/model.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pool.proto\x1a\x14fleet/v1/quota.proto\x1a\x16fleet/v1/service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x02\n" +
+	"\x13fleet/v1/raft.proto\x12\bfleet.v1\x1a\x14fleet/v1/agent.proto\x1a\x14fleet/v1/event.proto\x1a\x15fleet/v1/flavor.proto\x1a\x17fleet/v1/identity.proto\x1a\x17fleet/v1/instance.proto\x1a\x13fleet/v1/meta.proto\x1a\x14fleet/v1/model.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pool.proto\x1a\x14fleet/v1/quota.proto\x1a\x16fleet/v1/service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x02\n" +
 	"\aCommand\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
 	"\x06caller\x18\x02 \x01(\tR\x06caller\x12\x1d\n" +
@@ -1243,7 +1294,7 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\x04plan\x18\v \x01(\v2\x0e.fleet.v1.PlanH\x00R\x04plan\x12*\n" +
 	"\x06report\x18\f \x01(\v2\x10.fleet.v1.ReportH\x00R\x06report\x12-\n" +
 	"\areports\x18\r \x01(\v2\x11.fleet.v1.ReportsH\x00R\areportsB\x04\n" +
-	"\x02op\"\x93\x03\n" +
+	"\x02op\"\x84\x04\n" +
 	"\x06Object\x12-\n" +
 	"\acluster\x18\x01 \x01(\v2\x11.fleet.v1.ClusterH\x00R\acluster\x12'\n" +
 	"\x05token\x18\x02 \x01(\v2\x0f.fleet.v1.TokenH\x00R\x05token\x12$\n" +
@@ -1253,7 +1304,11 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\x05model\x18\x06 \x01(\v2\x0f.fleet.v1.ModelH\x00R\x05model\x12-\n" +
 	"\aservice\x18\a \x01(\v2\x11.fleet.v1.ServiceH\x00R\aservice\x120\n" +
 	"\binstance\x18\b \x01(\v2\x12.fleet.v1.InstanceH\x00R\binstance\x12'\n" +
-	"\x05quota\x18\t \x01(\v2\x0f.fleet.v1.QuotaH\x00R\x05quotaB\x06\n" +
+	"\x05quota\x18\t \x01(\v2\x0f.fleet.v1.QuotaH\x00R\x05quota\x124\n" +
+	"\n" +
+	"join_token\x18\n" +
+	" \x01(\v2\x13.fleet.v1.JoinTokenH\x00R\tjoinToken\x129\n" +
+	"\vcertificate\x18\x14 \x01(\v2\x15.fleet.v1.CertificateH\x00R\vcertificateB\x06\n" +
 	"\x04kind\"b\n" +
 	"\x05Write\x120\n" +
 	"\tmutations\x18\x01 \x03(\v2\x12.fleet.v1.MutationR\tmutations\x12'\n" +
@@ -1284,10 +1339,13 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\vnode_events\x18\x03 \x03(\v2\x17.fleet.v1.ReportedEventR\n" +
 	"nodeEvents\"5\n" +
 	"\aReports\x12*\n" +
-	"\areports\x18\x01 \x03(\v2\x10.fleet.v1.ReportR\areports\"R\n" +
+	"\areports\x18\x01 \x03(\v2\x10.fleet.v1.ReportR\areports\"\xb0\x01\n" +
 	"\aCluster\x12\"\n" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12#\n" +
-	"\rrestore_epoch\x18\x02 \x01(\x04R\frestoreEpoch\"d\n" +
+	"\rrestore_epoch\x18\x02 \x01(\x04R\frestoreEpoch\x12$\n" +
+	"\x05roots\x18\n" +
+	" \x03(\v2\x0e.fleet.v1.RootR\x05roots\x126\n" +
+	"\vrevocations\x18\v \x03(\v2\x14.fleet.v1.RevocationR\vrevocations\"d\n" +
 	"\x05Token\x12\"\n" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12#\n" +
 	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\x12\x12\n" +
@@ -1347,11 +1405,15 @@ var file_fleet_v1_raft_proto_goTypes = []any{
 	(*Service)(nil),               // 20: fleet.v1.Service
 	(*Instance)(nil),              // 21: fleet.v1.Instance
 	(*Quota)(nil),                 // 22: fleet.v1.Quota
-	(*Event)(nil),                 // 23: fleet.v1.Event
-	(*ObjectRef)(nil),             // 24: fleet.v1.ObjectRef
-	(*InstanceReport)(nil),        // 25: fleet.v1.InstanceReport
-	(*ReportedEvent)(nil),         // 26: fleet.v1.ReportedEvent
-	(*Meta)(nil),                  // 27: fleet.v1.Meta
+	(*JoinToken)(nil),             // 23: fleet.v1.JoinToken
+	(*Certificate)(nil),           // 24: fleet.v1.Certificate
+	(*Event)(nil),                 // 25: fleet.v1.Event
+	(*ObjectRef)(nil),             // 26: fleet.v1.ObjectRef
+	(*InstanceReport)(nil),        // 27: fleet.v1.InstanceReport
+	(*ReportedEvent)(nil),         // 28: fleet.v1.ReportedEvent
+	(*Meta)(nil),                  // 29: fleet.v1.Meta
+	(*Root)(nil),                  // 30: fleet.v1.Root
+	(*Revocation)(nil),            // 31: fleet.v1.Revocation
 }
 var file_fleet_v1_raft_proto_depIdxs = []int32{
 	15, // 0: fleet.v1.Command.time:type_name -> google.protobuf.Timestamp
@@ -1368,29 +1430,33 @@ var file_fleet_v1_raft_proto_depIdxs = []int32{
 	20, // 11: fleet.v1.Object.service:type_name -> fleet.v1.Service
 	21, // 12: fleet.v1.Object.instance:type_name -> fleet.v1.Instance
 	22, // 13: fleet.v1.Object.quota:type_name -> fleet.v1.Quota
-	3,  // 14: fleet.v1.Write.mutations:type_name -> fleet.v1.Mutation
-	23, // 15: fleet.v1.Write.events:type_name -> fleet.v1.Event
-	1,  // 16: fleet.v1.Mutation.put:type_name -> fleet.v1.Object
-	24, // 17: fleet.v1.Mutation.delete:type_name -> fleet.v1.ObjectRef
-	5,  // 18: fleet.v1.Plan.parts:type_name -> fleet.v1.PlanPart
-	21, // 19: fleet.v1.PlanPart.instances:type_name -> fleet.v1.Instance
-	23, // 20: fleet.v1.PlanPart.events:type_name -> fleet.v1.Event
-	6,  // 21: fleet.v1.PlanPart.preemptions:type_name -> fleet.v1.Preemption
-	25, // 22: fleet.v1.Report.instances:type_name -> fleet.v1.InstanceReport
-	26, // 23: fleet.v1.Report.node_events:type_name -> fleet.v1.ReportedEvent
-	7,  // 24: fleet.v1.Reports.reports:type_name -> fleet.v1.Report
-	27, // 25: fleet.v1.Cluster.meta:type_name -> fleet.v1.Meta
-	27, // 26: fleet.v1.Token.meta:type_name -> fleet.v1.Meta
-	15, // 27: fleet.v1.RequestRecord.time:type_name -> google.protobuf.Timestamp
-	13, // 28: fleet.v1.SnapshotRecord.header:type_name -> fleet.v1.SnapshotHeader
-	1,  // 29: fleet.v1.SnapshotRecord.object:type_name -> fleet.v1.Object
-	11, // 30: fleet.v1.SnapshotRecord.request:type_name -> fleet.v1.RequestRecord
-	14, // 31: fleet.v1.SnapshotRecord.trailer:type_name -> fleet.v1.SnapshotTrailer
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	23, // 14: fleet.v1.Object.join_token:type_name -> fleet.v1.JoinToken
+	24, // 15: fleet.v1.Object.certificate:type_name -> fleet.v1.Certificate
+	3,  // 16: fleet.v1.Write.mutations:type_name -> fleet.v1.Mutation
+	25, // 17: fleet.v1.Write.events:type_name -> fleet.v1.Event
+	1,  // 18: fleet.v1.Mutation.put:type_name -> fleet.v1.Object
+	26, // 19: fleet.v1.Mutation.delete:type_name -> fleet.v1.ObjectRef
+	5,  // 20: fleet.v1.Plan.parts:type_name -> fleet.v1.PlanPart
+	21, // 21: fleet.v1.PlanPart.instances:type_name -> fleet.v1.Instance
+	25, // 22: fleet.v1.PlanPart.events:type_name -> fleet.v1.Event
+	6,  // 23: fleet.v1.PlanPart.preemptions:type_name -> fleet.v1.Preemption
+	27, // 24: fleet.v1.Report.instances:type_name -> fleet.v1.InstanceReport
+	28, // 25: fleet.v1.Report.node_events:type_name -> fleet.v1.ReportedEvent
+	7,  // 26: fleet.v1.Reports.reports:type_name -> fleet.v1.Report
+	29, // 27: fleet.v1.Cluster.meta:type_name -> fleet.v1.Meta
+	30, // 28: fleet.v1.Cluster.roots:type_name -> fleet.v1.Root
+	31, // 29: fleet.v1.Cluster.revocations:type_name -> fleet.v1.Revocation
+	29, // 30: fleet.v1.Token.meta:type_name -> fleet.v1.Meta
+	15, // 31: fleet.v1.RequestRecord.time:type_name -> google.protobuf.Timestamp
+	13, // 32: fleet.v1.SnapshotRecord.header:type_name -> fleet.v1.SnapshotHeader
+	1,  // 33: fleet.v1.SnapshotRecord.object:type_name -> fleet.v1.Object
+	11, // 34: fleet.v1.SnapshotRecord.request:type_name -> fleet.v1.RequestRecord
+	14, // 35: fleet.v1.SnapshotRecord.trailer:type_name -> fleet.v1.SnapshotTrailer
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_raft_proto_init() }
@@ -1401,6 +1467,7 @@ func file_fleet_v1_raft_proto_init() {
 	file_fleet_v1_agent_proto_init()
 	file_fleet_v1_event_proto_init()
 	file_fleet_v1_flavor_proto_init()
+	file_fleet_v1_identity_proto_init()
 	file_fleet_v1_instance_proto_init()
 	file_fleet_v1_meta_proto_init()
 	file_fleet_v1_model_proto_init()
@@ -1424,6 +1491,8 @@ func file_fleet_v1_raft_proto_init() {
 		(*Object_Service)(nil),
 		(*Object_Instance)(nil),
 		(*Object_Quota)(nil),
+		(*Object_JoinToken)(nil),
+		(*Object_Certificate)(nil),
 	}
 	file_fleet_v1_raft_proto_msgTypes[3].OneofWrappers = []any{
 		(*Mutation_Put)(nil),

@@ -99,10 +99,11 @@ const (
 	NetworkHost   = "host"
 )
 
-// Roles of a token.
+// Roles of tokens ("admin", "agent") and of certificates ("agent", "scheduler").
 const (
-	RoleAdmin = "admin"
-	RoleAgent = "agent"
+	RoleAdmin     = "admin"
+	RoleAgent     = "agent"
+	RoleScheduler = "scheduler"
 )
 
 // Default is the account and the project that exist from the start.
@@ -120,4 +121,7 @@ const (
 	KindService  = "service"
 	KindInstance = "instance"
 	KindQuota    = "quota"
+
+	KindJoinToken   = "join-token"
+	KindCertificate = "certificate"
 )
