@@ -186,9 +186,9 @@ func (s *spare) having(g *group) int32 {
 	return 0
 }
 
-// groups are those that have instances on the node; some may be there twice.
-func (n *node) groups() []presence {
-	out := slices.Clone(n.crowd)
+// groups appends those that have instances on the node; some may be there twice.
+func (n *node) groups(out []presence) []presence {
+	out = append(out, n.crowd...)
 	for _, w := range n.few {
 		for ; w != 0; w >>= 16 {
 			if m := uint16(w); m != 0 {

@@ -211,8 +211,9 @@ func (x *Index) load(name string) {
 		n = newNode()
 		x.nodes[name], x.moved = n, true
 	}
-	was := n.copied()
-	for _, p := range n.groups() {
+	was, free := *n, *n.spare
+	was.spare = &free
+	for _, p := range n.groups(make([]presence, 0, 16)) {
 		x.join(x.numbered[p.group], n, -p.n)
 	}
 	if o == nil {

@@ -18,7 +18,7 @@ func contents(x *Index) map[string]any {
 	out := map[string]any{}
 	for name, n := range x.nodes {
 		groups := map[groupKey]int32{}
-		for _, p := range n.groups() {
+		for _, p := range n.groups(nil) {
 			groups[x.numbered[p.group].key] += p.n
 		}
 		if n.crowded != (len(n.crowd) > 0) {

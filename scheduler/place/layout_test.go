@@ -40,7 +40,7 @@ func TestGroupsOnNode(t *testing.T) {
 			crowds++
 		}
 		seen := map[int32]int32{}
-		for _, p := range n.groups() {
+		for _, p := range n.groups(nil) {
 			seen[p.group] += p.n
 		}
 		for i := range groups {
