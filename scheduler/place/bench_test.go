@@ -163,11 +163,11 @@ func (l *load) place(n int) int {
 // free ends instances until so many devices are held: in the order in which they stand, which was shuffled
 // when the fleet was filled.
 func (l *load) free(target int) {
-	for l.held > target {
+	first := l.first
+	for ; l.held > target; l.first++ {
 		l.held -= l.running[l.first].devices.count()
-		l.index.give(&l.running[l.first])
-		l.first++
 	}
+	l.index.give(l.running[first:l.first])
 }
 
 // BenchmarkRefresh reads nodes with 8 instances each again.

@@ -47,6 +47,7 @@ func (b *bitset) put(i int, in bool) {
 type meet struct {
 	a, b, c *bitset
 	not     *bitset // nil for none
+	learn   bool    // b's summary is that of the meet, and is put right
 }
 
 // common is the meet of a and of those of the others that aren't nil.
@@ -57,7 +58,7 @@ func common(a, b, c, not *bitset) meet {
 	if c == nil {
 		c = a
 	}
-	return meet{a, b, c, not}
+	return meet{a: a, b: b, c: c, not: not}
 }
 
 func (m *meet) word(w int) uint64 {
@@ -87,6 +88,9 @@ func (m *meet) next(from, end int) int {
 			i := s<<6 | bits.TrailingZeros64(v)
 			if found := m.word(i); found != 0 {
 				return below(i<<6|bits.TrailingZeros64(found), end)
+			}
+			if m.learn && m.a.words[i]&m.b.words[i] == 0 {
+				m.b.summary[s] &^= v & -v
 			}
 		}
 	}

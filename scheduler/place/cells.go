@@ -147,6 +147,16 @@ func newCells(places []*node, u *rules) cells {
 	return c
 }
 
+// emptied are the same cells for another shape.
+func (c *cells) emptied() cells {
+	out := *c
+	out.room, out.inPlay, out.turns = make([]int32, len(c.room)), nil, 0
+	for _, of := range c.inPlay {
+		out.inPlay = append(out.inPlay, make([]int32, len(of)))
+	}
+	return out
+}
+
 // collect lists the cells by their values of a rule's label.
 func (c *cells) collect(r int) {
 	from := make([]int32, len(c.values[r])+1)

@@ -19,7 +19,7 @@ type clearing struct {
 type clearer struct {
 	index   *Index
 	request *Request
-	class   class
+	class   *class
 	search  search
 	may     func(*fleetv1.Instance) bool // who may be ended
 	below   int32                        // preemptible ones of less priority, if no others may

@@ -131,7 +131,7 @@ func (x *Index) explain(r *Request) (*fleetv1.Explanation, []remedy) {
 }
 
 // members is how many of a gang's members find a node.
-func (x *Index) members(r *Request, c class) int {
+func (x *Index) members(r *Request, c *class) int {
 	first := len(x.taken)
 	x.catchUp(c.shape, c.pool)
 	n := x.fill(r, c, nil, true, first, r.members())

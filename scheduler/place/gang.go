@@ -8,7 +8,7 @@ import (
 // placeGang takes a node for each member, all different, or nothing. It prefers one rack, the one that has
 // the fewest nodes to spare; else as few racks as possible. Rules that spread the version take the place of
 // that: then each member goes where the rules want the next instance.
-func (x *Index) placeGang(r *Request, c class) bool {
+func (x *Index) placeGang(r *Request, c *class) bool {
 	var done bool
 	first := len(x.taken)
 	if c.shape.rules.racks {
@@ -21,21 +21,21 @@ func (x *Index) placeGang(r *Request, c class) bool {
 		return false
 	}
 	slices.SortStableFunc(x.taken[first:], func(a, b taking) int {
-		return cmp.Or(cmp.Compare(a.node.labels[rack], b.node.labels[rack]), cmp.Compare(a.node.slot, b.node.slot))
+		return cmp.Or(cmp.Compare(x.slots[a.slot].labels[rack], x.slots[b.slot].labels[rack]), cmp.Compare(a.slot, b.slot))
 	})
 	return true
 }
 
 // fill takes up to n more nodes in the cells, nil for all, and answers how many. The gang's takings begin
 // at first.
-func (x *Index) fill(r *Request, c class, cells *bitset, any bool, first, n int) int {
+func (x *Index) fill(r *Request, c *class, cells *bitset, any bool, first, n int) int {
 	for i := range n {
 		s := search{index: x, request: r, class: c, cells: cells, chosen: x.taken[first:]}
 		at := s.find(any)
 		if at < 0 {
 			return i
 		}
-		x.take(at, r, c)
+		x.take(at, c)
 		x.catchUp(c.shape, c.pool)
 	}
 	return n
@@ -48,7 +48,7 @@ type room struct {
 }
 
 // fillRacks places the gang in one rack, or in as few as possible; on failure nothing stays taken.
-func (x *Index) fillRacks(r *Request, c class, any bool) bool {
+func (x *Index) fillRacks(r *Request, c *class, any bool) bool {
 	first, need := len(x.taken), r.members()
 	rooms := c.shape.rooms()
 	slices.SortStableFunc(rooms, func(a, b room) int { return cmp.Compare(a.nodes, b.nodes) })

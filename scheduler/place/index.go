@@ -14,9 +14,11 @@ import (
 type Index struct {
 	view       state.ReadView
 	nodes      map[string]*node
-	slots      []*node // by name
-	spares     []spare // by slot
-	moved      bool    // nodes came or went: slots must be made again
+	slots      []*node  // by name
+	spares     []spare  // by slot
+	plates     []plate  // by slot
+	imageBits  []uint32 // by slot
+	moved      bool     // nodes came or went: slots must be made again
 	topologies map[string]*topology
 	groups     map[groupKey]*group
 	numbered   []*group                  // groups by ID
@@ -27,7 +29,9 @@ type Index struct {
 	shapes     map[string]*shape
 	clock      uint64 // counts uses of shapes
 	journal    journal
-	classes    map[identity]class // of requests that were planned
+	moves      []move              // room for catchUp
+	glanced    int32               // what give has glanced at, so that it is read at all
+	classes    map[identity]*class // of requests that were planned
 	taken      []taking
 	kept       []kept // nodes that are kept for requests since the last Refresh
 	keptOut    bool   // that kept the present request from a node
@@ -59,13 +63,16 @@ type entry int32
 
 func (j *journal) end() int { return j.start + len(j.entries) }
 
+// made says whether some node is not what it was when so much had been read.
+func (j *journal) made(read int) bool {
+	return slices.ContainsFunc(j.entries[read-j.start:], func(e entry) bool { return e < 0 })
+}
+
 // taking is what Plan took from a node.
 type taking struct {
-	node              *node
-	devices           mask
-	cpu, memory, disk int64
-	port, slot        int32
-	group             *group
+	class   *class // of the request
+	devices mask
+	slot    int32
 }
 
 // NewIndex makes the index of a view.
@@ -73,7 +80,7 @@ func NewIndex(view state.ReadView) *Index {
 	x := &Index{
 		view: view, moved: true,
 		nodes: map[string]*node{}, topologies: map[string]*topology{}, groups: map[groupKey]*group{},
-		images: map[string]map[*node]bool{}, pools: map[string]*pool{}, shapes: map[string]*shape{}, classes: map[identity]class{},
+		images: map[string]map[*node]bool{}, pools: map[string]*pool{}, shapes: map[string]*shape{}, classes: map[identity]*class{},
 	}
 	for _, o := range view.Nodes() {
 		x.load(o.GetMeta().GetName())
@@ -88,7 +95,7 @@ func (x *Index) Refresh(view state.ReadView, sets []state.ChangeSet) {
 	x.view = view
 	stale := map[string]bool{}
 	for i := range x.taken {
-		stale[x.taken[i].node.name] = true
+		stale[x.plates[x.taken[i].slot].name] = true
 	}
 	x.taken, x.kept = x.taken[:0], x.kept[:0]
 	for _, set := range sets {
@@ -131,38 +138,49 @@ func (x *Index) Undo() {
 
 // undo gives back what was taken after the first n takings.
 func (x *Index) undo(n int) {
-	for i := len(x.taken) - 1; i >= n; i-- {
-		x.give(&x.taken[i])
-	}
+	x.give(x.taken[n:])
 	x.taken = x.taken[:n]
 }
 
-// give undoes one taking.
-func (x *Index) give(t *taking) {
-	n := &x.spares[t.slot]
-	n.cpu, n.memory, n.disk, n.free = n.cpu+t.cpu, n.memory+t.memory, n.disk+t.disk, n.free.or(t.devices)
-	if t.port != 0 {
-		at := slices.Index(t.node.ports, t.port)
-		t.node.ports = slices.Delete(t.node.ports, at, at+1)
+// give undoes takings. It does so step by step for all, and glances at what the last step needs: the processor
+// then waits for the memory of many nodes at a time.
+func (x *Index) give(all []taking) {
+	for i := range all {
+		t := &all[i]
+		s, r := &x.spares[t.slot], &t.class.shape.request
+		s.cpu, s.memory, s.disk, s.free = s.cpu+r.CPUMillis, s.memory+r.MemoryBytes, s.disk+r.DiskBytes, s.free.or(t.devices)
+		if r.HostPort != 0 {
+			n := x.slots[t.slot]
+			at := slices.Index(n.ports, r.HostPort)
+			n.ports = slices.Delete(n.ports, at, at+1)
+		}
 	}
-	x.join(t.group, n, -1)
-	x.note(entry(t.slot))
+	for i := range all {
+		for _, t := range all[i].class.group.tallies {
+			x.glanced += t.glance(x, int(all[i].slot))
+		}
+	}
+	for i := range all {
+		x.joinAt(all[i].class.group, all[i].slot, -1)
+		x.note(entry(all[i].slot))
+	}
 }
 
-// take gives the request's share of the node at a slot away.
-func (x *Index) take(slot int, r *Request, c class) {
-	n := &x.spares[slot]
-	t := taking{node: x.slots[slot], cpu: r.CPUMillis, memory: r.MemoryBytes, disk: r.DiskBytes, port: r.HostPort, slot: n.slot, group: c.group}
+// take gives what a request of the class asks for away, on the node of a slot.
+func (x *Index) take(slot int, c *class) {
+	s, r := &x.spares[slot], &c.shape.request
+	t := taking{class: c, slot: int32(slot)}
 	var last mask
-	if n.wary {
-		last = t.node.last
+	if s.wary {
+		last = x.slots[slot].last
 	}
-	t.devices = c.shape.fit(n.topology).choose(n.free, last)
-	n.cpu, n.memory, n.disk, n.free = n.cpu-t.cpu, n.memory-t.memory, n.disk-t.disk, n.free.without(t.devices)
-	if t.port != 0 {
-		t.node.ports = append(t.node.ports, t.port)
+	t.devices = c.shape.fitAt(x, slot).choose(s.free, last)
+	s.cpu, s.memory, s.disk, s.free = s.cpu-r.CPUMillis, s.memory-r.MemoryBytes, s.disk-r.DiskBytes, s.free.without(t.devices)
+	if r.HostPort != 0 {
+		n := x.slots[slot]
+		n.ports = append(n.ports, r.HostPort)
 	}
-	x.join(t.group, n, 1)
+	x.joinAt(c.group, t.slot, 1)
 	x.note(entry(t.slot))
 	x.taken = append(x.taken, t)
 }
@@ -193,9 +211,10 @@ func (x *Index) load(name string) {
 		n = newNode()
 		x.nodes[name], x.moved = n, true
 	}
-	was := n.copied()
-	for len(n.groups) > 0 {
-		x.join(x.numbered[n.groups[0].group], n.spare, -n.groups[0].n)
+	was, free := *n, *n.spare
+	was.spare = &free
+	for _, p := range n.groups(make([]presence, 0, 16)) {
+		x.join(x.numbered[p.group], n, -p.n)
 	}
 	if o == nil {
 		n.images = nil
@@ -213,7 +232,7 @@ func (x *Index) load(name string) {
 			disk += i.GetSpec().GetDiskBytes()
 		}
 		if counts(i) {
-			x.join(x.group(groupOf(i.GetSpec())), n.spare, 1)
+			x.join(x.group(groupOf(i.GetSpec())), n, 1)
 		}
 	}
 	if disk == 0 { // what asks for none is not held back by a node that has none to give
@@ -228,24 +247,6 @@ func (x *Index) load(name string) {
 func (n *node) alike(o *node) bool {
 	return n.open == o.open && n.last == o.last && n.arch == o.arch && n.topology == o.topology && n.usable == o.usable && n.total == o.total &&
 		state.HasLabels(n.labels, o.labels) && state.HasLabels(o.labels, n.labels) && slices.Equal(n.mountDirs, o.mountDirs) && slices.Equal(n.images, o.images)
-}
-
-// haveImages keeps x.images in step with the node, which had other images before.
-func (x *Index) haveImages(n *node, before []string) {
-	if slices.Equal(before, n.images) {
-		return
-	}
-	for _, i := range before {
-		if delete(x.images[i], n); len(x.images[i]) == 0 {
-			delete(x.images, i)
-		}
-	}
-	for _, i := range n.images {
-		if x.images[i] == nil {
-			x.images[i] = map[*node]bool{}
-		}
-		x.images[i][n] = true
-	}
 }
 
 func (x *Index) intern(t *topology) *topology {
@@ -304,11 +305,13 @@ func (x *Index) arrange() {
 		x.slots = append(x.slots, n)
 	}
 	slices.SortFunc(x.slots, func(a, b *node) int { return cmp.Compare(a.name, b.name) })
-	spares := make([]spare, len(x.slots))
+	spares, plates := make([]spare, len(x.slots)), make([]plate, len(x.slots))
+	x.imageBits = x.imageBits[:0]
 	for i, n := range x.slots {
-		n.move(&spares[i], i)
+		n.move(&spares[i], &plates[i], i)
+		x.imageBits = append(x.imageBits, n.imageBits)
 	}
-	x.spares = spares
+	x.spares, x.plates = spares, plates
 	for _, s := range x.shapes {
 		x.drop(s)
 	}

@@ -18,11 +18,11 @@ func contents(x *Index) map[string]any {
 	out := map[string]any{}
 	for name, n := range x.nodes {
 		groups := map[groupKey]int32{}
-		for _, p := range n.groups {
-			groups[x.numbered[p.group].key] = p.n
-			if n.marks&mark(p.group) == 0 {
-				out["unmarked "+name] = true
-			}
+		for _, p := range n.groups(nil) {
+			groups[x.numbered[p.group].key] += p.n
+		}
+		if n.crowded != (len(n.crowd) > 0) {
+			out["crowded "+name] = n.crowded
 		}
 		out[name] = []any{n.open, n.cpu, n.memory, n.disk, n.free, n.usable, n.last, n.soft, n.softest, n.ending, n.ids, n.topology.key(), slices.Sorted(slices.Values(n.ports)), n.arch, n.images, groups}
 	}

@@ -12,10 +12,12 @@ import (
 // Plan has taken since.
 type node struct {
 	*spare
-	name   string
-	ids    []string          // of the devices
-	ports  []int32           // taken ones
-	barred map[string]string // devices that nobody new gets: why, as state.Barred says
+	*plate
+	slot     int32 // among the index's nodes
+	topology *topology
+	ports    []int32           // taken ones
+	crowd    []presence        // of groups, as far as spare.few has no room
+	barred   map[string]string // devices that nobody new gets: why, as state.Barred says
 
 	usable                mask // devices on which instances may be placed
 	last                  mask // usable ones that had trouble lately
@@ -29,45 +31,41 @@ type node struct {
 	labels    map[string]string
 	mountDirs []string
 	images    []string // ordered
+	imageBits uint32   // a bit for each
 	devices   []*fleetv1.Device
 	total     state.Allocation
 }
 
-// spare is what is free on a node and who is there, all that plans look at of most nodes. Those of an index lie
-// side by side and take two lines of the processor's cache each, of which a search reads the first.
+// spare is what is free on a node and who is there: all that plans look at of most nodes. Those of an index lie
+// side by side and take one line of the processor's cache each.
 type spare struct {
 	free              mask // devices that nobody holds, of the usable ones
 	cpu, memory, disk int64
-	topology          *topology
-	marks             uint64 // those of the groups that have instances there
-	slot              int32  // among the index's nodes
-	open              bool   // takes instances
-	wary              bool   // some usable devices had trouble lately
-
-	groups []presence
-	few    [5]presence // where groups are, mostly
+	few               few   // the groups of its first instances
+	kind              int32 // ID of the topology
+	open              bool  // takes instances
+	wary              bool  // some usable devices had trouble lately
+	crowded           bool  // node.crowd is not empty
 }
 
-func newNode() *node {
-	n := &node{spare: &spare{}}
-	n.groups = n.few[:0]
-	return n
+// plate is what placements say of a node. Those of an index lie side by side.
+type plate struct {
+	name string
+	ids  []string // of the devices
 }
 
-// move gives the node another place for its spare.
-func (n *node) move(to *spare, slot int) {
-	*to = *n.spare
-	to.slot = int32(slot)
-	if len(to.groups) <= len(to.few) {
-		to.groups = append(to.few[:0], to.groups...)
-	}
-	n.spare = to
+func newNode() *node { return &node{spare: &spare{}, plate: &plate{}} }
+
+// move gives the node another place for what lies side by side.
+func (n *node) move(s *spare, p *plate, slot int) {
+	*s, *p = *n.spare, *n.plate
+	n.spare, n.plate, n.slot = s, p, int32(slot)
 }
 
 // copied is the node apart from the index.
 func (n *node) copied() *node {
-	out, s := *n, *n.spare
-	out.spare, out.ports = &s, slices.Clone(n.ports)
+	out, s, p := *n, *n.spare, *n.plate
+	out.spare, out.plate, out.ports = &s, &p, slices.Clone(n.ports)
 	return &out
 }
 
@@ -84,6 +82,7 @@ func (n *node) describe(o *fleetv1.Node, intern func(*topology) *topology) {
 		for i, d := range given {
 			n.ids[i] = d.GetId()
 		}
+		n.kind = int32(n.topology.id)
 	}
 	n.devices, n.total = f.GetDevices(), state.Allocatable(o)
 	n.condition(o)

@@ -99,7 +99,7 @@ func (l *look) spreads(n *node) string {
 	for i, s := range l.rules.spread {
 		if v := numberOf(l.tally.shape.cells.values[i], n, s.GetLabel()); s.GetRequired() && v >= 0 {
 			out = append(out, fmt.Sprintf("%s=%s has %d, the least is %d, they may differ by %d", s.GetLabel(), n.labels[s.GetLabel()],
-				l.tally.rules[i].by[v], l.tally.lowest(i), skew(s)))
+				l.tally.rules[i].by.of(v), l.tally.lowest(i), skew(s)))
 		}
 	}
 	return strings.Join(out, "; ")

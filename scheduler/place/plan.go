@@ -31,7 +31,7 @@ func (x *Index) Plan(requests []Request) []Placement {
 	out := make([]Placement, len(requests))
 	start, members := len(x.taken), make([]Member, wanted(requests))
 	var last identity
-	var c class
+	var c *class
 	for i := range requests {
 		r := &requests[i]
 		if id := identify(r); i == 0 || id != last {
@@ -53,13 +53,16 @@ func (x *Index) Plan(requests []Request) []Placement {
 	}
 	// All at once at the end: the processor then waits for the memory of many nodes at a time.
 	for i := range x.taken[start:] {
-		x.taken[start+i].name(&members[i])
+		members[i].Node = x.plates[x.taken[start+i].slot].name
+	}
+	for i := range x.taken[start:] {
+		x.taken[start+i].name(x, &members[i])
 	}
 	return out
 }
 
 // fitsUnkept says whether the request would fit if nothing were kept for others.
-func (x *Index) fitsUnkept(r *Request, c class) bool {
+func (x *Index) fitsUnkept(r *Request, c *class) bool {
 	first, kept := len(x.taken), x.kept
 	x.kept = nil
 	ok := x.place(r, c)
@@ -82,7 +85,7 @@ func (x *Index) begin() {
 const maxClasses = 4096
 
 // place takes nodes for the request; false when it does not fit.
-func (x *Index) place(r *Request, c class) bool {
+func (x *Index) place(r *Request, c *class) bool {
 	if r.members() > 1 {
 		return x.placeGang(r, c)
 	}
@@ -91,7 +94,7 @@ func (x *Index) place(r *Request, c class) bool {
 	if slot < 0 {
 		return false
 	}
-	x.take(slot, r, c)
+	x.take(slot, c)
 	return true
 }
 
@@ -129,13 +132,13 @@ func identify(r *Request) identity {
 }
 
 // class answers the request's class with its shape up to date.
-func (x *Index) class(r *Request, id identity) class {
-	c, ok := x.classes[id]
-	if ok && !c.shape.dropped && !c.group.dropped {
+func (x *Index) class(r *Request, id identity) *class {
+	c := x.classes[id]
+	if c != nil && !c.shape.dropped && !c.group.dropped {
 		x.use(c.shape, c.pool)
 		return c
 	}
-	c = class{pool: x.pool(r.Pool)}
+	c = &class{pool: x.pool(r.Pool)}
 	if c.pool == nil {
 		return c
 	}
@@ -169,11 +172,10 @@ func wanted(requests []Request) (n int) {
 	return n
 }
 
-// name says in words what was taken.
-func (t *taking) name(m *Member) {
-	m.Node = t.node.name
+// name says in words which devices were taken.
+func (t *taking) name(x *Index, m *Member) {
 	if !t.devices.empty() {
-		m.DeviceIDs, m.DeviceModels = named(t.node.ids, t.devices), named(t.node.topology.models, t.devices)
+		m.DeviceIDs, m.DeviceModels = named(x.plates[t.slot].ids, t.devices), named(t.class.shape.fitAt(x, int(t.slot)).topology.models, t.devices)
 	}
 }
 

@@ -29,7 +29,7 @@ type healer struct {
 	look    *look
 	seen    *removed
 	members int // that find a node
-	class   class
+	class   *class
 }
 
 const (

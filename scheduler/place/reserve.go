@@ -61,7 +61,7 @@ type lack struct {
 // reserve keeps the nodes that are the closest to taking the request from later requests that have no more
 // priority. It answers nil when nothing is to be kept: the request has not waited, the pool has a reservation
 // already, or no end of other instances would make it fit. Where room is being made that is what is kept.
-func (x *Index) reserve(r *Request, c class) *fleetv1.Reservation {
+func (x *Index) reserve(r *Request, c *class) *fleetv1.Reservation {
 	if lacks := x.cleared(r, c); len(lacks) > 0 {
 		return reservation(r, lacks)
 	}
@@ -120,7 +120,7 @@ func compareBool(a, b bool) int {
 }
 
 // cleared are the nodes on which room is being made for the request's version.
-func (x *Index) cleared(r *Request, c class) (lacks []lack) {
+func (x *Index) cleared(r *Request, c *class) (lacks []lack) {
 	for _, k := range x.kept {
 		if k.cleared && k.group == c.group {
 			lacks = append(lacks, x.lack(r, c, k.node))
@@ -130,7 +130,7 @@ func (x *Index) cleared(r *Request, c class) (lacks []lack) {
 }
 
 // lacks lists the nodes that could take a member of the request if others ended there.
-func (x *Index) lacks(r *Request, c class) []lack {
+func (x *Index) lacks(r *Request, c *class) []lack {
 	x.catchUp(c.shape, c.pool)
 	s := search{index: x, request: r, class: c}
 	s.prepare()
@@ -147,7 +147,7 @@ func (x *Index) lacks(r *Request, c class) []lack {
 	return out
 }
 
-func (x *Index) lack(r *Request, c class, n *node) lack {
+func (x *Index) lack(r *Request, c *class, n *node) lack {
 	f, after := c.shape.fit(n.topology), x.settled(n)
 	l := lack{node: n, strange: !slices.Contains(r.Reserved, n.name), devices: f.short(after.free, n.usable), share: after.short(r), missing: f.short(n.free, n.usable)}
 	l.ready = l.missing == 0 && n.short(r) == 0

@@ -4,14 +4,14 @@ package place
 type search struct {
 	index   *Index
 	request *Request
-	class   class
+	class   *class
 
 	cells   *bitset // only these; nil for all
 	chosen  []taking
 	avoided bool // nodes to avoid may be used
 	tally   *tally
 	taken   *bitset // places that may not be used
-	image   *bitset // places to prefer
+	image   *imaged // to prefer; nil for none
 	choosy  bool    // may has to be asked
 	best    candidate
 }
@@ -19,7 +19,8 @@ type search struct {
 // candidate is a node with what decides between nodes that leave the same hole.
 type candidate struct {
 	spare *spare // nil for no node
-	count int32  // instances of the group
+	slot  int32
+	count int32 // instances of the group
 	image bool
 }
 
@@ -60,7 +61,7 @@ func (s *search) may(slot int) bool {
 		return false
 	}
 	for i := range s.chosen {
-		if s.chosen[i].node == n {
+		if int(s.chosen[i].slot) == slot {
 			return false
 		}
 	}
@@ -104,7 +105,7 @@ func (s *search) scan() int {
 	if shape.cells.cellOf == nil {
 		for k := shape.next(0); k != noKey; k = shape.next(k + 1) {
 			if s.hole(shape.buckets[k], nil) {
-				return int(s.best.spare.slot)
+				return int(s.best.slot)
 			}
 		}
 		return -1
@@ -116,7 +117,7 @@ func (s *search) scan() int {
 		}
 		for k := shape.next(0); k != noKey; k = shape.next(k + 1) {
 			if s.hole(shape.buckets[k], &rung.cells) {
-				return int(s.best.spare.slot)
+				return int(s.best.slot)
 			}
 		}
 	}
@@ -150,7 +151,7 @@ func (s *search) hole(b *bucket, cells *bitset) bool {
 // withImage compares places that have the image; true when one is the best of all.
 func (s *search) withImage(b *bucket, cells *bitset) bool {
 	shape, n := s.class.shape, len(s.class.shape.places)
-	m := common(&b.nodes, s.image, nil, s.taken)
+	m := b.having(s.image, s.taken)
 	tries, found := maxTries, 0
 	m.around(0, n, s.start(n), func(at int) bool {
 		c := shape.cells.of(at)
@@ -187,8 +188,7 @@ func (s *search) compare(at int) bool {
 	if s.choosy && !s.may(slot) {
 		return false
 	}
-	n := &s.index.spares[slot]
-	c := candidate{spare: n, count: n.having(s.class.group), image: s.image != nil && s.image.has(at)}
+	c := candidate{spare: &s.index.spares[slot], slot: int32(slot), count: s.index.having(slot, s.class.group), image: s.image != nil && s.image.places.has(at)}
 	if s.best.spare == nil || c.better(&s.best) {
 		s.best = c
 	}
@@ -206,5 +206,5 @@ func (c *candidate) better(o *candidate) bool {
 	case c.spare.cpu != o.spare.cpu:
 		return c.spare.cpu < o.spare.cpu
 	}
-	return c.spare.slot < o.spare.slot
+	return c.slot < o.slot
 }

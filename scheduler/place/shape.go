@@ -31,20 +31,22 @@ type shape struct {
 	present [numKeys / 64]uint64 // buckets that are not empty
 	cells   cells
 	tallies map[*group]*tally
-	images  map[string]*bitset // places that have an image
+	images  map[string]*imaged
+	withBit [32]uint64 // numbers of the images that have a bit
 }
 
 // bucket are the places where the request would leave a hole of one size.
 type bucket struct {
-	nodes bitset
-	n     int
-	cells *bitset // that have any; nil when there is one
+	nodes  bitset
+	n      int
+	cells  *bitset  // that have any; nil when there is one
+	hinted uint64   // numbers of the images that were looked for here
+	hints  []bitset // by number of the image: its places, with a summary of those that are in the bucket
 }
 
 const (
 	maxShapes  = 256
 	maxTallies = 4096 // of a shape
-	maxImages  = 64   // of a shape
 )
 
 // shape answers the request's shape, up to date.
@@ -102,23 +104,40 @@ func shapeKey(r *Request) []byte {
 func (s *shape) build(x *Index, p *pool) {
 	s.forgetTallies()
 	s.read = x.journal.end()
-	s.images = map[string]*bitset{}
 	s.buckets, s.present = [numKeys]*bucket{}, [numKeys / 64]uint64{}
+	s.forgetImages()
 	s.places = nil
 	for _, n := range x.slots {
 		if s.suits(n, p) {
 			s.places = append(s.places, n)
 		}
 	}
-	s.cells = newCells(s.places, &s.rules)
-	s.number(x)
+	if o := x.alike(s); o != nil {
+		s.places, s.place, s.slot, s.cells = o.places, o.place, o.slot, o.cells.emptied()
+	} else {
+		s.cells = newCells(s.places, &s.rules)
+		s.number(x)
+	}
 	s.able = newBitset(len(s.places))
 	s.keys = make([]key, len(s.places))
 	for i := range s.places {
 		s.keys[i] = noKey
 		s.enable(i)
-		s.update(x, i, s.slotOf(i))
+		s.move(x, i, s.measure(x, s.slotOf(i)))
 	}
+}
+
+// alike is another shape with the same places in the same cells, nil when none is known. Shapes share what does
+// not depend on what is free: the less memory they take, the more of it is in the processor's caches.
+func (x *Index) alike(s *shape) *shape {
+	for _, o := range x.shapes {
+		if o != s && len(o.places) == len(s.places) && o.rules.racks == s.rules.racks &&
+			string(appendRules(nil, o.request.Rules)) == string(appendRules(nil, s.request.Rules)) && !x.journal.made(o.read) &&
+			!slices.ContainsFunc(s.places, func(n *node) bool { return o.at(n) < 0 }) {
+			return o
+		}
+	}
+	return nil
 }
 
 // number makes the way from slots to places, unless they are the same.
@@ -146,13 +165,22 @@ func (s *shape) suits(n *node, p *pool) bool {
 
 // fit is what the request finds in a topology.
 func (s *shape) fit(t *topology) *fit {
+	if t.id < len(s.fits) && s.fits[t.id] != nil {
+		return s.fits[t.id]
+	}
 	for len(s.fits) <= t.id {
 		s.fits = append(s.fits, nil)
 	}
-	if s.fits[t.id] == nil {
-		s.fits[t.id] = newFit(t, &s.request)
-	}
+	s.fits[t.id] = newFit(t, &s.request)
 	return s.fits[t.id]
+}
+
+// fitAt is what the request finds in the topology of the node of a slot.
+func (s *shape) fitAt(x *Index, slot int) *fit {
+	if kind := int(x.spares[slot].kind); kind < len(s.fits) && s.fits[kind] != nil {
+		return s.fits[kind]
+	}
+	return s.fit(x.slots[slot].topology)
 }
 
 // catchUp reads what has changed since the shape was used last.
@@ -161,7 +189,12 @@ func (x *Index) catchUp(s *shape, p *pool) {
 		s.build(x, p)
 		return
 	}
-	for _, e := range x.journal.entries[s.read-x.journal.start:] {
+	entries := x.journal.entries[s.read-x.journal.start:]
+	if len(x.moves) < len(entries) {
+		x.moves = make([]move, 2*len(entries))
+	}
+	n := 0
+	for _, e := range entries {
 		made := e < 0
 		if made {
 			e = ^e
@@ -171,11 +204,27 @@ func (x *Index) catchUp(s *shape, p *pool) {
 			s.build(x, p)
 			return
 		}
-		if at >= 0 {
-			s.update(x, at, int(e))
+		if at < 0 {
+			continue
 		}
+		// No branch here depends on the key, so the processor waits for the memory of many nodes at a time.
+		m, other := move{int32(at), s.measure(x, int(e))}, 0
+		if s.keys[at] != m.to {
+			other = 1
+		}
+		x.moves[n] = m
+		n += other
+	}
+	for _, m := range x.moves[:n] {
+		s.move(x, int(m.at), m.to)
 	}
 	s.read = x.journal.end()
+}
+
+// move is a place that belongs into another bucket now, or into none.
+type move struct {
+	at int32
+	to key
 }
 
 // remake looks at what a node is now; false when the shape must be built anew.
@@ -187,9 +236,7 @@ func (s *shape) remake(x *Index, p *pool, at int, n *node) bool {
 		return true
 	}
 	s.enable(at)
-	for image, set := range s.images {
-		set.put(at, x.images[image][n])
-	}
+	s.reimage(x, at, n)
 	return s.cells.same(at, n, &s.rules)
 }
 
@@ -221,9 +268,9 @@ func (s *shape) enable(at int) {
 	}
 }
 
-// update puts a place, of this slot, into the bucket where it belongs now.
-func (s *shape) update(x *Index, at, slot int) {
-	was, now := s.keys[at], s.measure(x, slot)
+// move puts a place into the bucket where it belongs now.
+func (s *shape) move(x *Index, at int, now key) {
+	was := s.keys[at]
 	if was == now {
 		return
 	}
@@ -241,7 +288,10 @@ func (s *shape) update(x *Index, at, slot int) {
 		if s.buckets[now] == nil {
 			s.buckets[now] = newBucket(len(s.places), len(s.cells.list))
 		}
-		s.buckets[now].add(at, cell)
+		b := s.buckets[now]
+		if b.add(at, cell); b.hinted != 0 {
+			s.hint(b, at, x.imageBits[s.slotOf(at)])
+		}
 		s.present[now>>6] |= 1 << (now & 63)
 	}
 }
@@ -252,28 +302,7 @@ func (s *shape) measure(x *Index, slot int) key {
 	if !n.open || r.CPUMillis > n.cpu || r.MemoryBytes > n.memory || r.DiskBytes > n.disk || r.HostPort != 0 && slices.Contains(x.slots[slot].ports, r.HostPort) {
 		return noKey
 	}
-	return s.fit(n.topology).hole(n.free)
-}
-
-// image answers the places that have the image; nil when there is none.
-func (s *shape) image(x *Index, digest string) *bitset {
-	have := x.images[digest]
-	if digest == "" || len(have) == 0 && s.images[digest] == nil {
-		return nil
-	}
-	if s.images[digest] == nil {
-		if len(s.images) >= maxImages {
-			clear(s.images)
-		}
-		set := newBitset(len(s.places))
-		for n := range have {
-			if at := s.at(n); at >= 0 {
-				set.add(at)
-			}
-		}
-		s.images[digest] = set
-	}
-	return s.images[digest]
+	return s.fitAt(x, slot).hole(n.free)
 }
 
 // next is the smallest key from k on whose bucket is not empty; noKey when there is none.

@@ -71,7 +71,7 @@ func (s *supposition) leave(i *fleetv1.Instance) {
 		return
 	}
 	g := s.index.group(groupOf(i.GetSpec()))
-	s.index.join(g, n.spare, -1)
+	s.index.join(g, n, -1)
 	s.left = append(s.left, departure{g, n})
 }
 
@@ -115,7 +115,7 @@ func (s *supposition) place(r *Request) ([]string, bool) {
 	}
 	var nodes []string
 	for _, t := range x.taken[first:] {
-		nodes = append(nodes, t.node.name)
+		nodes = append(nodes, x.plates[t.slot].name)
 	}
 	x.undo(first)
 	slices.Sort(nodes)
@@ -147,7 +147,7 @@ func (s *supposition) undo() {
 	}
 	x.undo(s.taken)
 	for _, d := range s.left {
-		x.join(d.group, d.node.spare, 1)
+		x.join(d.group, d.node, 1)
 	}
 	x.kept, x.version = s.kept, s.version
 	s.was, s.left = nil, nil

@@ -1,6 +1,9 @@
 package place
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
 // tally counts the instances of a group the way the rules of a shape look at them, and keeps the shape's
 // cells in the order in which the next instance should try them.
@@ -14,10 +17,40 @@ type tally struct {
 
 // count is how many instances each value of a label has.
 type count struct {
-	by []int32 // by value
+	by numbers // by value
 	// least is the smallest of those in play, of which there are so many at it; none when it has to be found anew.
 	least    int32
 	at, turn int
+}
+
+// numbers are the numbers of instances. There are so many of them that they take one byte each until one does
+// not fit.
+type numbers struct {
+	small []uint8
+	large []int32 // nil until then
+}
+
+func (c *numbers) of(value int32) int32 {
+	if c.large != nil {
+		return c.large[value]
+	}
+	return int32(c.small[value])
+}
+
+func (c *numbers) add(value, d int32) int32 {
+	now := c.of(value) + d
+	if c.large == nil && now > math.MaxUint8 {
+		c.large = make([]int32, len(c.small))
+		for v, n := range c.small {
+			c.large[v] = int32(n)
+		}
+	}
+	if c.large != nil {
+		c.large[value] = now
+	} else {
+		c.small[value] = uint8(now)
+	}
+	return now
 }
 
 // tally answers the group's tally; the one of nobody when the rules do not look at instances.
@@ -33,7 +66,7 @@ func (s *shape) tally(x *Index, g *group) *tally {
 	}
 	t := &tally{shape: s, spread: len(s.rules.spread)}
 	for r := range t.spread {
-		t.rules[r] = count{by: make([]int32, len(s.cells.values[r]))}
+		t.rules[r] = count{by: numbers{small: make([]uint8, len(s.cells.values[r]))}}
 	}
 	if s.rules.apart {
 		t.taken = newBitset(len(s.places))
@@ -54,27 +87,26 @@ func (s *shape) tally(x *Index, g *group) *tally {
 // looked at for it.
 func (t *tally) recount(x *Index, g *group) {
 	for slot, left := 0, g.total; left > 0; slot++ {
-		have := x.spares[slot].having(g)
+		have := x.having(slot, g)
 		if have == 0 {
 			continue
 		}
-		n := x.slots[slot]
-		t.occupy(n, have)
+		t.occupy(slot, have)
 		for r := range t.spread {
-			if v := t.value(n, r); v >= 0 {
-				t.rules[r].by[v] += have
+			if v := t.value(x, slot, r); v >= 0 {
+				t.rules[r].by.add(v, have)
 			}
 		}
 		left -= int(have)
 	}
 }
 
-// add notes that the group has d more instances on the node, now there are so many.
-func (t *tally) add(n *node, now, d int32) {
-	t.occupy(n, now)
+// add notes that the group has d more instances on the node of a slot, now there are so many.
+func (t *tally) add(x *Index, slot int, now, d int32) {
+	t.occupy(slot, now)
 	c := &t.shape.cells
 	for r := range t.spread {
-		v := t.value(n, r)
+		v := t.value(x, slot, r)
 		if v < 0 {
 			continue
 		}
@@ -89,28 +121,37 @@ func (t *tally) add(n *node, now, d int32) {
 	}
 }
 
-// value is the number of the node's value of a rule's label, below 0 for none that matters.
-func (t *tally) value(n *node, r int) int32 {
-	c := &t.shape.cells
-	if at := t.shape.at(n); at >= 0 {
-		return c.list[c.cellOf[at]].values[r]
+// glance reads what add is about to change.
+func (t *tally) glance(x *Index, slot int) (sum int32) {
+	for r := range t.spread {
+		if v := t.value(x, slot, r); v >= 0 {
+			sum += t.rules[r].by.of(v)
+		}
 	}
-	return numberOf(c.values[r], n, t.shape.rules.spread[r].GetLabel())
+	return sum
 }
 
-func (t *tally) occupy(n *node, now int32) {
+// value is the number of a slot's value of a rule's label, below 0 for none that matters.
+func (t *tally) value(x *Index, slot, r int) int32 {
+	c := &t.shape.cells
+	if at := t.shape.placeOf(slot); at >= 0 {
+		return c.list[c.cellOf[at]].values[r]
+	}
+	return numberOf(c.values[r], x.slots[slot], t.shape.rules.spread[r].GetLabel())
+}
+
+func (t *tally) occupy(slot int, now int32) {
 	if t.taken == nil {
 		return
 	}
-	if at := t.shape.at(n); at >= 0 {
+	if at := t.shape.placeOf(slot); at >= 0 {
 		t.taken.put(at, now > 0)
 	}
 }
 
 func (c *count) add(value, d int32, inPlay bool) {
-	was := c.by[value]
-	now := was + d
-	c.by[value] = now
+	was := c.by.of(value)
+	now := c.by.add(value, d)
 	if !inPlay {
 		return
 	}
@@ -132,7 +173,8 @@ func (t *tally) lowest(r int) int32 {
 		return c.least
 	}
 	c.at, c.turn = 0, cells.turns
-	for v, n := range c.by {
+	for v := range c.by.small {
+		n := c.by.of(int32(v))
 		switch {
 		case cells.inPlay[r][v] == 0:
 		case c.at == 0 || n < c.least:
@@ -158,7 +200,7 @@ func (t *tally) key(cell int) uint64 {
 		if r < t.spread {
 			n = noValue
 			if v := c.values[r]; v >= 0 {
-				n = uint64(t.rules[r].by[v])
+				n = uint64(t.rules[r].by.of(v))
 			}
 		}
 		k = k<<countBits | n

@@ -77,12 +77,13 @@ func (d *defrag) target(r *Request) *node {
 			return nil
 		}
 		t := &x.taken[len(x.taken)-1]
-		now := d.free(t.node)
-		before, _ := d.rooms(t.node, now.plus(&vacancy{t.cpu, t.memory, t.disk, t.devices, 0}), -1)
-		if d.room(t.node) == before {
-			return t.node
+		n := x.slots[t.slot]
+		now := d.free(n)
+		before, _ := d.rooms(n, now.plus(&vacancy{r.CPUMillis, r.MemoryBytes, r.DiskBytes, t.devices, 0}), -1)
+		if d.room(n) == before {
+			return n
 		}
-		x.kept = append(x.kept, keptForNobody(t.node))
+		x.kept = append(x.kept, keptForNobody(n))
 		x.undo(len(x.taken) - 1)
 	}
 	return nil
