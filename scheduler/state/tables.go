@@ -37,6 +37,7 @@ type tables struct {
 
 	nodeUse    *table[*nodeUse]
 	projectUse *table[*projectUse]
+	owned      *table[int] // how many services each user has made
 
 	requests      *table[*fleetv1.RequestRecord] // by ID
 	requestsByAge *table[*fleetv1.RequestRecord] // by time, then Raft index
@@ -66,7 +67,7 @@ func newTables() *tables {
 			return cmp.Or(strings.Compare(a.service, b.service), strings.Compare(a.id, b.id)) < 0
 		}, btree.Options{NoLocks: true, Degree: degree}),
 		gangs:   btree.NewMap[string, []string](degree),
-		nodeUse: btree.NewMap[string, *nodeUse](degree), projectUse: btree.NewMap[string, *projectUse](degree),
+		nodeUse: btree.NewMap[string, *nodeUse](degree), projectUse: btree.NewMap[string, *projectUse](degree), owned: btree.NewMap[string, int](degree),
 		requests: request(), requestsByAge: request(),
 	}
 }
@@ -77,7 +78,7 @@ func (t *tables) copy() *tables {
 		index: t.index, cluster: t.cluster.Copy(), tokens: t.tokens.Copy(), nodes: t.nodes.Copy(), flavors: t.flavors.Copy(),
 		pools: t.pools.Copy(), quotas: t.quotas.Copy(), models: t.models.Copy(), services: t.services.Copy(), instances: t.instances.Copy(),
 		nodeNames: t.nodeNames.Copy(), serviceKeys: t.serviceKeys.Copy(), tokenNames: t.tokenNames.Copy(), ofService: t.ofService.Copy(),
-		gangs: t.gangs.Copy(), nodeUse: t.nodeUse.Copy(), projectUse: t.projectUse.Copy(), requests: t.requests.Copy(), requestsByAge: t.requestsByAge.Copy(),
+		gangs: t.gangs.Copy(), nodeUse: t.nodeUse.Copy(), projectUse: t.projectUse.Copy(), owned: t.owned.Copy(), requests: t.requests.Copy(), requestsByAge: t.requestsByAge.Copy(),
 	}
 }
 
@@ -129,6 +130,7 @@ func (t *tables) set(key Key, o *fleetv1.Object) (before *fleetv1.Object) {
 		refer(t.nodeNames, key.Key, before.GetNode().GetMeta().GetId(), o.GetNode().GetMeta().GetId())
 	case fleetv1.KindService:
 		refer(t.serviceKeys, key.Key, before.GetService().GetMeta().GetId(), o.GetService().GetMeta().GetId())
+		t.setOwner(before.GetService(), o.GetService())
 	case fleetv1.KindToken:
 		refer(t.tokenNames, key.Key, string(before.GetToken().GetSecretSha256()), string(o.GetToken().GetSecretSha256()))
 	case fleetv1.KindInstance:
@@ -142,6 +144,21 @@ func (t *tables) set(key Key, o *fleetv1.Object) (before *fleetv1.Object) {
 		t.setGang(key.Key, before.GetInstance().GetSpec().GetGang().GetId(), o.GetInstance().GetSpec().GetGang().GetId())
 	}
 	return before
+}
+
+func (t *tables) setOwner(before, after *fleetv1.Service) {
+	from, to := before.GetMeta().GetCreatedBy(), after.GetMeta().GetCreatedBy()
+	if before != nil && after != nil && from == to {
+		return
+	}
+	if n := get(t.owned, from); before != nil && n > 1 {
+		t.owned.Set(from, n-1)
+	} else if before != nil {
+		t.owned.Delete(from)
+	}
+	if after != nil {
+		t.owned.Set(to, get(t.owned, to)+1)
+	}
 }
 
 func (t *tables) setGang(instance, from, to string) {

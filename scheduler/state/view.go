@@ -207,6 +207,8 @@ func (v view) Services(project string) []*fleetv1.Service {
 	return list(v.t.services, (*fleetv1.Object).GetService, prefix)
 }
 
+func (v view) OwnedServices(user string) int { return get(v.t.owned, user) }
+
 // Instance looks for a name among the IDs that begin as the name ends.
 func (v view) Instance(idOrName string) *fleetv1.Instance {
 	if o, ok := v.t.instances.Get(idOrName); ok {
