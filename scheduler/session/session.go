@@ -45,6 +45,7 @@ type session struct {
 	greeting  bool // the welcome has not been sent, and must be the first
 	sending   bool // there is a sender
 	changed   bool // the assignment set may be newer than what was sent
+	paced     bool // the pace is newer
 	acks      []uint64
 	orders    []*fleetv1.RelayOrder
 	reports   []*fleetv1.StatusReport // waiting for their proposal
@@ -104,8 +105,11 @@ func (h *Hub) welcome(s *session, hello *fleetv1.Hello) error {
 	if err != nil {
 		return err
 	}
-	// Before the node becomes Ready, so that nobody takes it for one that has gone silent.
+	// Before the node becomes Ready, so that nobody takes it for one that has gone silent. The pace may change before
+	// the agent is greeted: then it is told next.
+	p := h.pace.Load()
 	h.leases.renew(s.node)
+	h.leases.promise(s.node, p)
 	nodeID, err := h.register(s.ctx, s.node, hello.GetFacts())
 	if err != nil {
 		return err
@@ -115,7 +119,7 @@ func (h *Hub) welcome(s *session, hello *fleetv1.Hello) error {
 	}
 	return s.stream.Send(&fleetv1.SessionResponse{Message: &fleetv1.SessionResponse_Welcome{Welcome: &fleetv1.Welcome{
 		ClusterId: id, NodeId: nodeID,
-		HeartbeatMillis: h.cfg.HeartbeatInterval.Milliseconds(), LeaseMillis: h.cfg.LeaseDuration.Milliseconds(),
+		HeartbeatMillis: p.heartbeat.Milliseconds(), LeaseMillis: p.lease.Milliseconds(), PaceNumber: p.number,
 	}}})
 }
 
@@ -133,6 +137,14 @@ func (s *session) assignmentsChanged() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.changed = true
+	s.startSending()
+}
+
+// paceChanged makes the sender tell the agent of the pace. It never blocks.
+func (s *session) paceChanged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.paced = true
 	s.startSending()
 }
 
@@ -174,6 +186,7 @@ func (s *session) take(m *fleetv1.SessionRequest) error {
 	s.hub.leases.renew(s.node)
 	switch m := m.GetMessage().(type) {
 	case *fleetv1.SessionRequest_Heartbeat:
+		s.hub.leases.confirm(s.node, m.Heartbeat.GetPaceNumber())
 		s.hub.pulls.update(s.node, m.Heartbeat.GetPulls())
 		s.hub.samples.update(s.node, m.Heartbeat.GetDeviceSamples())
 	case *fleetv1.SessionRequest_Report:
@@ -210,15 +223,20 @@ func (s *session) startSending() {
 func (s *session) send() {
 	for {
 		s.mu.Lock()
-		changed, acks, orders := s.changed, s.acks, s.orders
-		s.changed, s.acks, s.orders = false, nil, nil
-		if !changed && len(acks)+len(orders) == 0 || s.ctx.Err() != nil {
+		changed, paced, acks, orders := s.changed, s.paced, s.acks, s.orders
+		s.changed, s.paced, s.acks, s.orders = false, false, nil, nil
+		if !changed && !paced && len(acks)+len(orders) == 0 || s.ctx.Err() != nil {
 			s.sending = false
 			s.mu.Unlock()
 			return
 		}
 		s.mu.Unlock()
 		var out []*fleetv1.SessionResponse
+		if paced {
+			p := s.hub.pace.Load()
+			s.hub.leases.promise(s.node, p)
+			out = append(out, p.message())
+		}
 		if changed {
 			set := Assignments(s.hub.cfg.State.View(), s.node)
 			if now := (sentSet{true, set.GetRestoreEpoch(), set.GetGeneration()}); now != s.sent {
