@@ -194,6 +194,12 @@ func (a *applying) set(key Key, o *fleetv1.Object) {
 	a.changed(key, before, o)
 }
 
+// expect makes room for so many changes and events of a command that has made none yet.
+func (a *applying) expect(changes, events int) {
+	a.changes, a.touched = make([]Change, 0, changes), make(map[Key]int, changes)
+	a.events = make([]*fleetv1.Event, 0, events)
+}
+
 // changed records a change, one per object, and moves on the generation of the assignment set that the
 // change belongs to.
 func (a *applying) changed(key Key, before, after *fleetv1.Object) {
@@ -251,17 +257,14 @@ func (a *applying) bump(node string) {
 	if stored == nil || stored.GetStatus().GetAssignmentGeneration() == a.index {
 		return
 	}
-	n := &fleetv1.Node{Meta: copyMeta(stored.GetMeta()), Spec: stored.GetSpec(), Facts: stored.GetFacts(), Status: &fleetv1.NodeStatus{}}
-	if stored.GetStatus() != nil {
-		n.Status = shallow(stored.GetStatus())
-	}
+	n := &fleetv1.Node{Meta: copyMeta(stored.GetMeta()), Spec: stored.GetSpec(), Facts: stored.GetFacts(), Status: copyStatus(stored.GetStatus())}
 	n.Status.AssignmentGeneration = a.index
 	a.put(ObjectOf(n))
 }
 
 // event keeps an event under the next ID of this command.
 func (a *applying) event(e *fleetv1.Event) {
-	e = shallow(e)
+	e = copyEvent(e)
 	e.Id = strconv.FormatUint(a.index, 10) + "-" + strconv.Itoa(len(a.events)+1)
 	if e.Time == nil {
 		e.Time = a.time
