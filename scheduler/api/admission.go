@@ -1,12 +1,9 @@
 package api
 
 import (
-	"context"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/state"
@@ -43,22 +40,16 @@ type seat struct {
 
 // take admits the service as it is to stand, and leaves the place that the call had before. old is how it
 // stands, nil when it is new.
-func (p *seat) take(ctx context.Context, old, after *fleetv1.Service, now time.Time) error {
+func (p *seat) take(old, after *fleetv1.Service) error {
 	p.leave()
 	refusal := p.admit(old, after)
 	if refusal == nil {
 		return nil
 	}
-	event := serviceEvent(after, "QuotaExceeded", refusal.Msg)
-	event.Type = fleetv1.EventWarning
+	refusal.event = serviceEvent(after, "QuotaExceeded", refusal.Msg)
+	refusal.event.Type = fleetv1.EventWarning
 	if old == nil {
-		event.Objects[0].Id = "" // it was never made
-	}
-	cmd := &fleetv1.Command{Time: timestamppb.New(now), Caller: caller(ctx).Name,
-		Op: &fleetv1.Command_Write{Write: &fleetv1.Write{Events: []*fleetv1.Event{event}}}}
-	cmd.Introduced = state.Introduced(cmd)
-	if _, err := p.cfg.Log.Propose(ctx, cmd); err != nil {
-		p.cfg.Logger.Warn("event of an exceeded quota is lost", "service", after.GetMeta().GetName(), "error", err)
+		refusal.event.Objects[0].Id = "" // it was never made
 	}
 	return refusal
 }
