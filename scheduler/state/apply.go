@@ -104,6 +104,7 @@ func allOrNothing(cmd *fleetv1.Command) bool {
 
 func (s *Store) begin(t *tables, c Indexed) *applying {
 	s.writers++
+	t.writer = s.writers
 	return &applying{view: view{t}, alike: &s.alike, writer: s.writers, index: c.Index, time: c.Command.GetTime()}
 }
 
@@ -196,8 +197,10 @@ func (a *applying) set(key Key, o *fleetv1.Object) {
 
 // expect makes room for so many changes and events of a command that has made none yet.
 func (a *applying) expect(changes, events int) {
-	a.changes, a.touched = make([]Change, 0, changes), make(map[Key]int, changes)
-	a.events = make([]*fleetv1.Event, 0, events)
+	a.changes, a.events = make([]Change, 0, changes), make([]*fleetv1.Event, 0, events)
+	if changes > fewChanges {
+		a.touched = make(map[Key]int, changes)
+	}
 }
 
 // changed records a change, one per object, and moves on the generation of the assignment set that the
@@ -215,10 +218,12 @@ func (a *applying) changed(key Key, before, after *fleetv1.Object) {
 	}
 }
 
-// change answers the place of an object's change, or -1. Most commands have few: a map costs more than looking at them.
+// fewChanges are looked at one by one: a map costs more.
+const fewChanges = 8
+
+// change answers the place of an object's change, or -1.
 func (a *applying) change(key Key) int {
-	const few = 8
-	if len(a.changes) <= few {
+	if len(a.changes) <= fewChanges {
 		return slices.IndexFunc(a.changes, func(c Change) bool { return c.Key == key })
 	}
 	if a.touched == nil {

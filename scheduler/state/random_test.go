@@ -333,6 +333,15 @@ func checkAllocation(t *testing.T, v ReadView) {
 	if got := v.ProjectUsage("default"); !sameUsage(got, usage) {
 		t.Fatalf("the project uses %+v, recomputed %+v", got, usage)
 	}
+	ofService := map[string][]*fleetv1.Instance{}
+	for _, i := range v.Instances() {
+		ofService[i.GetSpec().GetServiceId()] = append(ofService[i.GetSpec().GetServiceId()], i)
+	}
+	for _, s := range v.Services("") {
+		if got := v.InstancesOfService(s.GetMeta().GetId()); !slices.Equal(got, ofService[s.GetMeta().GetId()]) {
+			t.Fatalf("service %s has %v, recomputed %v", s.GetMeta().GetName(), got, ofService[s.GetMeta().GetId()])
+		}
+	}
 	owned := map[string]int{"user-0": 0, "user-1": 0, "user-2": 0}
 	for _, s := range v.Services("") {
 		owned[s.GetMeta().GetCreatedBy()]++
@@ -376,7 +385,11 @@ func TestAllocationIsIncremental(t *testing.T) {
 		s := New()
 		for i, c := range randomLog(100+seed, 200) {
 			before := s.View()
+			of := before.InstancesOfService("id-a")
 			r, _ := s.Apply(uint64(i+1), c)
+			if !slices.Equal(of, before.InstancesOfService("id-a")) {
+				t.Fatalf("seed %d: command %d has changed an earlier view", seed, i)
+			}
 			for _, x := range r.Rejections {
 				if strings.Contains(x.Detail, "is "+BarredCordoned) && strings.HasPrefix(x.Detail, "device") {
 					refused++

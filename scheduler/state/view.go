@@ -233,15 +233,11 @@ func (v view) Instances() []*fleetv1.Instance {
 }
 
 func (v view) InstancesOfService(serviceID string) []*fleetv1.Instance {
-	var out []*fleetv1.Instance
-	v.t.ofService.Ascend(member{service: serviceID}, func(m member) bool {
-		if m.service != serviceID {
-			return false
-		}
-		out = append(out, m.object.GetInstance())
-		return true
-	})
-	return out
+	r := get(v.t.ofService, serviceID)
+	if r == nil {
+		return nil
+	}
+	return list(r.instances, (*fleetv1.Object).GetInstance, "")
 }
 
 func (v view) InstancesOfGang(id string) []*fleetv1.Instance {
