@@ -36,7 +36,8 @@ type Config struct {
 	CertificateLifetime time.Duration `yaml:"certificate_lifetime"`
 	// Bootstrap makes this scheduler the first of a new cluster when its data directory is empty.
 	Bootstrap bool `yaml:"bootstrap"`
-	// Agents send every HeartbeatInterval; a node that is silent for LeaseDuration is unreachable.
+	// Agents send every HeartbeatInterval; a node that is silent for LeaseDuration is unreachable. Both are the least:
+	// they grow with the number of nodes.
 	HeartbeatInterval time.Duration `yaml:"heartbeat_interval"`
 	LeaseDuration     time.Duration `yaml:"lease_duration"`
 	// MaxServicesPerUser is a quota.
@@ -63,8 +64,8 @@ func DefaultConfig() Config {
 		RaftAddr:            "127.0.0.1:7402",
 		Bootstrap:           true,
 		CertificateLifetime: 90 * 24 * time.Hour,
-		HeartbeatInterval:   2 * time.Second,
-		LeaseDuration:       10 * time.Second,
+		HeartbeatInterval:   time.Second,
+		LeaseDuration:       4 * time.Second,
 		MaxServicesPerUser:  20,
 		LookupMaxAge:        3 * time.Second,
 		ReserveAfter:        30 * time.Second,

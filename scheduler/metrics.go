@@ -114,6 +114,9 @@ func (p *proposals) Propose(ctx context.Context, cmd *fleetv1.Command) (state.Re
 	return result, err
 }
 
+// IsLeader is the log's.
+func (p *proposals) IsLeader() bool { return p.raft.IsLeader() }
+
 // ReadIndex waits until the store holds everything committed before.
 func (p *proposals) ReadIndex(ctx context.Context) error { return p.raft.ReadIndex(ctx) }
 

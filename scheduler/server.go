@@ -46,6 +46,7 @@ const (
 	maxHeader       = 16 << 10
 	stopTimeout     = 3 * time.Second // for calls under way when the server ends
 	startTime       = 5 * time.Second // after which what starting has left in memory is given back
+	startGC         = 50              // percent of what is kept, instead of 100, that reading log and snapshot may leave behind
 )
 
 // Server is one scheduler.
@@ -70,6 +71,7 @@ type Server struct {
 	health                     *health.Server
 	http                       *http.Server
 
+	usualGC  func()          // ends startGC
 	stopping context.Context // ends the streams under way
 	stop     context.CancelFunc
 
@@ -88,8 +90,10 @@ func New(cfg Config, logger *slog.Logger) (_ *Server, err error) {
 	}
 	s := &Server{cfg: cfg, log: logger, started: time.Now(), state: state.New(), ready: make(chan struct{})}
 	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.usualGC = collectMore()
 	defer func() {
 		if err != nil {
+			s.usualGC()
 			err = errors.Join(err, s.release())
 		}
 	}()
@@ -223,8 +227,20 @@ func (s *Server) Run(ctx context.Context) error {
 	return errors.Join(err, s.release())
 }
 
+// collectMore has garbage collected more often, until usual is called. What is read when a scheduler starts is mostly
+// garbage, and what is kept of it lies in between: the more garbage there was at once, the more memory stays taken.
+func collectMore() (usual func()) {
+	before := debug.SetGCPercent(startGC)
+	return func() {
+		if before > startGC || before < 0 { // else it was so before
+			debug.SetGCPercent(before)
+		}
+	}
+}
+
 // tidyMemory gives the kernel back what reading the log and the snapshot has taken, which is as much again as what is kept.
 func (s *Server) tidyMemory(ctx context.Context) {
+	defer s.usualGC()
 	timer := time.NewTimer(startTime)
 	defer timer.Stop()
 	select {

@@ -150,7 +150,8 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 		return false, cause(ctx, ctx.Err())
 	}
 	c.cfg.Logger.Info("connected to a scheduler", "scheduler", address, "cluster", welcome.GetClusterId())
-	s := &session{c: c, stream: stream, client: client, relays: &relays, acks: make(chan uint64, 1), tell: make(chan struct{}, 1), sampled: map[string]time.Time{}}
+	s := &session{c: c, stream: stream, client: client, relays: &relays, acks: make(chan uint64, 1), tell: make(chan struct{}, 1),
+		paces: make(chan *fleetv1.Pace, 1), sampled: map[string]time.Time{}}
 	c.connected.Store(true)
 	c.cfg.Instances.MarkAll()
 	received := make(chan struct{})
@@ -158,7 +159,7 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 		defer close(received)
 		cancel(s.receive(ctx))
 	}()
-	sendErr := s.send(ctx, time.Duration(welcome.GetHeartbeatMillis())*time.Millisecond)
+	sendErr := s.send(ctx, &fleetv1.Pace{Number: welcome.GetPaceNumber(), HeartbeatMillis: welcome.GetHeartbeatMillis(), LeaseMillis: welcome.GetLeaseMillis()})
 	if errors.Is(sendErr, io.EOF) { // the receiver learns why
 		<-received
 	}
@@ -192,16 +193,24 @@ type session struct {
 	stream grpc.BidiStreamingClient[fleetv1.SessionRequest, fleetv1.SessionResponse]
 	acks   chan uint64
 	tell   chan struct{} // a token after a set was journalled: its generation goes into a heartbeat
+	paces  chan *fleetv1.Pace
 	relays *sync.WaitGroup
 	open   atomic.Int32
+	pace   *fleetv1.Pace // the sender's alone
 	// sampled is when each device's sample that was sent last is of; the sender's alone.
 	sampled map[string]time.Time
 }
 
+// every is how often heartbeats are sent.
+func (s *session) every() time.Duration {
+	return time.Duration(s.pace.GetHeartbeatMillis()) * time.Millisecond
+}
+
 // send is the only sender of the stream.
-func (s *session) send(ctx context.Context, every time.Duration) error {
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
+func (s *session) send(ctx context.Context, pace *fleetv1.Pace) error {
+	s.pace = pace
+	beat := time.NewTimer(s.every())
+	defer beat.Stop()
 	s.c.events.again()
 	var (
 		unacked    *fleetv1.StatusReport
@@ -223,7 +232,11 @@ func (s *session) send(ctx context.Context, every time.Duration) error {
 				unacked = nil
 			}
 			continue
-		case <-ticker.C:
+		case s.pace = <-s.paces:
+			beat.Reset(rand.N(s.every())) // all agents are told at the same time
+			continue
+		case <-beat.C:
+			beat.Reset(s.every())
 			err = s.heartbeat()
 		case <-s.tell:
 			err = s.heartbeat()
@@ -238,26 +251,34 @@ func (s *session) send(ctx context.Context, every time.Duration) error {
 		if unacked != nil {
 			continue
 		}
-		report := &fleetv1.StatusReport{Id: id + 1}
-		if report.Instances, err = s.c.cfg.Instances.Take(); err != nil {
-			return fmt.Errorf("take reports: %w", err)
-		}
-		if report.NodeEvents, events = s.c.events.all(); len(report.Instances)+len(report.NodeEvents) == 0 {
-			continue
-		}
-		// What is reported may rest on facts that changed before: the scheduler learns those first.
-		select {
-		case <-s.c.cfg.FactsChanged:
-			if err := s.facts(); err != nil {
-				return err
-			}
-		default:
-		}
-		unacked, id = report, id+1
-		if err := s.stream.Send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Report{Report: report}}); err != nil {
+		if unacked, events, err = s.report(id + 1); err != nil {
 			return err
 		}
+		if unacked != nil {
+			id++
+		}
 	}
+}
+
+// report sends what is to be reported, if anything is: else it answers nil. events is the sequence of the last one
+// of the node's that is in it.
+func (s *session) report(id uint64) (report *fleetv1.StatusReport, events uint64, err error) {
+	report = &fleetv1.StatusReport{Id: id}
+	if report.Instances, err = s.c.cfg.Instances.Take(); err != nil {
+		return nil, 0, fmt.Errorf("take reports: %w", err)
+	}
+	if report.NodeEvents, events = s.c.events.all(); len(report.Instances)+len(report.NodeEvents) == 0 {
+		return nil, 0, nil
+	}
+	// What is reported may rest on facts that changed before: the scheduler learns those first.
+	select {
+	case <-s.c.cfg.FactsChanged:
+		if err := s.facts(); err != nil {
+			return nil, 0, err
+		}
+	default:
+	}
+	return report, events, s.stream.Send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Report{Report: report}})
 }
 
 func (s *session) facts() error {
@@ -267,6 +288,7 @@ func (s *session) facts() error {
 func (s *session) heartbeat() error {
 	return s.stream.Send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Heartbeat{Heartbeat: &fleetv1.Heartbeat{
 		Generation: s.c.cfg.Header().Generation, Pulls: s.c.cfg.Instances.Pulls(), DeviceSamples: s.newSamples(),
+		PaceNumber: s.pace.GetNumber(),
 	}}})
 }
 
@@ -303,6 +325,12 @@ func (s *session) receive(ctx context.Context) error {
 		case m.GetAck() != nil:
 			select {
 			case s.acks <- m.GetAck().GetId():
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		case m.GetPace().GetHeartbeatMillis() > 0:
+			select {
+			case s.paces <- m.GetPace():
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
@@ -375,55 +403,4 @@ func (s *session) serveRelay(ctx context.Context, order *fleetv1.RelayOrder) err
 		<-ended
 	}
 	return err
-}
-
-// nodeEvents keeps what is to be told about the node. Sequences are times, so that they grow over restarts.
-type nodeEvents struct {
-	mu      sync.Mutex
-	waiting []*fleetv1.ReportedEvent
-	some    chan struct{}
-}
-
-func (e *nodeEvents) add(kind, reason, message string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	now := time.Now().UnixNano()
-	e.waiting = append(e.waiting, &fleetv1.ReportedEvent{Sequence: uint64(now), TimeUnixNano: now, Type: kind, Reason: reason, Message: message})
-	if n := len(e.waiting); n > 100 {
-		e.waiting = e.waiting[n-100:]
-	}
-	select {
-	case e.some <- struct{}{}:
-	default:
-	}
-}
-
-// again makes a new session send what the last one did not get acknowledged.
-func (e *nodeEvents) again() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(e.waiting) > 0 {
-		select {
-		case e.some <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// all answers what waits, and the sequence to drop up to when it is acknowledged.
-func (e *nodeEvents) all() (events []*fleetv1.ReportedEvent, last uint64) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if n := len(e.waiting); n > 0 {
-		last = e.waiting[n-1].GetSequence()
-	}
-	return append(events, e.waiting...), last
-}
-
-func (e *nodeEvents) drop(last uint64) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for len(e.waiting) > 0 && e.waiting[0].GetSequence() <= last {
-		e.waiting = e.waiting[1:]
-	}
 }

@@ -103,10 +103,10 @@ func sending(t *testing.T, f func(n *node, w *wire, s *session), want error) {
 		c := New(Config{
 			Instances: n, Header: func() journal.Header { return journal.Header{} }, Facts: n.Facts, Samples: n.Samples, FactsChanged: n.facts,
 		})
-		s := &session{c: c, stream: w, acks: make(chan uint64, 1), tell: make(chan struct{}, 1), sampled: map[string]time.Time{}}
+		s := &session{c: c, stream: w, acks: make(chan uint64, 1), tell: make(chan struct{}, 1), paces: make(chan *fleetv1.Pace, 1), sampled: map[string]time.Time{}}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- s.send(ctx, time.Second) }()
+		go func() { done <- s.send(ctx, &fleetv1.Pace{Number: 1, HeartbeatMillis: 1000}) }()
 		f(n, w, s)
 		synctest.Wait()
 		cancel(context.Canceled)

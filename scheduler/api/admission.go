@@ -1,12 +1,9 @@
 package api
 
 import (
-	"context"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/state"
@@ -18,12 +15,14 @@ type admission struct {
 	pending map[string]*fleetv1.Service // by ID: as they will stand when their write is applied
 }
 
-// services are all that stand or will stand.
-func (q *admission) services(view state.ReadView) []*fleetv1.Service {
-	all := view.Services("")
+// services are all of the project that stand or will stand.
+func (q *admission) services(view state.ReadView, project string) []*fleetv1.Service {
+	all := view.Services(project)
 	coming := make([]*fleetv1.Service, 0, len(q.pending))
 	for _, s := range q.pending {
-		coming = append(coming, s)
+		if s.GetMeta().GetProject() == project {
+			coming = append(coming, s)
+		}
 	}
 	for _, s := range all {
 		if q.pending[s.GetMeta().GetId()] == nil {
@@ -41,22 +40,16 @@ type seat struct {
 
 // take admits the service as it is to stand, and leaves the place that the call had before. old is how it
 // stands, nil when it is new.
-func (p *seat) take(ctx context.Context, old, after *fleetv1.Service, now time.Time) error {
+func (p *seat) take(old, after *fleetv1.Service) error {
 	p.leave()
 	refusal := p.admit(old, after)
 	if refusal == nil {
 		return nil
 	}
-	event := serviceEvent(after, "QuotaExceeded", refusal.Msg)
-	event.Type = fleetv1.EventWarning
+	refusal.event = serviceEvent(after, "QuotaExceeded", refusal.Msg)
+	refusal.event.Type = fleetv1.EventWarning
 	if old == nil {
-		event.Objects[0].Id = "" // it was never made
-	}
-	cmd := &fleetv1.Command{Time: timestamppb.New(now), Caller: caller(ctx).Name,
-		Op: &fleetv1.Command_Write{Write: &fleetv1.Write{Events: []*fleetv1.Event{event}}}}
-	cmd.Introduced = state.Introduced(cmd)
-	if _, err := p.cfg.Log.Propose(ctx, cmd); err != nil {
-		p.cfg.Logger.Warn("event of an exceeded quota is lost", "service", after.GetMeta().GetName(), "error", err)
+		refusal.event.Objects[0].Id = "" // it was never made
 	}
 	return refusal
 }
@@ -85,17 +78,17 @@ func (a *API) refused(old, after *fleetv1.Service) *Error {
 func (a *API) refusedLocked(old, after *fleetv1.Service) *Error {
 	view := a.view()
 	quota := view.Quota(after.GetMeta().GetProject()).GetSpec()
-	if old == nil || quota != nil {
-		all := a.admission.services(view)
-		if user := after.GetMeta().GetCreatedBy(); old == nil && owned(all, user) >= a.cfg.MaxServicesPerUser {
-			return refuse(codes.ResourceExhausted, "%s has %d real-time services already, which is the quota: delete one first",
-				user, a.cfg.MaxServicesPerUser)
-		}
-		if e := exceeded(view, quota, all, old, after); e != nil {
-			return refuse(codes.ResourceExhausted,
-				"quota of project %q would be exceeded: %s: %s of %s are taken by services that are to run, %s more are asked for",
-				after.GetMeta().GetProject(), e.Resource, e.Used, e.Limit, e.More)
-		}
+	if user := after.GetMeta().GetCreatedBy(); old == nil && a.admission.owned(view, user) >= a.cfg.MaxServicesPerUser {
+		return refuse(codes.ResourceExhausted, "%s has %d real-time services already, which is the quota: delete one first",
+			user, a.cfg.MaxServicesPerUser)
+	}
+	if quota == nil {
+		return nil
+	}
+	if e := exceeded(view, quota, a.admission.services(view, after.GetMeta().GetProject()), old, after); e != nil {
+		return refuse(codes.ResourceExhausted,
+			"quota of project %q would be exceeded: %s: %s of %s are taken by services that are to run, %s more are asked for",
+			after.GetMeta().GetProject(), e.Resource, e.Used, e.Limit, e.More)
 	}
 	return nil
 }
@@ -114,25 +107,24 @@ func (p *seat) leave() {
 	p.service = nil
 }
 
-func owned(services []*fleetv1.Service, user string) (n int) {
-	for _, s := range services {
-		if s.GetMeta().GetCreatedBy() == user {
+// owned is how many services the user has, those included that stand once their write is applied.
+func (q *admission) owned(view state.ReadView, user string) int {
+	n := view.OwnedServices(user)
+	for id, s := range q.pending {
+		if s.GetMeta().GetCreatedBy() == user && view.ServiceByID(id) == nil {
 			n++
 		}
 	}
 	return n
 }
 
-// exceeded is the limit of the quota that the project's services would exceed together, by what they ask for at
+// exceeded is the limit of the quota that all services of the project would exceed together, by what they ask for at
 // most. A service that asks for no more than it did is never refused.
 func exceeded(view state.ReadView, quota *fleetv1.QuotaSpec, all []*fleetv1.Service, old, after *fleetv1.Service) *state.Excess {
-	if quota == nil {
-		return nil
-	}
 	used, more := asks(view, old), asks(view, after)
 	more.Add(used, -1)
 	for _, s := range all {
-		if m := s.GetMeta(); m.GetProject() == after.GetMeta().GetProject() && m.GetId() != after.GetMeta().GetId() {
+		if s.GetMeta().GetId() != after.GetMeta().GetId() {
 			used.Add(asks(view, s), 1)
 		}
 	}

@@ -31,6 +31,8 @@ type Store interface {
 // Log is the replicated log.
 type Log interface {
 	Propose(ctx context.Context, cmd *fleetv1.Command) (state.Result, error)
+	// IsLeader says whether this scheduler leads, as far as it knows, and has applied all that earlier leaders committed.
+	IsLeader() bool
 	// ReadIndex returns when the store holds everything that was committed before the call.
 	ReadIndex(ctx context.Context) error
 }
@@ -168,8 +170,9 @@ type request interface {
 // request's ID, if it has one, is written: it may not be used for anything else.
 type planned func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error)
 
-// mutate carries out a request: plan is called with a view that holds all that was committed, and again
-// when what it saw has changed before its write was applied.
+// mutate carries out a request: plan is called with a view that holds what this scheduler has applied, and again
+// when what it saw has changed before its write was applied. A write proves by its commit that this scheduler still
+// led; when there is none, plan has the last word with a view that holds all that was committed.
 func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 	ctx, cancel := context.WithTimeout(ctx, mutationTimeout)
 	defer cancel()
@@ -180,18 +183,28 @@ func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 	if err != nil {
 		return err
 	}
-	if err := a.cfg.Log.ReadIndex(ctx); err != nil {
-		return err
+	fresh := false // the store holds all that was committed before the request
+	verify := func() error { fresh = true; return a.cfg.Log.ReadIndex(ctx) }
+	if !a.cfg.Log.IsLeader() {
+		if err := verify(); err != nil {
+			return err
+		}
 	}
 	var last state.Rejection
-	for range maxAttempts {
+	for tries := 0; tries < maxAttempts; {
 		view, now := a.view(), a.cfg.Now()
 		if done, err := repeated(view, req.GetRequestId(), digest); done || err != nil {
 			return err
 		}
 		write, err := plan(ctx, view, now)
 		if err != nil || write == nil && req.GetRequestId() == "" {
-			return err
+			if fresh {
+				return a.tell(ctx, err, now)
+			}
+			if err := verify(); err != nil {
+				return err
+			}
+			continue
 		}
 		if write == nil {
 			write = &fleetv1.Write{}
@@ -211,11 +224,27 @@ func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 		if len(result.Rejections) == 0 {
 			return nil
 		}
+		tries++
 		if last = result.Rejections[0]; !again(last.Reason) {
 			return rejected(last)
 		}
 	}
 	return refuse(codes.Aborted, "others keep changing it (%s): nothing was written, try again", last.Detail)
+}
+
+// tell proposes the event of a refusal that has one, and answers the refusal.
+func (a *API) tell(ctx context.Context, refusal error, now time.Time) error {
+	var e *Error
+	if !errors.As(refusal, &e) || e.event == nil {
+		return refusal
+	}
+	cmd := &fleetv1.Command{Time: timestamppb.New(now), Caller: caller(ctx).Name,
+		Op: &fleetv1.Command_Write{Write: &fleetv1.Write{Events: []*fleetv1.Event{e.event}}}}
+	cmd.Introduced = state.Introduced(cmd)
+	if _, err := a.cfg.Log.Propose(ctx, cmd); err != nil {
+		a.cfg.Logger.Warn("event of a refusal is lost", "reason", e.event.GetReason(), "refusal", e.Msg, "error", err)
+	}
+	return refusal
 }
 
 // again says whether a rejection may go away when the store is looked at anew.

@@ -1,9 +1,10 @@
 // Package api answers the operator's gRPC services, one file per noun.
 //
-// A mutation is: validate the request → wait until this scheduler has all that was committed → look at
-// one view of the store → work out the resulting objects → propose them with the revisions that they
-// were worked out from. When an object changed meanwhile the whole is done again, a bounded number of
-// times. Nothing is written before all checks have passed, so a refused request changes nothing; the one
+// A mutation is: validate the request → look at one view of the store → work out the resulting objects →
+// propose them with the revisions that they were worked out from. When an object changed meanwhile the whole
+// is done again, a bounded number of times. That the write commits proves that this scheduler led, so nobody asks
+// before; what would be answered without a write (a refusal, or that all stands as asked) is worked out again
+// once the store has all that was committed before. Nothing is written before all checks have passed, so a refused request changes nothing; the one
 // exception is the event that tells of an exceeded quota.
 //
 // Decisions:
@@ -17,7 +18,7 @@
 //   - Errors are *Error values inside and become gRPC statuses in one place (errors.go), with the
 //     violated fields as google.rpc.BadRequest. An unknown outcome is codes.Unknown: the write may have
 //     happened, and sending it again with its request ID is safe. No other error has that code.
-//   - Reads are answered from this scheduler's store; only mutations wait for the leader's confirmation.
+//   - Reads are answered from this scheduler's store; only mutations are confirmed by the leader.
 //     A mutation on a scheduler that isn't the leader is Unavailable and names the leader.
 //   - Questions about placement (where a service would go, why an instance waits, what a drain would do) are put to
 //     the planner on the caller's own time, with an index of its own beside the service loop's: it follows the store

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/registry"
 	"github.com/drover-fleet/drover/scheduler/raftstore"
 )
@@ -21,6 +22,8 @@ type Error struct {
 	Code   codes.Code
 	Msg    string
 	Fields []Violation
+
+	event *fleetv1.Event // to be kept when a mutation is answered with it; nil for none
 }
 
 // Violation is a rule that one field of a request breaks.

@@ -39,6 +39,9 @@ type world struct {
 	index   uint64
 	fault   error  // of the next Propose, after it has been applied
 	before  func() // called once before the next Propose
+	follows bool   // it isn't the leader
+	reads   int    // of ReadIndex
+	read    func() error
 	events  []*fleetv1.Event
 	onPulls map[int]func(string)
 	pulls   map[string]*fleetv1.PullProgress
@@ -95,7 +98,18 @@ func (w *world) Propose(_ context.Context, cmd *fleetv1.Command) (state.Result, 
 	return result, err
 }
 
-func (w *world) ReadIndex(context.Context) error { return nil }
+func (w *world) ReadIndex(context.Context) error {
+	w.mu.Lock()
+	w.reads++
+	read := w.read
+	w.mu.Unlock()
+	if read != nil {
+		return read()
+	}
+	return nil
+}
+
+func (w *world) IsLeader() bool { return !w.follows }
 
 func (w *world) Resolve(_ context.Context, image string) (registry.Image, error) {
 	if err := w.broken[image]; err != nil {

@@ -35,12 +35,12 @@ func (renewCall) GetRequestId() string { return "" }
 
 func (s *joinServer) Join(ctx context.Context, req *fleetv1.JoinRequest) (*fleetv1.JoinResponse, error) {
 	resp, r, err := s.join(ctx, req)
-	s.tell(ctx, "join", fmt.Sprintf("%s/%s", req.GetRole(), r.Name), err)
+	s.audit(ctx, "join", fmt.Sprintf("%s/%s", req.GetRole(), r.Name), err)
 	return resp, err
 }
 
-// tell writes the outcome of a request for a certificate into the audit.
-func (a *API) tell(ctx context.Context, what, who string, err error) {
+// audit writes the outcome of a request for a certificate into the audit.
+func (a *API) audit(ctx context.Context, what, who string, err error) {
 	if err != nil {
 		a.cfg.Logger.Warn("no certificate is given", "audit", "refused", "what", what, "who", who, "from", auth.Address(ctx), "error", err)
 		return
@@ -173,7 +173,7 @@ func (s *joinServer) Renew(ctx context.Context, req *fleetv1.RenewRequest) (*fle
 		return nil, refuse(codes.Unauthenticated, "a certificate is renewed for who shows it: this caller has none")
 	}
 	resp, err := s.Certify(ctx, who, req.GetCsr())
-	s.tell(ctx, "renewal", who.String(), err)
+	s.audit(ctx, "renewal", who.String(), err)
 	return resp, err
 }
 

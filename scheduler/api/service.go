@@ -33,7 +33,7 @@ func (s *serviceServer) DeployService(ctx context.Context, req *fleetv1.DeploySe
 	defer place.leave()
 	err := s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
 		if old := view.Service(in, name); old != nil && old.GetMeta().GetName() == name {
-			write, err := redeploy(ctx, &place, old, asked, now)
+			write, err := redeploy(ctx, &place, old, asked)
 			changed = write != nil
 			return write, err
 		}
@@ -44,7 +44,7 @@ func (s *serviceServer) DeployService(ctx context.Context, req *fleetv1.DeploySe
 		if err := admit(view, after); err != nil {
 			return nil, err
 		}
-		if err := place.take(ctx, nil, after, now); err != nil {
+		if err := place.take(nil, after); err != nil {
 			return nil, err
 		}
 		return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, after)}}, nil
@@ -60,7 +60,7 @@ func (s *serviceServer) DeployService(ctx context.Context, req *fleetv1.DeploySe
 }
 
 // redeploy is DeployService for a service that exists.
-func redeploy(ctx context.Context, place *seat, old, asked *fleetv1.Service, now time.Time) (*fleetv1.Write, error) {
+func redeploy(ctx context.Context, place *seat, old, asked *fleetv1.Service) (*fleetv1.Write, error) {
 	name := old.GetMeta().GetName()
 	if effectiveState(old) == fleetv1.ServiceDeleting {
 		return nil, refuse(codes.FailedPrecondition, "service %q is being deleted: wait until it is gone, or choose another name", name)
@@ -84,7 +84,7 @@ func redeploy(ctx context.Context, place *seat, old, asked *fleetv1.Service, now
 	if proto.Equal(spec, stands) {
 		return nil, nil
 	}
-	return scale(ctx, place, old, spec, now)
+	return scale(ctx, place, old, spec)
 }
 
 // keepVersions fills versions that were left out in with those that are deployed: "latest" means the

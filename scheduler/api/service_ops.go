@@ -82,7 +82,7 @@ func (s *serviceServer) change(ctx context.Context, req request, in, name string
 			return nil, err
 		}
 		after.Desired.Caller = caller(ctx).Name
-		if err := place.take(ctx, old, after, now); err != nil {
+		if err := place.take(old, after); err != nil {
 			return nil, err
 		}
 		return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(old.GetMeta().GetRevision(), after)}}, nil
@@ -176,7 +176,7 @@ func (s *serviceServer) ScaleService(ctx context.Context, req *fleetv1.ScaleServ
 		if proto.Equal(spec, old.GetSpec()) {
 			return nil, nil
 		}
-		return scale(ctx, &place, old, spec, now)
+		return scale(ctx, &place, old, spec)
 	})
 	if err != nil {
 		return nil, err
@@ -216,14 +216,14 @@ func versionNames(s *fleetv1.Service) []string {
 }
 
 // scale is the write that gives a service a spec which differs in numbers of instances alone.
-func scale(ctx context.Context, place *seat, old *fleetv1.Service, spec *fleetv1.ServiceSpec, now time.Time) (*fleetv1.Write, error) {
+func scale(ctx context.Context, place *seat, old *fleetv1.Service, spec *fleetv1.ServiceSpec) (*fleetv1.Write, error) {
 	if err := permitted(old, opUpdate, "scaled"); err != nil {
 		return nil, err
 	}
 	after := proto.CloneOf(old)
 	after.Spec = spec
 	after.Meta.Generation++
-	if err := place.take(ctx, old, after, now); err != nil {
+	if err := place.take(old, after); err != nil {
 		return nil, err
 	}
 	var parts []string

@@ -13,20 +13,24 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"google.golang.org/protobuf/proto"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/boltfile"
 )
 
-// Buckets: "events" by Raft index and place in the entry, each with its CRC32C before it; "objects" by kind, name
-// or ID, and event; "head" with the last index written, likewise.
+// Buckets: "events" by Raft index and place in the entry, each with its CRC32C before it; "head" with the last index
+// written, likewise. Files of earlier versions have an index in "objects".
 const (
 	bucketEvents  = "events"
 	bucketObjects = "objects"
 	bucketHead    = "head"
 	keyLast       = "last"
 )
+
+// eventsFill is how full pages of events become before the next is begun: nothing is put between what is there.
+const eventsFill = 0.95
 
 // pruneStep is how many events one transaction looks at, so that writes come in between.
 const pruneStep = 2000
@@ -43,6 +47,7 @@ type file struct {
 	db    *bbolt.DB
 	last  uint64 // last index in the file when it was opened
 	count int    // of events; the writer's alone
+	index *index // of the events in the file, and some that were
 }
 
 // eventKey orders events.
@@ -51,18 +56,28 @@ type eventKey struct {
 	n     uint32
 }
 
+const keySize = 12 // of an event, in the file
+
 func (k eventKey) bytes() []byte {
-	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(make([]byte, 0, 12), k.index), k.n)
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(make([]byte, 0, keySize), k.index), k.n)
 }
 
-// openFile reads every event, in order, into each.
-func openFile(path string, each func(*fleetv1.Event)) (*file, error) {
+func keyOf(b []byte) eventKey {
+	return eventKey{binary.BigEndian.Uint64(b), binary.BigEndian.Uint32(b[8:])}
+}
+
+func (k eventKey) before(o eventKey) bool {
+	return k.index < o.index || k.index == o.index && k.n < o.n
+}
+
+// openFile reads every event.
+func openFile(path string) (*file, error) {
 	if _, err := os.Stat(path); err == nil {
 		if err := boltfile.Check(path); err != nil {
 			return nil, &damagedError{err}
 		}
 	}
-	f := &file{}
+	f := &file{index: newIndex()}
 	err := guarded(func() (err error) {
 		f.db, err = bbolt.Open(path, 0o600, &bbolt.Options{
 			Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
@@ -73,7 +88,10 @@ func openFile(path string, each func(*fleetv1.Event)) (*file, error) {
 		return nil, err
 	}
 	err = f.update(func(tx *bbolt.Tx) error {
-		for _, name := range []string{bucketEvents, bucketObjects, bucketHead} {
+		if err := tx.DeleteBucket([]byte(bucketObjects)); err != nil && !errors.Is(err, bbolterrors.ErrBucketNotFound) {
+			return err
+		}
+		for _, name := range []string{bucketEvents, bucketHead} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err
 			}
@@ -85,13 +103,16 @@ func openFile(path string, each func(*fleetv1.Event)) (*file, error) {
 			}
 			f.last = binary.BigEndian.Uint64(b)
 		}
-		return tx.Bucket([]byte(bucketEvents)).ForEach(func(_, v []byte) error {
+		return tx.Bucket([]byte(bucketEvents)).ForEach(func(k, v []byte) error {
 			e, err := decode(v)
 			if err != nil {
 				return err
 			}
+			if len(k) != keySize {
+				return &damagedError{errors.New("the key of an event is too short or too long")}
+			}
 			f.count++
-			each(e)
+			f.index.add(keyOf(k), e)
 			return nil
 		})
 	})
@@ -150,27 +171,13 @@ func decode(b []byte) (*fleetv1.Event, error) {
 	return e, nil
 }
 
-// objectKeys are the event's keys in the objects bucket: by ID and by name of each object.
-func objectKeys(e *fleetv1.Event, key eventKey) [][]byte {
-	var keys [][]byte
-	for _, o := range e.GetObjects() {
-		for _, id := range []string{o.GetId(), o.GetName()} {
-			if id != "" {
-				keys = append(keys, append(objectPrefix(o.GetKind(), id), key.bytes()...))
-			}
-		}
-	}
-	return keys
-}
-
-func objectPrefix(kind, id string) []byte { return []byte(kind + "\x00" + id + "\x00") }
-
 // write stores a batch in one durable transaction, and deletes the oldest events above the limit.
 func (f *file) write(batch []entry, limit int) error {
-	count := f.count
+	count, first := f.count, eventKey{}
 	err := f.update(func(tx *bbolt.Tx) error {
 		count = f.count
-		events, objects := tx.Bucket([]byte(bucketEvents)), tx.Bucket([]byte(bucketObjects))
+		events := tx.Bucket([]byte(bucketEvents))
+		events.FillPercent = eventsFill
 		for _, en := range batch {
 			b, err := encode(en.event)
 			if err != nil {
@@ -179,42 +186,29 @@ func (f *file) write(batch []entry, limit int) error {
 			if err := events.Put(en.key.bytes(), b); err != nil {
 				return err
 			}
-			for _, k := range objectKeys(en.event, en.key) {
-				if err := objects.Put(k, nil); err != nil {
-					return err
-				}
-			}
 		}
 		count += len(batch)
-		for count > limit {
-			k, v := events.Cursor().First()
-			if err := drop(events, objects, k, v); err != nil {
+		c := events.Cursor()
+		for ; count > limit; count-- {
+			k, _ := c.First()
+			if err := events.Delete(k); err != nil {
 				return err
 			}
-			count--
 		}
+		k, _ := c.First()
+		first = keyOf(k)
 		last := binary.BigEndian.AppendUint64(make([]byte, 4, 12), batch[len(batch)-1].key.index)
 		return tx.Bucket([]byte(bucketHead)).Put([]byte(keyLast), seal(last))
 	})
-	if err == nil {
-		f.count = count
-	}
-	return err
-}
-
-func drop(events, objects *bbolt.Bucket, k, v []byte) error {
-	e, err := decode(v)
 	if err != nil {
 		return err
 	}
-	k = bytes.Clone(k)
-	key := eventKey{binary.BigEndian.Uint64(k), binary.BigEndian.Uint32(k[8:])}
-	for _, o := range objectKeys(e, key) {
-		if err := objects.Delete(o); err != nil {
-			return err
-		}
+	f.count = count
+	for _, en := range batch {
+		f.index.add(en.key, en.event)
 	}
-	return events.Delete(k)
+	f.index.trim(first)
+	return nil
 }
 
 // prune deletes the events that are old, oldest index first, until one is young.
@@ -224,9 +218,8 @@ func (f *file) prune(judge func(*fleetv1.Event) (old, young bool)) error {
 		dropped := 0
 		err := f.update(func(tx *bbolt.Tx) error {
 			dropped, more = 0, false
-			events, objects := tx.Bucket([]byte(bucketEvents)), tx.Bucket([]byte(bucketObjects))
-			type row struct{ k, v []byte }
-			var olds []row
+			events := tx.Bucket([]byte(bucketEvents))
+			var olds [][]byte
 			c, seen := events.Cursor(), 0
 			k, v := c.Seek(from)
 			for ; k != nil && seen < pruneStep; k, v = c.Next() {
@@ -240,13 +233,13 @@ func (f *file) prune(judge func(*fleetv1.Event) (old, young bool)) error {
 					break
 				}
 				if old {
-					olds = append(olds, row{bytes.Clone(k), bytes.Clone(v)})
+					olds = append(olds, bytes.Clone(k))
 				}
 				seen++
 			}
 			from, more = bytes.Clone(k), k != nil
-			for _, r := range olds {
-				if err := drop(events, objects, r.k, r.v); err != nil {
+			for _, k := range olds {
+				if err := events.Delete(k); err != nil {
 					return err
 				}
 			}
@@ -267,48 +260,46 @@ func (f *file) list(ctx context.Context, q Query, upTo uint64) ([]*fleetv1.Event
 	defer f.mu.RUnlock()
 	var out []*fleetv1.Event
 	err := guarded(func() error {
-		return f.db.View(func(tx *bbolt.Tx) error {
-			return newestFirst(tx, q, eventKey{upTo, ^uint32(0)}, func(e *fleetv1.Event) (bool, error) {
-				if q.matches(e) {
+		return f.db.View(func(tx *bbolt.Tx) (err error) {
+			f.newestFirst(tx, q, upTo, func(value []byte) bool {
+				var e *fleetv1.Event
+				if e, err = decode(value); err == nil {
+					err = ctx.Err()
+				}
+				if err == nil && q.matches(e) {
 					out = append(out, e)
 				}
-				return len(out) < q.limit(), ctx.Err()
+				return err == nil && len(out) < q.limit()
 			})
+			return err
 		})
 	})
 	slices.Reverse(out)
 	return out, err
 }
 
-// newestFirst hands over the events that may match, from the newest at or below last, until visit says no.
-func newestFirst(tx *bbolt.Tx, q Query, last eventKey, visit func(*fleetv1.Event) (bool, error)) error {
+// newestFirst hands over what is stored of the events that may match, from the newest up to an index on, until visit
+// says no.
+func (f *file) newestFirst(tx *bbolt.Tx, q Query, upTo uint64, visit func(value []byte) bool) {
 	events := tx.Bucket([]byte(bucketEvents))
-	bucket, prefix := events, []byte(nil)
 	if q.Kind != "" && q.Name != "" {
-		bucket, prefix = tx.Bucket([]byte(bucketObjects)), objectPrefix(q.Kind, q.Name)
+		f.index.of(q.Kind, q.Name, func(key eventKey) bool {
+			if key.index > upTo {
+				return true
+			}
+			value := events.Get(key.bytes())
+			return value == nil || visit(value) // nil when it was deleted
+		})
+		return
 	}
-	c := bucket.Cursor()
-	k, _ := c.Seek(append(bytes.Clone(prefix), last.bytes()...))
-	if k == nil {
-		k, _ = c.Last()
+	c := events.Cursor()
+	step := c.Prev
+	if k, _ := c.Seek(eventKey{upTo + 1, 0}.bytes()); k == nil {
+		step = c.Last
 	}
-	for ; k != nil; k, _ = c.Prev() {
-		id := k[max(0, len(k)-12):]
-		if bytes.Compare(k, append(bytes.Clone(prefix), last.bytes()...)) > 0 {
-			continue // Seek stops at what follows
-		}
-		if !bytes.HasPrefix(k, prefix) || len(k) != len(prefix)+12 {
-			return nil
-		}
-		e, err := decode(events.Get(id))
-		if err != nil {
-			return err
-		}
-		if more, err := visit(e); !more || err != nil {
-			return err
-		}
+	for k, v := step(); k != nil && visit(v); {
+		k, v = c.Prev()
 	}
-	return nil
 }
 
 // swap closes the file, which must be damaged, and puts another in its place.
@@ -320,7 +311,7 @@ func (f *file) swap(open func() (*file, error)) error {
 	if err != nil {
 		return errors.Join(err, closeErr)
 	}
-	f.db, f.last, f.count = n.db, n.last, n.count
+	f.db, f.last, f.count, f.index = n.db, n.last, n.count, n.index
 	return nil
 }
 

@@ -32,7 +32,6 @@ type Store struct {
 	written  uint64 // highest index up to which everything is durable
 	progress chan struct{}
 	dropped  uint64
-	recent   recents
 	watchers map[*watcher]struct{}
 
 	file *file // used by the writer goroutine and, under file's own lock, by readers
@@ -50,12 +49,11 @@ func Open(path string, opts Options) (*Store, error) {
 	s := &Store{
 		opts: opts.withDefaults(), path: path, stop: make(chan struct{}),
 		wake: make(chan struct{}, 1), now: make(chan struct{}, 1),
-		progress: make(chan struct{}), watchers: map[*watcher]struct{}{}, recent: newRecents(),
+		progress: make(chan struct{}), watchers: map[*watcher]struct{}{},
 	}
-	f, err := openFile(path, s.recent.add)
+	f, err := openFile(path)
 	var damaged *damagedError
 	if errors.As(err, &damaged) {
-		s.recent = newRecents()
 		f, err = s.replace(damaged)
 	}
 	if err != nil {
@@ -74,7 +72,7 @@ func (s *Store) replace(why error) (*file, error) {
 	if err := os.Rename(s.path, aside); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("move the damaged events file aside: %w", err)
 	}
-	return openFile(s.path, func(*fleetv1.Event) {})
+	return openFile(s.path)
 }
 
 // Append takes the events that the command at index made. An index at or below the last one is a replay
@@ -89,7 +87,6 @@ func (s *Store) Append(index uint64, evs []*fleetv1.Event) {
 	s.appended = index
 	for i, e := range evs {
 		s.queue = append(s.queue, entry{eventKey{index, uint32(i + 1)}, e})
-		s.recent.add(e)
 	}
 	if over := len(s.queue) - queueLimit; over > 0 {
 		s.dropped += uint64(over)
@@ -230,13 +227,6 @@ func (s *Store) maxAge(e *fleetv1.Event) time.Duration {
 		}
 	}
 	return s.opts.MaxAge
-}
-
-// Recent answers the last 50 events that name the object, oldest first, from memory. name is its name or ID.
-func (s *Store) Recent(kind, nameOrID string) []*fleetv1.Event {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.recent.of(kind, nameOrID)
 }
 
 // List answers the newest events that the query selects, oldest first.

@@ -3,8 +3,8 @@
 //
 // The answer of a service is rendered when something changes (a service, an instance, a pool, a node's
 // lease or devices) and served from memory: a request hashes its token, finds the service in a map and writes bytes
-// that exist already. It takes no lock and reads no store. One goroutine (Run) does all the rendering; it
-// replaces the whole map when services come or go, and swaps one pointer when an answer changes.
+// that exist already. It takes no lock and reads no store. One goroutine (Run) does all the rendering; when
+// services come or go it copies the small part of the map that has them, and it swaps one pointer when an answer changes.
 //
 // Decisions:
 //   - An instance is in the answer when it is meant to run, is ready, has an address, and its node's lease

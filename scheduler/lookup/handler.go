@@ -35,7 +35,7 @@ func (t *Table) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, `the query must be "type=host_endpoints"`)
 		return
 	}
-	e := now.services[key{project, service}]
+	e := now.services.at(key{project, service})
 	if e == nil || project != caller.Project {
 		fail(w, http.StatusNotFound, fmt.Sprintf("there is no service %q in project %q", service, project))
 		return

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,7 +49,7 @@ type key struct{ project, service string }
 // snapshot is what requests read. It is replaced, never changed.
 type snapshot struct {
 	bootstrapped bool
-	services     map[key]*entry // by name and by ID
+	services     *directory
 	tokens       map[[sha256.Size]byte]*token
 }
 
@@ -77,7 +76,7 @@ type answer struct {
 // New makes a table without services.
 func New(cfg Config) *Table {
 	t := &Table{cfg: cfg, wake: make(chan struct{}, 1), nodes: map[string]bool{}, big: map[string]*pause{}}
-	t.now.Store(&snapshot{})
+	t.now.Store(&snapshot{services: newDirectory()})
 	return t
 }
 
@@ -109,7 +108,7 @@ var ErrNotFound = errors.New("there is no such service")
 
 // Endpoints answers what the HTTP look-up does. The response is shared and must not be written to.
 func (t *Table) Endpoints(project, service string) (*fleetv1.ListEndpointsResponse, error) {
-	e := t.now.Load().services[key{project, service}]
+	e := t.now.Load().services.at(key{project, service})
 	if e == nil {
 		return nil, ErrNotFound
 	}
@@ -260,12 +259,12 @@ func (t *Table) move(view state.ReadView, changes []state.Change) {
 		return
 	}
 	last := t.now.Load()
-	next := &snapshot{bootstrapped: last.bootstrapped, services: maps.Clone(last.services), tokens: last.tokens}
+	next := &snapshot{bootstrapped: last.bootstrapped, services: last.services.copy(), tokens: last.tokens}
 	for _, c := range changes {
 		if m := c.Before.GetService().GetMeta(); c.Before != nil {
 			for _, k := range []key{{m.GetProject(), m.GetName()}, {m.GetProject(), m.GetId()}} {
-				if e := next.services[k]; e != nil && e.id == m.GetId() {
-					delete(next.services, k)
+				if e := next.services.at(k); e != nil && e.id == m.GetId() {
+					next.services.set(k, nil)
 				}
 			}
 			continue
@@ -276,17 +275,16 @@ func (t *Table) move(view state.ReadView, changes []state.Change) {
 }
 
 // add puts a service's entry in under its name and its ID; a name wins over an ID, as it does in the store.
-func (t *Table) add(view state.ReadView, services map[key]*entry, s *fleetv1.Service) {
+func (t *Table) add(view state.ReadView, services *directory, s *fleetv1.Service) {
 	m := s.GetMeta()
-	e := t.now.Load().services[key{m.GetProject(), m.GetId()}]
+	e := t.now.Load().services.at(key{m.GetProject(), m.GetId()})
 	if e == nil || e.id != m.GetId() {
 		e = &entry{id: m.GetId()}
 	}
 	t.update(view, e, s)
-	services[key{m.GetProject(), m.GetName()}] = e
-	byID := key{m.GetProject(), m.GetId()}
-	if services[byID] == nil {
-		services[byID] = e
+	services.set(key{m.GetProject(), m.GetName()}, e)
+	if byID := (key{m.GetProject(), m.GetId()}); services.at(byID) == nil {
+		services.set(byID, e)
 	}
 }
 
@@ -298,7 +296,7 @@ func (t *Table) render(view state.ReadView, dirty services) {
 			continue
 		}
 		s := view.ServiceByID(id)
-		if e := services[key{s.GetMeta().GetProject(), id}]; e != nil && s != nil {
+		if e := services.at(key{s.GetMeta().GetProject(), id}); e != nil && s != nil {
 			t.update(view, e, s)
 		}
 	}
@@ -327,10 +325,10 @@ func sameEndpoints(a, b *answer) bool {
 
 // rebuild replaces the snapshot; answers that have not changed stay.
 func (t *Table) rebuild() {
-	view, last := t.cfg.Store.View(), t.now.Load()
+	view := t.cfg.Store.View()
 	next := &snapshot{
 		bootstrapped: view.Cluster() != nil,
-		services:     make(map[key]*entry, len(last.services)),
+		services:     newDirectory(),
 		tokens:       map[[sha256.Size]byte]*token{},
 	}
 	for _, tok := range view.Tokens() {

@@ -77,9 +77,15 @@ type counting struct {
 	svc   *fleetv1.Service
 	now   time.Time
 	byKey map[string]*versionCensus
-	nodes map[string]*fleetv1.Node
+	nodes map[string]seenNode
 	gangs map[string]*gang // by ID
 	order []string         // of the gangs
+}
+
+// seenNode is what matters of a node; it is nil when it is gone.
+type seenNode struct {
+	*fleetv1.Node
+	fails bool // one of its devices does
 }
 
 // gang is what was found of one.
@@ -93,7 +99,7 @@ type gang struct {
 func take(view state.ReadView, svc *fleetv1.Service, id string, now time.Time) *census {
 	all := view.InstancesOfService(id)
 	c := &counting{census: &census{instances: len(all)}, view: view, svc: svc, now: now, byKey: map[string]*versionCensus{},
-		nodes: map[string]*fleetv1.Node{}, gangs: map[string]*gang{}}
+		nodes: map[string]seenNode{}, gangs: map[string]*gang{}}
 	if svc.GetDesired().GetState() == fleetv1.DesiredRunning {
 		for _, v := range svc.GetSpec().GetVersions() {
 			key := versionKey(v.GetModel(), v.GetModelVersion())
@@ -114,10 +120,11 @@ func take(view state.ReadView, svc *fleetv1.Service, id string, now time.Time) *
 	return c.census
 }
 
-func (c *counting) node(name string) *fleetv1.Node {
+func (c *counting) node(name string) seenNode {
 	n, ok := c.nodes[name]
 	if !ok {
-		n = c.view.Node(name)
+		node := c.view.Node(name)
+		n = seenNode{node, state.AnyFails(node)}
 		c.nodes[name] = n
 	}
 	return n
@@ -130,10 +137,10 @@ func (c *counting) sort(inst *fleetv1.Instance) {
 	reachable := node.GetStatus().GetState() == fleetv1.NodeReady
 	var broken string
 	switch {
-	case node == nil || inst.GetObserved().GetState() == fleetv1.InstanceReaped:
+	case node.Node == nil || inst.GetObserved().GetState() == fleetv1.InstanceReaped:
 		c.remove = append(c.remove, inst)
 		broken = "has ended"
-	case inst.GetDesired().GetState() == fleetv1.DesiredStopped && (!reachable && c.away(node, min(patience(svc), defaultReschedule)) || outlived(svc, inst)):
+	case inst.GetDesired().GetState() == fleetv1.DesiredStopped && (!reachable && c.away(node.Node, min(patience(svc), defaultReschedule)) || outlived(svc, inst)):
 		c.parted = append(c.parted, inst)
 		broken = "is to stop"
 	case inst.GetDesired().GetState() == fleetv1.DesiredStopped:
@@ -151,10 +158,10 @@ func (c *counting) sort(inst *fleetv1.Instance) {
 	case inst.GetObserved().GetState() == fleetv1.InstanceReclaiming: // stopped on its node by hand
 		c.stop = append(c.stop, fate{inst, "it has ended on its node", false})
 		broken = "has ended on its node"
-	case reachable && state.FailedDevice(node, inst) != "":
-		broken = state.FailedDevice(node, inst)
+	case reachable && node.fails && state.FailedDevice(node.Node, inst) != "":
+		broken = state.FailedDevice(node.Node, inst)
 		c.stop = append(c.stop, fate{inst, broken, true})
-	case !reachable && c.away(node, patience(svc)):
+	case !reachable && c.away(node.Node, patience(svc)):
 		broken = "is lost: its node " + node.GetMeta().GetName() + " is unreachable"
 		c.stop = append(c.stop, fate{inst, "its node " + node.GetMeta().GetName() + " is unreachable", false})
 	case inst.GetSpec().GetGang() == nil:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -36,8 +37,8 @@ type Config struct {
 	Leader func() string
 	// Trust is what agents are told to believe; nil in a cluster without TLS. It must not be written to.
 	Trust func() *fleetv1.Trust
-	// HeartbeatInterval (default 2 s) is how often agents send; a node that is silent for LeaseDuration
-	// (default 10 s) has lost its lease.
+	// HeartbeatInterval (default 1 s) is how often agents send at most; a node that is silent for LeaseDuration
+	// (default 4 s), or longer where there are many nodes, has lost its lease.
 	HeartbeatInterval, LeaseDuration time.Duration
 	// ProposeTimeout bounds each commit; default 10 s.
 	ProposeTimeout time.Duration
@@ -50,6 +51,8 @@ type Config struct {
 type Hub struct {
 	fleetv1.UnimplementedAgentServiceServer
 	cfg    Config
+	least  pace // as it is configured
+	pace   atomic.Pointer[pace]
 	leases leases
 	pulls  pulls
 	// samples are the leader's alone, as pulls are.
@@ -74,10 +77,10 @@ type term struct {
 // New makes a hub that does not lead.
 func New(cfg Config) *Hub {
 	if cfg.HeartbeatInterval <= 0 {
-		cfg.HeartbeatInterval = 2 * time.Second
+		cfg.HeartbeatInterval = time.Second
 	}
 	if cfg.LeaseDuration <= 0 {
-		cfg.LeaseDuration = 10 * time.Second
+		cfg.LeaseDuration = 4 * time.Second
 	}
 	if cfg.ProposeTimeout <= 0 {
 		cfg.ProposeTimeout = 10 * time.Second
@@ -91,8 +94,8 @@ func New(cfg Config) *Hub {
 	if cfg.Trust == nil {
 		cfg.Trust = func() *fleetv1.Trust { return nil }
 	}
-	h := &Hub{cfg: cfg, sessions: map[string]*session{}}
-	h.leases.init(cfg.LeaseDuration)
+	h := &Hub{cfg: cfg, sessions: map[string]*session{}, least: pace{heartbeat: cfg.HeartbeatInterval, lease: cfg.LeaseDuration}}
+	h.leases.init()
 	h.pulls.init()
 	h.relays.init(cfg.MaxRelays)
 	h.gather.init()
@@ -117,8 +120,11 @@ func (h *Hub) Lead(ctx context.Context) {
 			nodes = append(nodes, n.GetMeta().GetName())
 		}
 	}
-	h.leases.start(nodes)
+	first := paceOf(len(nodes), h.least)
+	h.pace.Store(&first)
+	h.leases.start(nodes, first.inherited())
 	t.work.Go(func() { h.follow(t.ctx, feed) })
+	t.work.Go(func() { h.keepPace(t.ctx) })
 	t.work.Go(func() { h.leases.run(t.ctx) })
 	h.mu.Lock()
 	h.term = t

@@ -10,41 +10,110 @@ import (
 // leases knows which nodes have been heard of lately. Entries are in order of renewal; since every lease
 // is equally long, the front one expires first.
 type leases struct {
-	duration time.Duration
-	hooks    hooks
-	wake     chan struct{} // capacity 1: the list was empty before
+	hooks hooks
+	wake  chan struct{} // capacity 1: the first lease may expire earlier than was thought
 
 	mu      sync.RWMutex
 	leading bool
-	order   *list.List // of *lease, valid ones only
+	length  time.Duration         // of every lease: the longest of told
+	told    map[time.Duration]int // how many nodes with a valid lease may go by each length
+	order   *list.List            // of *lease, valid ones only
 	nodes   map[string]*lease
 }
 
 // lease is one node's; its element is nil when it has expired.
 type lease struct {
-	node    string
-	renewed time.Time // monotonic
-	heard   time.Time // zero until the node sent something
-	element *list.Element
+	node     string
+	told     time.Duration // the longest that its agent may go by
+	promised *pace         // which it was told last; nil when it was told by an earlier leader
+	renewed  time.Time     // monotonic
+	heard    time.Time     // zero until the node sent something
+	element  *list.Element
 }
 
-func (l *leases) init(d time.Duration) {
-	l.duration, l.wake = d, make(chan struct{}, 1)
-	l.order, l.nodes = list.New(), map[string]*lease{}
+func (l *leases) init() {
+	l.wake = make(chan struct{}, 1)
+	l.clearLocked()
 }
 
-// start begins a leadership in which each of the nodes has a full lease from now.
-func (l *leases) start(nodes []string) {
+func (l *leases) clearLocked() {
+	l.order, l.nodes, l.told, l.length = list.New(), map[string]*lease{}, map[time.Duration]int{}, 0
+}
+
+// start begins a leadership in which each of the nodes has a full lease from now. Their agents may go by one of the
+// length told.
+func (l *leases) start(nodes []string, told time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.leading = true
-	l.order, l.nodes = list.New(), map[string]*lease{}
+	l.clearLocked()
 	now := time.Now()
 	for _, n := range nodes {
-		e := &lease{node: n, renewed: now}
+		e := &lease{node: n, renewed: now, told: told}
 		e.element = l.order.PushBack(e)
 		l.nodes[n] = e
 	}
+	l.countLocked(told, len(nodes))
+}
+
+// countLocked notes that n nodes more, or less, may go by a length.
+func (l *leases) countLocked(length time.Duration, n int) {
+	if l.told[length] += n; l.told[length] == 0 {
+		delete(l.told, length)
+	}
+	last := l.length
+	l.length = 0
+	for told := range l.told {
+		l.length = max(l.length, told)
+	}
+	if l.length < last {
+		l.wakeRun()
+	}
+}
+
+func (l *leases) wakeRun() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// setLocked notes the longest lease that the agent of a node may go by.
+func (l *leases) setLocked(e *lease, told time.Duration) {
+	if e.told == told {
+		return
+	}
+	if e.element != nil {
+		l.countLocked(told, 1)
+		l.countLocked(e.told, -1)
+	}
+	e.told = told
+}
+
+// promise notes that the agent of a node with a lease is about to be told of a pace.
+func (l *leases) promise(node string, p *pace) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.nodes[node]; e != nil {
+		e.promised = p
+		l.setLocked(e, max(e.told, p.lease))
+	}
+}
+
+// confirm notes that the agent of a node goes by the pace of this number.
+func (l *leases) confirm(node string, number uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.nodes[node]; e != nil && e.promised != nil && e.promised.number == number {
+		l.setLocked(e, e.promised.lease)
+	}
+}
+
+// count is how many nodes have a lease.
+func (l *leases) count() int {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.order.Len()
 }
 
 // stop ends the leadership.
@@ -52,7 +121,7 @@ func (l *leases) stop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.leading = false
-	l.order, l.nodes = list.New(), map[string]*lease{}
+	l.clearLocked()
 }
 
 // renew gives the node a full lease from now and tells the hooks when it had none.
@@ -72,15 +141,13 @@ func (l *leases) renew(node string) {
 	returned := e.element == nil
 	if returned {
 		e.element = l.order.PushBack(e)
+		l.countLocked(e.told, 1)
 	} else {
 		l.order.MoveToBack(e.element)
 	}
 	l.mu.Unlock()
 	if returned {
-		select {
-		case l.wake <- struct{}{}:
-		default:
-		}
+		l.wakeRun()
 		l.hooks.call(node)
 	}
 }
@@ -126,14 +193,15 @@ func (l *leases) expire() (lost []string, next time.Duration) {
 	defer l.mu.Unlock()
 	for front := l.order.Front(); front != nil; front = l.order.Front() {
 		e := front.Value.(*lease)
-		if left := l.duration - time.Since(e.renewed); left > 0 {
+		if left := l.length - time.Since(e.renewed); left > 0 {
 			return lost, left
 		}
 		l.order.Remove(front)
 		e.element = nil
+		l.countLocked(e.told, -1)
 		lost = append(lost, e.node)
 	}
-	return lost, l.duration
+	return lost, time.Hour // until there is a lease
 }
 
 // hooks are functions to be called with a name when something happens to it.

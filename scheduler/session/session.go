@@ -48,6 +48,7 @@ type session struct {
 	sending   bool // there is a sender
 	changed   bool // the assignment set may be newer than what was sent
 	trust     bool // whom to believe may differ from what was sent
+	paced     bool // the pace is newer
 	acks      []uint64
 	orders    []*fleetv1.RelayOrder
 	reports   []*fleetv1.StatusReport // waiting for their proposal
@@ -110,8 +111,11 @@ func (h *Hub) welcome(s *session, hello *fleetv1.Hello) error {
 	if err != nil {
 		return err
 	}
-	// Before the node becomes Ready, so that nobody takes it for one that has gone silent.
+	// Before the node becomes Ready, so that nobody takes it for one that has gone silent. The pace may change before
+	// the agent is greeted: then it is told next.
+	p := h.pace.Load()
 	h.leases.renew(s.node)
+	h.leases.promise(s.node, p)
 	nodeID, err := h.register(s.ctx, s.node, hello.GetFacts())
 	if err != nil {
 		return err
@@ -121,7 +125,7 @@ func (h *Hub) welcome(s *session, hello *fleetv1.Hello) error {
 	}
 	return s.stream.Send(&fleetv1.SessionResponse{Message: &fleetv1.SessionResponse_Welcome{Welcome: &fleetv1.Welcome{
 		ClusterId: id, NodeId: nodeID,
-		HeartbeatMillis: h.cfg.HeartbeatInterval.Milliseconds(), LeaseMillis: h.cfg.LeaseDuration.Milliseconds(),
+		HeartbeatMillis: p.heartbeat.Milliseconds(), LeaseMillis: p.lease.Milliseconds(), PaceNumber: p.number,
 	}}})
 }
 
@@ -147,6 +151,14 @@ func (s *session) trustChanged() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.trust = true
+	s.startSending()
+}
+
+// paceChanged makes the sender tell the agent of the pace. It never blocks.
+func (s *session) paceChanged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.paced = true
 	s.startSending()
 }
 
@@ -188,6 +200,7 @@ func (s *session) take(m *fleetv1.SessionRequest) error {
 	s.hub.leases.renew(s.node)
 	switch m := m.GetMessage().(type) {
 	case *fleetv1.SessionRequest_Heartbeat:
+		s.hub.leases.confirm(s.node, m.Heartbeat.GetPaceNumber())
 		s.hub.pulls.update(s.node, m.Heartbeat.GetPulls())
 		s.hub.samples.update(s.node, m.Heartbeat.GetDeviceSamples())
 	case *fleetv1.SessionRequest_Report:
@@ -224,9 +237,9 @@ func (s *session) startSending() {
 func (s *session) send() {
 	for {
 		s.mu.Lock()
-		changed, trust, acks, orders := s.changed, s.trust, s.acks, s.orders
-		s.changed, s.trust, s.acks, s.orders = false, false, nil, nil
-		if !changed && !trust && len(acks)+len(orders) == 0 || s.ctx.Err() != nil {
+		changed, trust, paced, acks, orders := s.changed, s.trust, s.paced, s.acks, s.orders
+		s.changed, s.trust, s.paced, s.acks, s.orders = false, false, false, nil, nil
+		if !changed && !trust && !paced && len(acks)+len(orders) == 0 || s.ctx.Err() != nil {
 			s.sending = false
 			s.mu.Unlock()
 			return
@@ -238,6 +251,11 @@ func (s *session) send() {
 				s.trusted = now
 				out = append(out, &fleetv1.SessionResponse{Message: &fleetv1.SessionResponse_Trust{Trust: now}})
 			}
+		}
+		if paced {
+			p := s.hub.pace.Load()
+			s.hub.leases.promise(s.node, p)
+			out = append(out, p.message())
 		}
 		if changed {
 			set := Assignments(s.hub.cfg.State.View(), s.node)

@@ -36,7 +36,8 @@ type world struct {
 func run(t *testing.T, f func(*world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, store: state.New()}
-		w.hub = New(Config{State: w.store, Proposer: w, Leader: func() string { return "10.0.0.9:7400" }})
+		w.hub = New(Config{State: w.store, Proposer: w, Leader: func() string { return "10.0.0.9:7400" },
+			HeartbeatInterval: 2 * time.Second, LeaseDuration: 10 * time.Second})
 		w.write(state.Put(0, &fleetv1.Cluster{Meta: &fleetv1.Meta{Name: "cluster", Id: "c1"}}))
 		w.hub.Lead(context.Background())
 		defer w.hub.Resign()

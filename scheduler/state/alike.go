@@ -180,6 +180,28 @@ func copySpec(s *fleetv1.InstanceSpec) *fleetv1.InstanceSpec {
 	return c
 }
 
+func copyStatus(s *fleetv1.NodeStatus) *fleetv1.NodeStatus {
+	c := &fleetv1.NodeStatus{
+		State: s.GetState(), Reason: s.GetReason(), StateTime: s.GetStateTime(), AssignmentGeneration: s.GetAssignmentGeneration(),
+		AllocatedCpuMillis: s.GetAllocatedCpuMillis(), AllocatedMemoryBytes: s.GetAllocatedMemoryBytes(), AllocatedDiskBytes: s.GetAllocatedDiskBytes(),
+		AllocatedDevices: s.GetAllocatedDevices(), Instances: s.GetInstances(), HeartbeatTime: s.GetHeartbeatTime(),
+	}
+	if unknown := s.ProtoReflect().GetUnknown(); len(unknown) > 0 {
+		c.ProtoReflect().SetUnknown(unknown)
+	}
+	return c
+}
+
+func copyEvent(e *fleetv1.Event) *fleetv1.Event {
+	c := &fleetv1.Event{
+		Id: e.GetId(), Time: e.GetTime(), Type: e.GetType(), Reason: e.GetReason(), Message: e.GetMessage(), Objects: e.GetObjects(),
+	}
+	if unknown := e.ProtoReflect().GetUnknown(); len(unknown) > 0 {
+		c.ProtoReflect().SetUnknown(unknown)
+	}
+	return c
+}
+
 // shallow copies the fields of a message and shares what they point to.
 func shallow[M proto.Message](m M) M {
 	from := m.ProtoReflect()

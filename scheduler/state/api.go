@@ -108,6 +108,8 @@ type ReadView interface {
 	ServiceByID(id string) *fleetv1.Service
 	// Services with an empty project are everyone's.
 	Services(project string) []*fleetv1.Service
+	// OwnedServices is how many services the user has made.
+	OwnedServices(user string) int
 
 	// Instance finds by ID, or by name, which ends as the ID begins.
 	Instance(idOrName string) *fleetv1.Instance

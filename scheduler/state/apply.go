@@ -114,6 +114,7 @@ func allOrNothing(cmd *fleetv1.Command) bool {
 
 func (s *Store) begin(t *tables, c Indexed) *applying {
 	s.writers++
+	t.writer = s.writers
 	return &applying{view: view{t}, alike: &s.alike, writer: s.writers, index: c.Index, time: c.Command.GetTime()}
 }
 
@@ -204,6 +205,14 @@ func (a *applying) set(key Key, o *fleetv1.Object) {
 	a.changed(key, before, o)
 }
 
+// expect makes room for so many changes and events of a command that has made none yet.
+func (a *applying) expect(changes, events int) {
+	a.changes, a.events = make([]Change, 0, changes), make([]*fleetv1.Event, 0, events)
+	if changes > fewChanges {
+		a.touched = make(map[Key]int, changes)
+	}
+}
+
 // changed records a change, one per object, and moves on the generation of the assignment set that the
 // change belongs to.
 func (a *applying) changed(key Key, before, after *fleetv1.Object) {
@@ -219,10 +228,12 @@ func (a *applying) changed(key Key, before, after *fleetv1.Object) {
 	}
 }
 
-// change answers the place of an object's change, or -1. Most commands have few: a map costs more than looking at them.
+// fewChanges are looked at one by one: a map costs more.
+const fewChanges = 8
+
+// change answers the place of an object's change, or -1.
 func (a *applying) change(key Key) int {
-	const few = 8
-	if len(a.changes) <= few {
+	if len(a.changes) <= fewChanges {
 		return slices.IndexFunc(a.changes, func(c Change) bool { return c.Key == key })
 	}
 	if a.touched == nil {
@@ -261,17 +272,14 @@ func (a *applying) bump(node string) {
 	if stored == nil || stored.GetStatus().GetAssignmentGeneration() == a.index {
 		return
 	}
-	n := &fleetv1.Node{Meta: copyMeta(stored.GetMeta()), Spec: stored.GetSpec(), Facts: stored.GetFacts(), Status: &fleetv1.NodeStatus{}}
-	if stored.GetStatus() != nil {
-		n.Status = shallow(stored.GetStatus())
-	}
+	n := &fleetv1.Node{Meta: copyMeta(stored.GetMeta()), Spec: stored.GetSpec(), Facts: stored.GetFacts(), Status: copyStatus(stored.GetStatus())}
 	n.Status.AssignmentGeneration = a.index
 	a.put(ObjectOf(n))
 }
 
 // event keeps an event under the next ID of this command.
 func (a *applying) event(e *fleetv1.Event) {
-	e = shallow(e)
+	e = copyEvent(e)
 	e.Id = strconv.FormatUint(a.index, 10) + "-" + strconv.Itoa(len(a.events)+1)
 	if e.Time == nil {
 		e.Time = a.time

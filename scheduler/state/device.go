@@ -79,6 +79,9 @@ func FailedDevice(n *fleetv1.Node, i *fleetv1.Instance) string {
 	return ""
 }
 
+// AnyFails says whether FailedDevice may name a device of the node.
+func AnyFails(n *fleetv1.Node) bool { return slices.ContainsFunc(n.GetFacts().GetDevices(), fails) }
+
 // fails says that who holds the device must leave it.
 func fails(d *fleetv1.Device) bool {
 	switch d.GetAction() {

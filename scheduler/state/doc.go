@@ -41,7 +41,7 @@
 // An instance holds its CPU, memory, disk and devices from its placement until it is observed as Reaped or
 // deleted; also while it is Reclaiming, when its container is gone and its devices may still be in use.
 // What nodes and projects give away is kept in tables of their own, so that Allocated, DeviceHolder,
-// InstancesOnNode and ProjectUsage cost one look-up. The models of an instance's devices are written down
+// InstancesOnNode, ProjectUsage and OwnedServices cost one look-up. The models of an instance's devices are written down
 // when it is placed: quotas count by them even when a device is gone.
 //
 // A quota limits what instances hold, not what services ask for: a part is refused whose instances would

@@ -245,7 +245,7 @@ func restored(t *testing.T, s *Store) *Store {
 
 // Copies forget nothing, not even fields that this version of the program doesn't know.
 func TestCopiesAreWhole(t *testing.T) {
-	for _, m := range []proto.Message{&fleetv1.Meta{}, &fleetv1.InstanceSpec{}, &fleetv1.NodeStatus{}, &fleetv1.Event{}} {
+	for _, m := range []proto.Message{&fleetv1.Meta{}, &fleetv1.InstanceSpec{}, &fleetv1.NodeStatus{}, &fleetv1.Event{}, &fleetv1.InstanceDesired{}} {
 		fill(m.ProtoReflect())
 		m.ProtoReflect().SetUnknown([]byte{0xf8, 0x07, 0x01})
 		var copied proto.Message
@@ -254,7 +254,11 @@ func TestCopiesAreWhole(t *testing.T) {
 			copied = copyMeta(m)
 		case *fleetv1.InstanceSpec:
 			copied = copySpec(m)
-		default:
+		case *fleetv1.NodeStatus:
+			copied = copyStatus(m)
+		case *fleetv1.Event:
+			copied = copyEvent(m)
+		case *fleetv1.InstanceDesired:
 			copied = shallow(m)
 		}
 		if !proto.Equal(copied, m) || copied == m || len(copied.ProtoReflect().GetUnknown()) != 3 {

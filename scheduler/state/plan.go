@@ -12,6 +12,11 @@ import (
 func (a *applying) plan(p *fleetv1.Plan) []Rejection {
 	var rejections []Rejection
 	var completed []*fleetv1.Instance
+	placed := 0
+	for _, part := range p.GetParts() {
+		placed += len(part.GetInstances())
+	}
+	a.expect(2*placed, len(p.GetParts())) // each changes its node as well
 	for i, part := range p.GetParts() {
 		reason, detail := a.checkPart(part)
 		if reason == "" {

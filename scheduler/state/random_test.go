@@ -53,6 +53,17 @@ func testService(name string) *fleetv1.Service {
 	}
 }
 
+// randomOwner makes, hands over or deletes one of a few services that have no instances.
+func randomOwner(r *rand.Rand, v ReadView) *fleetv1.Mutation {
+	s := testService(fmt.Sprint("owned-", r.IntN(4)))
+	revision := v.Service("default", s.GetMeta().GetName()).GetMeta().GetRevision()
+	if revision > 0 && r.IntN(3) == 0 {
+		return Delete(revision, ServiceKey("default", s.GetMeta().GetName()))
+	}
+	s.Meta.CreatedBy = fmt.Sprint("user-", r.IntN(3))
+	return Put(revision, s)
+}
+
 func testInstance(id, service, node string, devices ...string) *fleetv1.Instance {
 	return &fleetv1.Instance{
 		Meta: &fleetv1.Meta{Id: id, Name: service + "-" + id, Project: "default"},
@@ -110,7 +121,9 @@ func baseCommands() []*fleetv1.Command {
 func randomCommand(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
 	node, service := fmt.Sprint("n", 1+r.IntN(2)), string(rune('a'+r.IntN(2)))
 	var c *fleetv1.Command
-	switch r.IntN(9) {
+	switch r.IntN(10) {
+	case 9:
+		c = writeCommand(int64(i), randomOwner(r, v))
 	case 6:
 		c = randomGangOrPreemption(r, i, v)
 	case 7:
@@ -339,6 +352,24 @@ func checkAllocation(t *testing.T, v ReadView) {
 	if got := v.ProjectUsage("default"); !sameUsage(got, usage) {
 		t.Fatalf("the project uses %+v, recomputed %+v", got, usage)
 	}
+	ofService := map[string][]*fleetv1.Instance{}
+	for _, i := range v.Instances() {
+		ofService[i.GetSpec().GetServiceId()] = append(ofService[i.GetSpec().GetServiceId()], i)
+	}
+	for _, s := range v.Services("") {
+		if got := v.InstancesOfService(s.GetMeta().GetId()); !slices.Equal(got, ofService[s.GetMeta().GetId()]) {
+			t.Fatalf("service %s has %v, recomputed %v", s.GetMeta().GetName(), got, ofService[s.GetMeta().GetId()])
+		}
+	}
+	owned := map[string]int{"user-0": 0, "user-1": 0, "user-2": 0}
+	for _, s := range v.Services("") {
+		owned[s.GetMeta().GetCreatedBy()]++
+	}
+	for user, n := range owned {
+		if got := v.OwnedServices(user); got != n {
+			t.Fatalf("%q has %d services, recomputed %d", user, got, n)
+		}
+	}
 	for gang, size := range gangs {
 		if gang != "" && len(v.InstancesOfGang(gang)) != size {
 			t.Fatalf("gang %s has %d members, recomputed %d", gang, len(v.InstancesOfGang(gang)), size)
@@ -373,7 +404,11 @@ func TestAllocationIsIncremental(t *testing.T) {
 		s := New()
 		for i, c := range randomLog(100+seed, 200) {
 			before := s.View()
+			of := before.InstancesOfService("id-a")
 			r, _ := s.Apply(uint64(i+1), c)
+			if !slices.Equal(of, before.InstancesOfService("id-a")) {
+				t.Fatalf("seed %d: command %d has changed an earlier view", seed, i)
+			}
 			for _, x := range r.Rejections {
 				if strings.Contains(x.Detail, "is "+BarredCordoned) && strings.HasPrefix(x.Detail, "device") {
 					refused++

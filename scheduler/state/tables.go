@@ -1,10 +1,8 @@
 package state
 
 import (
-	"cmp"
 	"encoding/binary"
 	"slices"
-	"strings"
 
 	"github.com/tidwall/btree"
 
@@ -25,28 +23,30 @@ type table[V any] = btree.Map[string, V]
 // tables is all that is stored at one index. Once published it is never changed: a command changes a copy,
 // which shares with it every branch of a tree that stays as it is.
 type tables struct {
-	index uint64
+	index  uint64
+	writer uint64 // of the command that they are being made by: no other has this number
 
 	cluster, tokens, nodes, flavors, pools, quotas, models, services, instances *table[*fleetv1.Object]
 	joinTokens, certificates                                                    *table[*fleetv1.Object]
 
-	nodeNames   *table[string] // by meta.id
-	serviceKeys *table[string] // by meta.id
-	tokenNames  *table[string] // by secret_sha256
-	ofService   *btree.BTreeG[member]
+	nodeNames   *table[string]   // by meta.id
+	serviceKeys *table[string]   // by meta.id
+	tokenNames  *table[string]   // by secret_sha256
+	ofService   *table[*roster]  // by the service's meta.id
 	gangs       *table[[]string] // IDs of the instances, by the gang's
 
 	nodeUse    *table[*nodeUse]
 	projectUse *table[*projectUse]
+	owned      *table[int] // how many services each user has made
 
 	requests      *table[*fleetv1.RequestRecord] // by ID
 	requestsByAge *table[*fleetv1.RequestRecord] // by time, then Raft index
 }
 
-// member is an instance, ordered by its service.
-type member struct {
-	service, id string
-	object      *fleetv1.Object
+// roster is the instances of one service by ID.
+type roster struct {
+	writer    uint64 // the command that made it: later ones change a copy
+	instances *table[*fleetv1.Object]
 }
 
 // degree is half of how many entries a node of a tree has at most: small nodes are cheap to copy, large ones
@@ -63,11 +63,8 @@ func newTables() *tables {
 		cluster: object(), tokens: object(), nodes: object(), flavors: object(), pools: object(), quotas: object(), models: object(),
 		services: object(), instances: object(), joinTokens: object(), certificates: object(),
 		nodeNames: name(), serviceKeys: name(), tokenNames: name(),
-		ofService: btree.NewBTreeGOptions(func(a, b member) bool {
-			return cmp.Or(strings.Compare(a.service, b.service), strings.Compare(a.id, b.id)) < 0
-		}, btree.Options{NoLocks: true, Degree: degree}),
-		gangs:   btree.NewMap[string, []string](degree),
-		nodeUse: btree.NewMap[string, *nodeUse](degree), projectUse: btree.NewMap[string, *projectUse](degree),
+		ofService: btree.NewMap[string, *roster](degree), gangs: btree.NewMap[string, []string](degree),
+		nodeUse: btree.NewMap[string, *nodeUse](degree), projectUse: btree.NewMap[string, *projectUse](degree), owned: btree.NewMap[string, int](degree),
 		requests: request(), requestsByAge: request(),
 	}
 }
@@ -75,11 +72,11 @@ func newTables() *tables {
 // copy answers tables that may be changed. It is for the store's writer alone.
 func (t *tables) copy() *tables {
 	return &tables{
-		index: t.index, cluster: t.cluster.Copy(), tokens: t.tokens.Copy(), nodes: t.nodes.Copy(), flavors: t.flavors.Copy(),
+		index: t.index, writer: t.writer, cluster: t.cluster.Copy(), tokens: t.tokens.Copy(), nodes: t.nodes.Copy(), flavors: t.flavors.Copy(),
 		pools: t.pools.Copy(), quotas: t.quotas.Copy(), models: t.models.Copy(), services: t.services.Copy(), instances: t.instances.Copy(),
 		joinTokens: t.joinTokens.Copy(), certificates: t.certificates.Copy(),
 		nodeNames: t.nodeNames.Copy(), serviceKeys: t.serviceKeys.Copy(), tokenNames: t.tokenNames.Copy(), ofService: t.ofService.Copy(),
-		gangs: t.gangs.Copy(), nodeUse: t.nodeUse.Copy(), projectUse: t.projectUse.Copy(), requests: t.requests.Copy(), requestsByAge: t.requestsByAge.Copy(),
+		gangs: t.gangs.Copy(), nodeUse: t.nodeUse.Copy(), projectUse: t.projectUse.Copy(), owned: t.owned.Copy(), requests: t.requests.Copy(), requestsByAge: t.requestsByAge.Copy(),
 	}
 }
 
@@ -135,19 +132,55 @@ func (t *tables) set(key Key, o *fleetv1.Object) (before *fleetv1.Object) {
 		refer(t.nodeNames, key.Key, before.GetNode().GetMeta().GetId(), o.GetNode().GetMeta().GetId())
 	case fleetv1.KindService:
 		refer(t.serviceKeys, key.Key, before.GetService().GetMeta().GetId(), o.GetService().GetMeta().GetId())
+		t.setOwner(before.GetService(), o.GetService())
 	case fleetv1.KindToken:
 		refer(t.tokenNames, key.Key, string(before.GetToken().GetSecretSha256()), string(o.GetToken().GetSecretSha256()))
 	case fleetv1.KindInstance:
 		from, to := before.GetInstance().GetSpec().GetServiceId(), o.GetInstance().GetSpec().GetServiceId()
 		if before != nil && (o == nil || from != to) {
-			t.ofService.Delete(member{service: from, id: key.Key})
+			if r := t.roster(from); r.instances.Len() > 1 {
+				r.instances.Delete(key.Key)
+			} else {
+				t.ofService.Delete(from)
+			}
 		}
 		if o != nil {
-			t.ofService.Set(member{to, o.GetInstance().GetMeta().GetId(), o})
+			t.roster(to).instances.Set(o.GetInstance().GetMeta().GetId(), o)
 		}
 		t.setGang(key.Key, before.GetInstance().GetSpec().GetGang().GetId(), o.GetInstance().GetSpec().GetGang().GetId())
 	}
 	return before
+}
+
+// roster answers what the command in progress may change.
+func (t *tables) roster(service string) *roster {
+	r := get(t.ofService, service)
+	if r != nil && r.writer == t.writer {
+		return r
+	}
+	mine := &roster{writer: t.writer}
+	if r != nil {
+		mine.instances = r.instances.Copy()
+	} else {
+		mine.instances = btree.NewMap[string, *fleetv1.Object](degree)
+	}
+	t.ofService.Set(service, mine)
+	return mine
+}
+
+func (t *tables) setOwner(before, after *fleetv1.Service) {
+	from, to := before.GetMeta().GetCreatedBy(), after.GetMeta().GetCreatedBy()
+	if before != nil && after != nil && from == to {
+		return
+	}
+	if n := get(t.owned, from); before != nil && n > 1 {
+		t.owned.Set(from, n-1)
+	} else if before != nil {
+		t.owned.Delete(from)
+	}
+	if after != nil {
+		t.owned.Set(to, get(t.owned, to)+1)
+	}
 }
 
 func (t *tables) setGang(instance, from, to string) {

@@ -219,6 +219,8 @@ func (v view) Services(project string) []*fleetv1.Service {
 	return list(v.t.services, (*fleetv1.Object).GetService, prefix)
 }
 
+func (v view) OwnedServices(user string) int { return get(v.t.owned, user) }
+
 // Instance looks for a name among the IDs that begin as the name ends.
 func (v view) Instance(idOrName string) *fleetv1.Instance {
 	if o, ok := v.t.instances.Get(idOrName); ok {
@@ -243,15 +245,11 @@ func (v view) Instances() []*fleetv1.Instance {
 }
 
 func (v view) InstancesOfService(serviceID string) []*fleetv1.Instance {
-	var out []*fleetv1.Instance
-	v.t.ofService.Ascend(member{service: serviceID}, func(m member) bool {
-		if m.service != serviceID {
-			return false
-		}
-		out = append(out, m.object.GetInstance())
-		return true
-	})
-	return out
+	r := get(v.t.ofService, serviceID)
+	if r == nil {
+		return nil
+	}
+	return list(r.instances, (*fleetv1.Object).GetInstance, "")
 }
 
 func (v view) InstancesOfGang(id string) []*fleetv1.Instance {

@@ -83,6 +83,7 @@ type agent struct {
 	sending    sync.Mutex
 	stream     grpc.BidiStreamingClient[fleetv1.SessionRequest, fleetv1.SessionResponse]
 	generation atomic.Uint64
+	pace       atomic.Pointer[fleetv1.Pace]
 
 	// The receiver's alone.
 	instances map[string]*progress
@@ -99,22 +100,21 @@ type progress struct {
 // connect opens the first session of a node and keeps one open from then on.
 func (f *agents) connect(number int) error {
 	a := &agent{fleet: f, number: number, node: fmt.Sprintf("node-%05d", number), instances: map[string]*progress{}}
-	beat, err := a.open(f.addrs[0])
-	if err != nil {
+	if err := a.open(f.addrs[0]); err != nil {
 		return err
 	}
 	f.work.Go(a.run)
-	f.work.Go(func() { a.beat(beat) })
+	f.work.Go(a.beat)
 	return nil
 }
 
-// open opens a session and answers how often the agent is to beat.
-func (a *agent) open(addr string) (beat time.Duration, err error) {
+// open opens a session.
+func (a *agent) open(addr string) (err error) {
 	a.conn, err = grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 30 * time.Second}),
 		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10))
 	if err != nil {
-		return 0, fmt.Errorf("agent of %s: %w", a.node, err)
+		return fmt.Errorf("agent of %s: %w", a.node, err)
 	}
 	facts := nodeFacts(a.number)
 	stream, err := fleetv1.NewAgentServiceClient(a.conn).Session(a.fleet.ctx)
@@ -126,12 +126,14 @@ func (a *agent) open(addr string) (beat time.Duration, err error) {
 		first, err = stream.Recv()
 	}
 	if err != nil || first.GetWelcome() == nil {
-		return 0, errors.Join(fmt.Errorf("welcome of %s: %v: %w", a.node, first, err), a.conn.Close())
+		return errors.Join(fmt.Errorf("welcome of %s: %v: %w", a.node, first, err), a.conn.Close())
 	}
 	a.sending.Lock()
 	defer a.sending.Unlock()
 	a.stream, a.devices = stream, facts.GetDevices()
-	return time.Duration(first.GetWelcome().GetHeartbeatMillis()) * time.Millisecond, nil
+	w := first.GetWelcome()
+	a.pace.Store(&fleetv1.Pace{Number: w.GetPaceNumber(), HeartbeatMillis: w.GetHeartbeatMillis()})
+	return nil
 }
 
 // run receives, and opens another session when one has ended, until the fleet is stopped.
@@ -148,7 +150,7 @@ func (a *agent) run() {
 			if try == 0 {
 				a.fleet.lost.Add(1)
 			}
-			if _, err := a.open(a.fleet.addrs[try%len(a.fleet.addrs)]); err == nil {
+			if err := a.open(a.fleet.addrs[try%len(a.fleet.addrs)]); err == nil {
 				break
 			}
 		}
@@ -165,21 +167,26 @@ func (a *agent) send(m *fleetv1.SessionRequest) error {
 	return a.stream.Send(m)
 }
 
+// every is how often the agent has been told to beat.
+func (a *agent) every() time.Duration {
+	return time.Duration(a.pace.Load().GetHeartbeatMillis()) * time.Millisecond
+}
+
 // beat sends heartbeats; those of all agents are spread over the interval.
-func (a *agent) beat(every time.Duration) {
-	timer := time.NewTimer(rand.N(every))
+func (a *agent) beat() {
+	timer := time.NewTimer(rand.N(a.every()))
 	defer timer.Stop()
-	var sampled time.Time
+	var sampled time.Time // at most once in each sampleEvery, and in most of them, however the beats fall
 	for {
 		select {
 		case <-a.fleet.ctx.Done():
 			return
 		case now := <-timer.C:
-			timer.Reset(every)
-			beat := &fleetv1.Heartbeat{Generation: a.generation.Load()}
-			if now.Sub(sampled) >= sampleEvery {
-				sampled = now
-				beat.DeviceSamples = a.samples(now)
+			timer.Reset(a.every())
+			beat := &fleetv1.Heartbeat{Generation: a.generation.Load(), PaceNumber: a.pace.Load().GetNumber()}
+			if at := now.Truncate(sampleEvery); at.After(sampled) {
+				sampled = at
+				beat.DeviceSamples = a.samples(at)
 			}
 			_ = a.send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Heartbeat{Heartbeat: beat}}) // the receiver sees the session's end
 		}
@@ -207,6 +214,9 @@ func (a *agent) receive() error {
 			if err := a.obey(set); err != nil {
 				return err
 			}
+		}
+		if pace := m.GetPace(); pace != nil {
+			a.pace.Store(pace)
 		}
 		if ack := m.GetAck(); ack != nil {
 			for _, i := range a.unacked[ack.GetId()].GetInstances() {

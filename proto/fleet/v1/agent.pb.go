@@ -145,6 +145,7 @@ type SessionResponse struct {
 	//	*SessionResponse_Assignments
 	//	*SessionResponse_Ack
 	//	*SessionResponse_Relay
+	//	*SessionResponse_Pace
 	//	*SessionResponse_Trust
 	Message       isSessionResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
@@ -224,6 +225,15 @@ func (x *SessionResponse) GetRelay() *RelayOrder {
 	return nil
 }
 
+func (x *SessionResponse) GetPace() *Pace {
+	if x != nil {
+		if x, ok := x.Message.(*SessionResponse_Pace); ok {
+			return x.Pace
+		}
+	}
+	return nil
+}
+
 func (x *SessionResponse) GetTrust() *Trust {
 	if x != nil {
 		if x, ok := x.Message.(*SessionResponse_Trust); ok {
@@ -254,6 +264,10 @@ type SessionResponse_Relay struct {
 	Relay *RelayOrder `protobuf:"bytes,4,opt,name=relay,proto3,oneof"`
 }
 
+type SessionResponse_Pace struct {
+	Pace *Pace `protobuf:"bytes,5,opt,name=pace,proto3,oneof"`
+}
+
 type SessionResponse_Trust struct {
 	// After the welcome and when it changes.
 	Trust *Trust `protobuf:"bytes,10,opt,name=trust,proto3,oneof"`
@@ -266,6 +280,8 @@ func (*SessionResponse_Assignments) isSessionResponse_Message() {}
 func (*SessionResponse_Ack) isSessionResponse_Message() {}
 
 func (*SessionResponse_Relay) isSessionResponse_Message() {}
+
+func (*SessionResponse_Pace) isSessionResponse_Message() {}
 
 func (*SessionResponse_Trust) isSessionResponse_Message() {}
 
@@ -353,8 +369,10 @@ type Welcome struct {
 	// Milliseconds between heartbeats, and without one until the node counts as unreachable.
 	HeartbeatMillis int64 `protobuf:"varint,3,opt,name=heartbeat_millis,json=heartbeatMillis,proto3" json:"heartbeat_millis,omitempty"`
 	LeaseMillis     int64 `protobuf:"varint,4,opt,name=lease_millis,json=leaseMillis,proto3" json:"lease_millis,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// That of Pace.
+	PaceNumber    uint64 `protobuf:"varint,5,opt,name=pace_number,json=paceNumber,proto3" json:"pace_number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
@@ -415,6 +433,13 @@ func (x *Welcome) GetLeaseMillis() int64 {
 	return 0
 }
 
+func (x *Welcome) GetPaceNumber() uint64 {
+	if x != nil {
+		return x.PaceNumber
+	}
+	return 0
+}
+
 type Heartbeat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of the assignment set that the agent has journalled.
@@ -422,6 +447,8 @@ type Heartbeat struct {
 	Pulls      []*PullProgress `protobuf:"bytes,2,rep,name=pulls,proto3" json:"pulls,omitempty"`
 	// Those that are new since the last heartbeat of the session.
 	DeviceSamples []*DeviceSample `protobuf:"bytes,3,rep,name=device_samples,json=deviceSamples,proto3" json:"device_samples,omitempty"`
+	// Of the pace that the agent goes by; 0 when it knows of none.
+	PaceNumber    uint64 `protobuf:"varint,4,opt,name=pace_number,json=paceNumber,proto3" json:"pace_number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -475,6 +502,13 @@ func (x *Heartbeat) GetDeviceSamples() []*DeviceSample {
 		return x.DeviceSamples
 	}
 	return nil
+}
+
+func (x *Heartbeat) GetPaceNumber() uint64 {
+	if x != nil {
+		return x.PaceNumber
+	}
+	return 0
 }
 
 // AssignmentSet is everything that the node should run. An instance that is not in it, of the same
@@ -1287,18 +1321,19 @@ var File_fleet_v1_agent_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x14fleet/v1/agent.proto\x12\bfleet.v1\x1a\x15fleet/v1/device.proto\x1a\x17fleet/v1/identity.proto\x1a\x17fleet/v1/instance.proto\x1a\x13fleet/v1/node.proto\x1a\x16fleet/v1/service.proto\"\xd8\x01\n" +
+	"\x14fleet/v1/agent.proto\x12\bfleet.v1\x1a\x15fleet/v1/device.proto\x1a\x17fleet/v1/identity.proto\x1a\x17fleet/v1/instance.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pace.proto\x1a\x16fleet/v1/service.proto\"\xd8\x01\n" +
 	"\x0eSessionRequest\x12'\n" +
 	"\x05hello\x18\x01 \x01(\v2\x0f.fleet.v1.HelloH\x00R\x05hello\x123\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x13.fleet.v1.HeartbeatH\x00R\theartbeat\x120\n" +
 	"\x06report\x18\x03 \x01(\v2\x16.fleet.v1.StatusReportH\x00R\x06report\x12+\n" +
 	"\x05facts\x18\x04 \x01(\v2\x13.fleet.v1.NodeFactsH\x00R\x05factsB\t\n" +
-	"\amessage\"\x88\x02\n" +
+	"\amessage\"\xae\x02\n" +
 	"\x0fSessionResponse\x12-\n" +
 	"\awelcome\x18\x01 \x01(\v2\x11.fleet.v1.WelcomeH\x00R\awelcome\x12;\n" +
 	"\vassignments\x18\x02 \x01(\v2\x17.fleet.v1.AssignmentSetH\x00R\vassignments\x12'\n" +
 	"\x03ack\x18\x03 \x01(\v2\x13.fleet.v1.ReportAckH\x00R\x03ack\x12,\n" +
-	"\x05relay\x18\x04 \x01(\v2\x14.fleet.v1.RelayOrderH\x00R\x05relay\x12'\n" +
+	"\x05relay\x18\x04 \x01(\v2\x14.fleet.v1.RelayOrderH\x00R\x05relay\x12$\n" +
+	"\x04pace\x18\x05 \x01(\v2\x0e.fleet.v1.PaceH\x00R\x04pace\x12'\n" +
 	"\x05trust\x18\n" +
 	" \x01(\v2\x0f.fleet.v1.TrustH\x00R\x05trustB\t\n" +
 	"\amessage\"\xb3\x01\n" +
@@ -1310,19 +1345,23 @@ const file_fleet_v1_agent_proto_rawDesc = "" +
 	"\rrestore_epoch\x18\x04 \x01(\x04R\frestoreEpoch\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x05 \x01(\x04R\n" +
-	"generation\"\x8f\x01\n" +
+	"generation\"\xb0\x01\n" +
 	"\aWelcome\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12)\n" +
 	"\x10heartbeat_millis\x18\x03 \x01(\x03R\x0fheartbeatMillis\x12!\n" +
-	"\flease_millis\x18\x04 \x01(\x03R\vleaseMillis\"\x98\x01\n" +
+	"\flease_millis\x18\x04 \x01(\x03R\vleaseMillis\x12\x1f\n" +
+	"\vpace_number\x18\x05 \x01(\x04R\n" +
+	"paceNumber\"\xb9\x01\n" +
 	"\tHeartbeat\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12,\n" +
 	"\x05pulls\x18\x02 \x03(\v2\x16.fleet.v1.PullProgressR\x05pulls\x12=\n" +
-	"\x0edevice_samples\x18\x03 \x03(\v2\x16.fleet.v1.DeviceSampleR\rdeviceSamples\"\xa5\x01\n" +
+	"\x0edevice_samples\x18\x03 \x03(\v2\x16.fleet.v1.DeviceSampleR\rdeviceSamples\x12\x1f\n" +
+	"\vpace_number\x18\x04 \x01(\x04R\n" +
+	"paceNumber\"\xa5\x01\n" +
 	"\rAssignmentSet\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12#\n" +
@@ -1419,16 +1458,17 @@ var file_fleet_v1_agent_proto_goTypes = []any{
 	(*StopLocalInstanceRequest)(nil),   // 17: fleet.v1.StopLocalInstanceRequest
 	(*StopLocalInstanceResponse)(nil),  // 18: fleet.v1.StopLocalInstanceResponse
 	(*NodeFacts)(nil),                  // 19: fleet.v1.NodeFacts
-	(*Trust)(nil),                      // 20: fleet.v1.Trust
-	(*PullProgress)(nil),               // 21: fleet.v1.PullProgress
-	(*DeviceSample)(nil),               // 22: fleet.v1.DeviceSample
-	(*Instance)(nil),                   // 23: fleet.v1.Instance
-	(*InstanceObserved)(nil),           // 24: fleet.v1.InstanceObserved
-	(*LogQuery)(nil),                   // 25: fleet.v1.LogQuery
-	(*ExecStart)(nil),                  // 26: fleet.v1.ExecStart
-	(*LogLine)(nil),                    // 27: fleet.v1.LogLine
-	(*ExecOutput)(nil),                 // 28: fleet.v1.ExecOutput
-	(*ExecInput)(nil),                  // 29: fleet.v1.ExecInput
+	(*Pace)(nil),                       // 20: fleet.v1.Pace
+	(*Trust)(nil),                      // 21: fleet.v1.Trust
+	(*PullProgress)(nil),               // 22: fleet.v1.PullProgress
+	(*DeviceSample)(nil),               // 23: fleet.v1.DeviceSample
+	(*Instance)(nil),                   // 24: fleet.v1.Instance
+	(*InstanceObserved)(nil),           // 25: fleet.v1.InstanceObserved
+	(*LogQuery)(nil),                   // 26: fleet.v1.LogQuery
+	(*ExecStart)(nil),                  // 27: fleet.v1.ExecStart
+	(*LogLine)(nil),                    // 28: fleet.v1.LogLine
+	(*ExecOutput)(nil),                 // 29: fleet.v1.ExecOutput
+	(*ExecInput)(nil),                  // 30: fleet.v1.ExecInput
 }
 var file_fleet_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: fleet.v1.SessionRequest.hello:type_name -> fleet.v1.Hello
@@ -1439,39 +1479,40 @@ var file_fleet_v1_agent_proto_depIdxs = []int32{
 	5,  // 5: fleet.v1.SessionResponse.assignments:type_name -> fleet.v1.AssignmentSet
 	9,  // 6: fleet.v1.SessionResponse.ack:type_name -> fleet.v1.ReportAck
 	10, // 7: fleet.v1.SessionResponse.relay:type_name -> fleet.v1.RelayOrder
-	20, // 8: fleet.v1.SessionResponse.trust:type_name -> fleet.v1.Trust
-	19, // 9: fleet.v1.Hello.facts:type_name -> fleet.v1.NodeFacts
-	21, // 10: fleet.v1.Heartbeat.pulls:type_name -> fleet.v1.PullProgress
-	22, // 11: fleet.v1.Heartbeat.device_samples:type_name -> fleet.v1.DeviceSample
-	23, // 12: fleet.v1.AssignmentSet.instances:type_name -> fleet.v1.Instance
-	7,  // 13: fleet.v1.StatusReport.instances:type_name -> fleet.v1.InstanceReport
-	8,  // 14: fleet.v1.StatusReport.node_events:type_name -> fleet.v1.ReportedEvent
-	24, // 15: fleet.v1.InstanceReport.observed:type_name -> fleet.v1.InstanceObserved
-	8,  // 16: fleet.v1.InstanceReport.events:type_name -> fleet.v1.ReportedEvent
-	25, // 17: fleet.v1.RelayOrder.logs:type_name -> fleet.v1.LogQuery
-	26, // 18: fleet.v1.RelayOrder.exec:type_name -> fleet.v1.ExecStart
-	27, // 19: fleet.v1.RelayRequest.lines:type_name -> fleet.v1.LogLine
-	28, // 20: fleet.v1.RelayRequest.output:type_name -> fleet.v1.ExecOutput
-	29, // 21: fleet.v1.RelayResponse.input:type_name -> fleet.v1.ExecInput
-	23, // 22: fleet.v1.ListLocalInstancesResponse.instances:type_name -> fleet.v1.Instance
-	25, // 23: fleet.v1.GetLocalLogsRequest.query:type_name -> fleet.v1.LogQuery
-	27, // 24: fleet.v1.GetLocalLogsResponse.lines:type_name -> fleet.v1.LogLine
-	23, // 25: fleet.v1.StopLocalInstanceResponse.instance:type_name -> fleet.v1.Instance
-	0,  // 26: fleet.v1.AgentService.Session:input_type -> fleet.v1.SessionRequest
-	11, // 27: fleet.v1.AgentService.Relay:input_type -> fleet.v1.RelayRequest
-	13, // 28: fleet.v1.LocalService.ListLocalInstances:input_type -> fleet.v1.ListLocalInstancesRequest
-	15, // 29: fleet.v1.LocalService.GetLocalLogs:input_type -> fleet.v1.GetLocalLogsRequest
-	17, // 30: fleet.v1.LocalService.StopLocalInstance:input_type -> fleet.v1.StopLocalInstanceRequest
-	1,  // 31: fleet.v1.AgentService.Session:output_type -> fleet.v1.SessionResponse
-	12, // 32: fleet.v1.AgentService.Relay:output_type -> fleet.v1.RelayResponse
-	14, // 33: fleet.v1.LocalService.ListLocalInstances:output_type -> fleet.v1.ListLocalInstancesResponse
-	16, // 34: fleet.v1.LocalService.GetLocalLogs:output_type -> fleet.v1.GetLocalLogsResponse
-	18, // 35: fleet.v1.LocalService.StopLocalInstance:output_type -> fleet.v1.StopLocalInstanceResponse
-	31, // [31:36] is the sub-list for method output_type
-	26, // [26:31] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	20, // 8: fleet.v1.SessionResponse.pace:type_name -> fleet.v1.Pace
+	21, // 9: fleet.v1.SessionResponse.trust:type_name -> fleet.v1.Trust
+	19, // 10: fleet.v1.Hello.facts:type_name -> fleet.v1.NodeFacts
+	22, // 11: fleet.v1.Heartbeat.pulls:type_name -> fleet.v1.PullProgress
+	23, // 12: fleet.v1.Heartbeat.device_samples:type_name -> fleet.v1.DeviceSample
+	24, // 13: fleet.v1.AssignmentSet.instances:type_name -> fleet.v1.Instance
+	7,  // 14: fleet.v1.StatusReport.instances:type_name -> fleet.v1.InstanceReport
+	8,  // 15: fleet.v1.StatusReport.node_events:type_name -> fleet.v1.ReportedEvent
+	25, // 16: fleet.v1.InstanceReport.observed:type_name -> fleet.v1.InstanceObserved
+	8,  // 17: fleet.v1.InstanceReport.events:type_name -> fleet.v1.ReportedEvent
+	26, // 18: fleet.v1.RelayOrder.logs:type_name -> fleet.v1.LogQuery
+	27, // 19: fleet.v1.RelayOrder.exec:type_name -> fleet.v1.ExecStart
+	28, // 20: fleet.v1.RelayRequest.lines:type_name -> fleet.v1.LogLine
+	29, // 21: fleet.v1.RelayRequest.output:type_name -> fleet.v1.ExecOutput
+	30, // 22: fleet.v1.RelayResponse.input:type_name -> fleet.v1.ExecInput
+	24, // 23: fleet.v1.ListLocalInstancesResponse.instances:type_name -> fleet.v1.Instance
+	26, // 24: fleet.v1.GetLocalLogsRequest.query:type_name -> fleet.v1.LogQuery
+	28, // 25: fleet.v1.GetLocalLogsResponse.lines:type_name -> fleet.v1.LogLine
+	24, // 26: fleet.v1.StopLocalInstanceResponse.instance:type_name -> fleet.v1.Instance
+	0,  // 27: fleet.v1.AgentService.Session:input_type -> fleet.v1.SessionRequest
+	11, // 28: fleet.v1.AgentService.Relay:input_type -> fleet.v1.RelayRequest
+	13, // 29: fleet.v1.LocalService.ListLocalInstances:input_type -> fleet.v1.ListLocalInstancesRequest
+	15, // 30: fleet.v1.LocalService.GetLocalLogs:input_type -> fleet.v1.GetLocalLogsRequest
+	17, // 31: fleet.v1.LocalService.StopLocalInstance:input_type -> fleet.v1.StopLocalInstanceRequest
+	1,  // 32: fleet.v1.AgentService.Session:output_type -> fleet.v1.SessionResponse
+	12, // 33: fleet.v1.AgentService.Relay:output_type -> fleet.v1.RelayResponse
+	14, // 34: fleet.v1.LocalService.ListLocalInstances:output_type -> fleet.v1.ListLocalInstancesResponse
+	16, // 35: fleet.v1.LocalService.GetLocalLogs:output_type -> fleet.v1.GetLocalLogsResponse
+	18, // 36: fleet.v1.LocalService.StopLocalInstance:output_type -> fleet.v1.StopLocalInstanceResponse
+	32, // [32:37] is the sub-list for method output_type
+	27, // [27:32] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_agent_proto_init() }
@@ -1483,6 +1524,7 @@ func file_fleet_v1_agent_proto_init() {
 	file_fleet_v1_identity_proto_init()
 	file_fleet_v1_instance_proto_init()
 	file_fleet_v1_node_proto_init()
+	file_fleet_v1_pace_proto_init()
 	file_fleet_v1_service_proto_init()
 	file_fleet_v1_agent_proto_msgTypes[0].OneofWrappers = []any{
 		(*SessionRequest_Hello)(nil),
@@ -1495,6 +1537,7 @@ func file_fleet_v1_agent_proto_init() {
 		(*SessionResponse_Assignments)(nil),
 		(*SessionResponse_Ack)(nil),
 		(*SessionResponse_Relay)(nil),
+		(*SessionResponse_Pace)(nil),
 		(*SessionResponse_Trust)(nil),
 	}
 	file_fleet_v1_agent_proto_msgTypes[10].OneofWrappers = []any{
