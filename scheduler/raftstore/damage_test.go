@@ -181,7 +181,7 @@ func hang(s *Store) (release func()) {
 
 func TestStallIsReported(t *testing.T) {
 	cfg := testConfig(t.TempDir())
-	cfg.StallLimit = 20 * time.Millisecond
+	cfg.StallLimit = time.Second // a busy disk takes some tens of milliseconds
 	s, _ := mustOpen(t, cfg, nil)
 	awaitLeader(t, s)
 	release := hang(s)
