@@ -65,6 +65,12 @@ type Endpoints interface {
 // Members tells about the schedulers themselves.
 type Members interface {
 	ClusterStatus() *fleetv1.GetClusterStatusResponse
+	List() []*fleetv1.Member
+	// Remove and RotateKey write in the name of the caller, and under the request ID, of as. RotateKey makes nothing and
+	// only waits when as is nil.
+	Remove(ctx context.Context, member string, force bool, as *fleetv1.Command) (*fleetv1.Member, error)
+	Transfer(ctx context.Context, member string) (*fleetv1.Member, error)
+	RotateKey(ctx context.Context, as *fleetv1.Command) (id string, err error)
 }
 
 // Config is what the API is made of. All fields but Identity are needed.
@@ -173,14 +179,8 @@ type planned func(ctx context.Context, view state.ReadView, now time.Time) (*fle
 func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 	ctx, cancel := context.WithTimeout(ctx, mutationTimeout)
 	defer cancel()
-	if n := len(req.GetRequestId()); n > maxRequestID {
-		return invalid("request_id", "has %d characters, at most %d are allowed", n, maxRequestID)
-	}
-	digest, err := requestDigest(req)
+	digest, err := a.begin(ctx, req)
 	if err != nil {
-		return err
-	}
-	if err := a.cfg.Log.ReadIndex(ctx); err != nil {
 		return err
 	}
 	var last state.Rejection
@@ -216,6 +216,18 @@ func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 		}
 	}
 	return refuse(codes.Aborted, "others keep changing it (%s): nothing was written, try again", last.Detail)
+}
+
+// begin checks a mutation's request ID, waits until the store holds all that was committed, and answers the request's
+// digest.
+func (a *API) begin(ctx context.Context, req request) (digest []byte, err error) {
+	if n := len(req.GetRequestId()); n > maxRequestID {
+		return nil, invalid("request_id", "has %d characters, at most %d are allowed", n, maxRequestID)
+	}
+	if digest, err = requestDigest(req); err != nil {
+		return nil, err
+	}
+	return digest, a.cfg.Log.ReadIndex(ctx)
 }
 
 // again says whether a rejection may go away when the store is looked at anew.

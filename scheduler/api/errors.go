@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/drover-fleet/drover/registry"
+	"github.com/drover-fleet/drover/scheduler/member"
 	"github.com/drover-fleet/drover/scheduler/raftstore"
 )
 
@@ -75,6 +76,7 @@ func toStatus(err error) error {
 	}
 	var own *Error
 	var notLeader *raftstore.NotLeaderError
+	var version *member.VersionError
 	var image *registry.Error
 	switch {
 	case errors.As(err, &own):
@@ -85,6 +87,8 @@ func toStatus(err error) error {
 		}
 		// Its address is not told: it is Raft's, where no API is served.
 		return status.Error(codes.Unavailable, "this scheduler is not the leader: ask another one")
+	case errors.As(err, &version):
+		return status.Error(codes.FailedPrecondition, version.Error())
 	case errors.Is(err, raftstore.ErrUnknown):
 		return status.Error(codes.Unknown, "the outcome is unknown, the write may have happened: look, or send it again with the same request ID")
 	case errors.Is(err, raftstore.ErrDiskFull):
