@@ -29,6 +29,9 @@ type Endpoints struct {
 	HostEndpoints []Endpoint `json:"host_endpoints"`
 	Index         uint64     `json:"index"`
 	MaxAgeSeconds int        `json:"max_age_seconds"`
+	// Stale means that the scheduler has heard no leader for 2 s or more; Staleness is for how long, when it knows.
+	Stale     bool          `json:"-"`
+	Staleness time.Duration `json:"-"`
 }
 
 // MaxAge is how long the answer may be used.
@@ -84,6 +87,10 @@ func Lookup(ctx context.Context, hc *http.Client, base, token, project, service 
 	var answer Endpoints
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return Endpoints{}, fmt.Errorf("endpoint look-up: decode the answer: %w", err)
+	}
+	answer.Stale = resp.Header.Get("Drover-Stale") == "true"
+	if seconds, err := strconv.ParseFloat(resp.Header.Get("Drover-Staleness"), 64); err == nil {
+		answer.Staleness = time.Duration(seconds * float64(time.Second))
 	}
 	return answer, nil
 }

@@ -53,7 +53,7 @@ func (s *Server) tryBootstrap(ctx context.Context) error {
 	if s.state.View().Cluster() != nil {
 		return nil
 	}
-	now := timestamppb.New(time.Now())
+	now := timestamppb.New(s.clock.Now())
 	meta := func(name string) *fleetv1.Meta {
 		return &fleetv1.Meta{Name: name, Id: uuid.NewString(), Account: fleetv1.Default, Project: fleetv1.Default,
 			Generation: 1, CreateTime: now, CreatedBy: "scheduler"}
@@ -78,7 +78,7 @@ func (s *Server) tryBootstrap(ctx context.Context) error {
 
 // write commits in the scheduler's own name.
 func (s *Server) write(ctx context.Context, what string, write *fleetv1.Write) error {
-	cmd := &fleetv1.Command{Time: timestamppb.New(time.Now()), Caller: "scheduler", Op: &fleetv1.Command_Write{Write: write}}
+	cmd := &fleetv1.Command{Time: timestamppb.New(s.clock.Now()), Caller: "scheduler", Op: &fleetv1.Command_Write{Write: write}}
 	cmd.Introduced = state.Introduced(cmd)
 	result, err := s.proposals.Propose(ctx, cmd)
 	if err != nil {

@@ -13,6 +13,9 @@ import (
 	"github.com/drover-fleet/drover/identity"
 	"github.com/drover-fleet/drover/registry"
 	"github.com/drover-fleet/drover/scheduler/authority"
+	"github.com/drover-fleet/drover/scheduler/gossip"
+	"github.com/drover-fleet/drover/scheduler/member"
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // Config is a scheduler's configuration.
@@ -23,6 +26,15 @@ type Config struct {
 	GRPCAddr string `yaml:"grpc_addr"`
 	HTTPAddr string `yaml:"http_addr"`
 	RaftAddr string `yaml:"raft_addr"`
+	// GossipAddr is where schedulers gossip, TCP and UDP; GossipCIDRs are the networks that they may be in, none for all.
+	GossipAddr  string   `yaml:"gossip_addr"`
+	GossipCIDRs []string `yaml:"gossip_cidrs"`
+	// Name is what people call this scheduler; empty means the host's name.
+	Name string `yaml:"name"`
+	// DeadAfter is how long a scheduler is silent before it may be replaced or removed without being asked for, the latter
+	// only while MinSchedulers voters are alive without it.
+	DeadAfter     time.Duration `yaml:"dead_after"`
+	MinSchedulers int           `yaml:"min_schedulers"`
 	// AdvertiseAddress is the host name or IP address at which agents, operators and other schedulers reach this one;
 	// empty means the addresses that it listens on.
 	AdvertiseAddress string `yaml:"advertise_address"`
@@ -53,6 +65,12 @@ type Config struct {
 	Version string `yaml:"-"`
 	// Stdin is where a join file "-" is read.
 	Stdin io.Reader `yaml:"-"`
+	// Wall is the wall clock; unset it is the machine's.
+	Wall func() time.Time `yaml:"-"`
+	// Membership is how the schedulers keep together; DeadAfter and MinSchedulers count before its fields.
+	Membership member.Settings `yaml:"-"`
+	// CommandVersion is the newest that this scheduler says it can apply; less than it can makes it pass for an older one.
+	CommandVersion uint32 `yaml:"-"`
 }
 
 // DefaultConfig is a single scheduler on loopback, with TLS.
@@ -62,6 +80,11 @@ func DefaultConfig() Config {
 		GRPCAddr:            "127.0.0.1:7400",
 		HTTPAddr:            "127.0.0.1:7401",
 		RaftAddr:            "127.0.0.1:7402",
+		GossipAddr:          "127.0.0.1:7403",
+		DeadAfter:           10 * time.Minute,
+		MinSchedulers:       3,
+		Membership:          member.DefaultSettings(),
+		CommandVersion:      state.CommandVersion,
 		Bootstrap:           true,
 		CertificateLifetime: 90 * 24 * time.Hour,
 		HeartbeatInterval:   time.Second,
@@ -81,7 +104,7 @@ func (c Config) Validate() error {
 	if c.DataDir == "" {
 		bad("data_dir", "is missing")
 	}
-	for _, a := range []struct{ field, addr string }{{"grpc_addr", c.GRPCAddr}, {"http_addr", c.HTTPAddr}, {"raft_addr", c.RaftAddr}} {
+	for _, a := range []struct{ field, addr string }{{"grpc_addr", c.GRPCAddr}, {"http_addr", c.HTTPAddr}, {"raft_addr", c.RaftAddr}, {"gossip_addr", c.GossipAddr}} {
 		if err := c.checkAddr(a.addr); err != nil {
 			bad(a.field, "%w", err)
 		}
@@ -91,6 +114,20 @@ func (c Config) Validate() error {
 	}
 	if c.CertificateLifetime < minCertificateLifetime || c.CertificateLifetime > authority.MaxLifetime {
 		bad("certificate_lifetime", "%v is out of range %v–%v", c.CertificateLifetime, minCertificateLifetime, authority.MaxLifetime)
+	}
+	if c.Name != "" {
+		if err := identity.CheckName(c.Name); err != nil {
+			bad("name", "%w", err)
+		}
+	}
+	if _, err := gossip.ParseCIDRs(c.GossipCIDRs); err != nil {
+		bad("gossip_cidrs", "%w", err)
+	}
+	if c.DeadAfter < 10*time.Second || c.DeadAfter > 30*24*time.Hour {
+		bad("dead_after", "%v is out of range 10s–720h", c.DeadAfter)
+	}
+	if c.MinSchedulers < 1 || c.MinSchedulers > 5 {
+		bad("min_schedulers", "%d is out of range 1–5", c.MinSchedulers)
 	}
 	if c.Insecure && c.JoinFile != "" {
 		bad("join_file", "a cluster without TLS (insecure) can't be joined")

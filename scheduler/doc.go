@@ -1,7 +1,7 @@
 // Package scheduler is the server: it wires the parts and starts and stops the leader's loops.
 //
 //	New:  listen → raft (locks the data directory) → events → session hub, loops, look-up table, API
-//	Run:  serve; while leading: bootstrap once, lead the sessions, run the loops
+//	Run:  serve; keep together with the others (member, gossip); pass calls on (forward); while leading: bootstrap once, lead the sessions, run the loops
 //	end:  resign → stop serving, with deadlines → close raft, then events
 //
 // Decisions:
@@ -10,8 +10,12 @@
 //   - The bootstrap writes the token files before it commits their hashes: after a crash in between, the
 //     next start finds the files and commits the same secrets. The files are the only place where a secret
 //     stands in the clear; a file that the operator has taken away is not made again.
-//   - Serving starts before leadership is known. Until then reads see what is in the store, mutations are
-//     Unavailable, and the health service says NOT_SERVING.
+//   - Serving starts before leadership is known. Until there is a leader calls are Unavailable, unless they ask for a
+//     stale answer, and the health service says NOT_SERVING. It says SERVING on the leader and on who follows one closely.
+//   - Leadership comes and goes any number of times: each has its own context, and the next begins when all that the one
+//     before has started has ended. A scheduler whose clock a majority contradicts doesn't start its loops at all.
+//   - A leader that is stopped in order hands over first. One that isn't is replaced by an election.
+//   - Loops, sessions and API take the time from one clock, which doesn't follow jumps (scheduler/member).
 //   - Listeners are TLS, on any address (package identity); without it (Config.Insecure) on loopback addresses alone.
 //   - The CA is made when the first scheduler leads, not before: it comes with the log, in one write and encrypted, so
 //     there is no state between to recover from. Raft needs no connection until then, and the other listeners refuse

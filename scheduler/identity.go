@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -112,8 +113,16 @@ func (s *Server) issuer() authority.Issuer {
 	return authority.Issuer{KeyFile: s.cfg.keyFile(), Lifetime: s.cfg.CertificateLifetime}
 }
 
-// schedulers are the gRPC addresses that members and operators are told.
-func (s *Server) schedulers() []string { return []string{s.cfg.advertised(s.GRPCAddr())} }
+// schedulers are the gRPC addresses that members and operators are told: this one's, then the others'.
+func (s *Server) schedulers() []string {
+	all := []string{s.cfg.advertised(s.GRPCAddr())}
+	for _, other := range s.state.View().Schedulers() {
+		if a := other.GetGrpcAddress(); a != "" && !slices.Contains(all, a) {
+			all = append(all, a)
+		}
+	}
+	return all
+}
 
 func (s *Server) grpcCredentials() credentials.TransportCredentials {
 	if s.keeper == nil {
@@ -202,7 +211,7 @@ func (s *Server) followTrust(ctx context.Context) {
 		changed := resync
 		for _, set := range sets {
 			for _, c := range set.Changes {
-				changed = changed || c.Key.Kind == fleetv1.KindCluster
+				changed = changed || c.Key.Kind == fleetv1.KindCluster || c.Key.Kind == fleetv1.KindScheduler
 			}
 		}
 		if !changed {
@@ -212,6 +221,7 @@ func (s *Server) followTrust(ctx context.Context) {
 		if trust == nil || trust.GetIndex() < s.keeper.Trust().GetIndex() {
 			continue // not there yet, or, after a restart, not again: the log has not been applied to its end
 		}
+		trust.Schedulers = s.schedulers()
 		if err := s.keeper.SetTrust(trust); err != nil && !errors.Is(err, identity.ErrNone) {
 			s.log.Error("whom to believe has changed, and can't be kept", "error", err)
 		}
@@ -220,8 +230,9 @@ func (s *Server) followTrust(ctx context.Context) {
 
 // agentTrust is what agents are told, made once for each change of the cluster.
 type agentTrust struct {
-	of    *fleetv1.Cluster
-	trust *fleetv1.Trust
+	of         *fleetv1.Cluster
+	schedulers []string
+	trust      *fleetv1.Trust
 }
 
 func (s *Server) agentTrust() *fleetv1.Trust {
@@ -229,10 +240,14 @@ func (s *Server) agentTrust() *fleetv1.Trust {
 		return nil
 	}
 	cluster := s.state.View().Cluster()
-	if known := s.trusted.Load(); known != nil && known.of == cluster {
+	schedulers := s.schedulers()
+	if known := s.trusted.Load(); known != nil && known.of == cluster && slices.Equal(known.schedulers, schedulers) {
 		return known.trust
 	}
-	made := &agentTrust{cluster, authority.TrustOf(cluster, fleetv1.RoleAgent)}
+	made := &agentTrust{cluster, schedulers, authority.TrustOf(cluster, fleetv1.RoleAgent)}
+	if made.trust != nil {
+		made.trust.Schedulers = schedulers
+	}
 	s.trusted.Store(made)
 	return made.trust
 }

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/member"
 	"github.com/drover-fleet/drover/scheduler/raftstore"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
@@ -71,6 +72,7 @@ func (m *metrics) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerI
 // proposals is the Raft store, measured.
 type proposals struct {
 	raft    *raftstore.Store
+	gate    func(*fleetv1.Command) error // refuses what a voter doesn't know
 	flying  atomic.Int64
 	total   *prometheus.CounterVec
 	seconds prometheus.Histogram
@@ -92,7 +94,11 @@ func (p *proposals) Propose(ctx context.Context, cmd *fleetv1.Command) (state.Re
 	start := time.Now()
 	p.flying.Add(1)
 	defer p.flying.Add(-1)
-	result, err := p.raft.Propose(ctx, cmd)
+	var result state.Result
+	err := p.gate(cmd)
+	if err == nil {
+		result, err = p.raft.Propose(ctx, cmd)
+	}
 	word := "applied"
 	var notLeader *raftstore.NotLeaderError
 	switch {
@@ -149,6 +155,7 @@ func (c *snapshotCollector) Collect(out chan<- prometheus.Metric) {
 	gauge("drover_scheduler_raft_commit_index", "Raft index of the last committed entry.", float64(raft.CommitIndex))
 	gauge("drover_scheduler_raft_applied_index", "Raft index of the last entry in the store.", float64(raft.AppliedIndex))
 	gauge("drover_scheduler_raft_snapshot_index", "Raft index of the last snapshot.", float64(raft.LastSnapshotIndex))
+	c.members(gauge)
 	gauge("drover_scheduler_proposals_in_flight", "Commands that wait for their outcome.", float64(c.s.proposals.flying.Load()))
 	feeds, behind := c.s.state.Feeds()
 	gauge("drover_scheduler_feeds", "Followers of the store: loops, look-up, watchers.", float64(feeds))
@@ -176,4 +183,28 @@ func (c *snapshotCollector) Collect(out chan<- prometheus.Metric) {
 			send(prometheus.GaugeValue, set.name, set.help, float64(n), "state", word)
 		}
 	}
+}
+
+// members sends what is known of the other schedulers.
+func (c *snapshotCollector) members(gauge func(name, help string, value float64)) {
+	if age, known := c.s.members.Staleness(); known {
+		gauge("drover_scheduler_staleness_seconds", "How old this scheduler's picture of the cluster may be; 0 on the leader, absent while unknown.", age.Seconds())
+	}
+	all := c.s.members.List()
+	voters, alive, lag, offset := 0, 0, uint64(0), time.Duration(0)
+	for _, m := range all {
+		if m.GetRole() == "voter" {
+			voters++
+		}
+		if m.GetState() == member.StateAlive {
+			alive++
+			offset = max(offset, (time.Duration(m.GetClockOffsetMillis()) * time.Millisecond).Abs())
+		}
+		lag = max(lag, m.GetLag())
+	}
+	gauge("drover_scheduler_members", "Schedulers of the cluster.", float64(len(all)))
+	gauge("drover_scheduler_members_alive", "Schedulers that answer this one and are up to date, itself included.", float64(alive))
+	gauge("drover_scheduler_voters", "Schedulers with a vote.", float64(voters))
+	gauge("drover_scheduler_members_lag", "Log entries that the slowest other scheduler has still to apply, against this one.", float64(lag))
+	gauge("drover_scheduler_clock_offset_seconds", "Largest difference between this scheduler's wall clock and that of another that is alive.", offset.Seconds())
 }

@@ -26,7 +26,10 @@ import (
 	"github.com/drover-fleet/drover/scheduler/api"
 	"github.com/drover-fleet/drover/scheduler/auth"
 	"github.com/drover-fleet/drover/scheduler/events"
+	"github.com/drover-fleet/drover/scheduler/forward"
+	"github.com/drover-fleet/drover/scheduler/gossip"
 	"github.com/drover-fleet/drover/scheduler/lookup"
+	"github.com/drover-fleet/drover/scheduler/member"
 	"github.com/drover-fleet/drover/scheduler/raftstore"
 	"github.com/drover-fleet/drover/scheduler/reconcile"
 	"github.com/drover-fleet/drover/scheduler/session"
@@ -44,6 +47,7 @@ const (
 	idleTimeout     = 2 * time.Minute
 	callTimeout     = 30 * time.Second // for one HTTP call, reading and writing
 	maxHeader       = 16 << 10
+	handOverTimeout = 2 * time.Second // before the server ends
 	stopTimeout     = 3 * time.Second // for calls under way when the server ends
 	startTime       = 5 * time.Second // after which what starting has left in memory is given back
 	startGC         = 50              // percent of what is kept, instead of 100, that reading log and snapshot may leave behind
@@ -65,6 +69,10 @@ type Server struct {
 	keeper  *identity.Keeper // nil in a cluster without TLS
 	api     *api.API
 	trusted atomic.Pointer[agentTrust]
+	clock   *member.Clock
+	members *member.Members
+	gossip  atomic.Pointer[gossip.Gossip] // nil until there is a key
+	forward *forward.Forwarder
 
 	grpcListener, httpListener net.Listener
 	grpc                       *grpc.Server
@@ -103,6 +111,9 @@ func New(cfg Config, logger *slog.Logger) (_ *Server, err error) {
 	if s.httpListener, err = net.Listen("tcp", cfg.HTTPAddr); err != nil {
 		return nil, fmt.Errorf("listen for HTTP: %w", err)
 	}
+	if s.cfg.GossipAddr, err = gossip.FixPort(cfg.GossipAddr); err != nil {
+		return nil, fmt.Errorf("listen for gossip: %w", err)
+	}
 	if err := s.open(); err != nil {
 		return nil, err
 	}
@@ -139,17 +150,20 @@ func (s *Server) open() (err error) {
 // wire makes the parts that live in memory.
 func (s *Server) wire() {
 	s.proposals = newProposals(s.raft)
+	s.wireMembers()
 	s.hub = session.New(session.Config{
 		State: s.state, Proposer: s.proposals, HeartbeatInterval: s.cfg.HeartbeatInterval, LeaseDuration: s.cfg.LeaseDuration,
-		Trust: s.agentTrust, Logger: s.log, // no Leader: the addresses known here are Raft's, which agents can't dial
+		Trust: s.agentTrust, Leader: s.leaderElsewhere, Now: s.clock.Now, Logger: s.log,
 	})
 	s.loops = reconcile.New(reconcile.Config{
-		State: s.state, Proposer: s.proposals, Sessions: s.hub, LookupMaxAge: s.cfg.LookupMaxAge, ReserveAfter: s.cfg.ReserveAfter, Logger: s.log,
+		State: s.state, Proposer: s.proposals, Sessions: s.hub, LookupMaxAge: s.cfg.LookupMaxAge, ReserveAfter: s.cfg.ReserveAfter,
+		Now: s.clock.Now, Logger: s.log,
 	})
-	s.table = lookup.New(lookup.Config{Store: s.state, LeaseValid: s.hub.LeaseValid, MaxAge: s.cfg.LookupMaxAge})
+	s.table = lookup.New(lookup.Config{Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge})
 	s.api = api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
-		Endpoints: s.table, Members: s, Identity: s.signing(), MaxServicesPerUser: s.cfg.MaxServicesPerUser, Now: time.Now, Logger: s.log,
+		Endpoints: s.table, Members: clusterMembers{s.members, s}, Identity: s.signing(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
+		Now: s.clock.Now, Logger: s.log,
 	})
 	in := auth.NewInterceptors(auth.Config{View: s.state.View, Secure: !s.cfg.Insecure, Logger: s.log})
 	m := newMetrics(s)
@@ -160,11 +174,12 @@ func (s *Server) wire() {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
 		// A window that grpc need not find out by itself: for that it answers each heartbeat of each agent with a ping.
 		grpc.StaticStreamWindowSize(windowSize), grpc.StaticConnWindowSize(windowSize),
-		grpc.ChainUnaryInterceptor(m.unary, in.Unary, api.UnaryErrors(s.log)),
-		grpc.ChainStreamInterceptor(m.stream, s.endOnStop, in.Stream, api.StreamErrors(s.log)),
+		grpc.ChainUnaryInterceptor(m.unary, in.Unary, api.UnaryErrors(s.log), s.forward.Unary),
+		grpc.ChainStreamInterceptor(m.stream, s.endOnStop, in.Stream, api.StreamErrors(s.log), s.forward.Stream),
 	)
 	s.api.Register(s.grpc)
 	fleetv1.RegisterAgentServiceServer(s.grpc, s.hub)
+	fleetv1.RegisterPeerServiceServer(s.grpc, s.members)
 	s.health = health.NewServer()
 	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
@@ -194,8 +209,11 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	part("memory", func() error { s.tidyMemory(ctx); return nil })
 	part("look-up", func() error { s.table.Run(ctx); return nil })
+	part("members", func() error { s.members.Run(ctx); return nil })
+	part("health", func() error { s.followHealth(ctx); return nil })
 	part("leadership", func() error { s.followLeadership(ctx, cancel); return nil })
 	if s.keeper != nil {
+		part("gossip", func() error { s.followGossip(ctx); return nil })
 		part("trust", func() error { s.followTrust(ctx); return nil })
 		part("certificate", func() error { s.keeper.Run(ctx, s.cfg.hosts(), s.renew); return nil })
 	}
@@ -222,6 +240,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		err = nil
 	}
+	s.handOver()
 	s.stopServing()
 	parts.Wait()
 	return errors.Join(err, s.release())
@@ -277,11 +296,13 @@ func (s *Server) lead(ctx context.Context, fail context.CancelCauseFunc) (end fu
 		if s.bootstrap(ctx) != nil {
 			return // leadership ended
 		}
+		if !s.awaitClock(ctx) {
+			return // likewise
+		}
 		s.hub.Lead(ctx)
 		s.table.Refresh()
 		s.leading.Store(true)
-		s.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
-		s.isReady.Do(func() { close(s.ready) })
+		s.serves(true)
 		s.log.Info("this scheduler leads")
 		if err := s.loops.Run(ctx); err != nil && ctx.Err() == nil {
 			fail(fmt.Errorf("the leader's loops: %w", err))
@@ -290,11 +311,20 @@ func (s *Server) lead(ctx context.Context, fail context.CancelCauseFunc) (end fu
 	return func() {
 		cancel()
 		s.leading.Store(false)
-		s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+		s.serves(false) // until it follows
 		work.Wait()
 		s.hub.Resign()
 		s.table.Refresh()
 		s.log.Info("this scheduler no longer leads")
+	}
+}
+
+// handOver lets another scheduler lead at once, so that a restart costs no election timeout.
+func (s *Server) handOver() {
+	ctx, cancel := context.WithTimeout(context.Background(), handOverTimeout)
+	defer cancel()
+	if err := s.members.HandOver(ctx); err != nil {
+		s.log.Warn("the leadership was not handed over: the others will elect", "error", err)
 	}
 }
 

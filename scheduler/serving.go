@@ -25,8 +25,11 @@ func (s *Server) HTTPAddr() string { return s.httpListener.Addr().String() }
 // RaftAddr is the address at which other schedulers reach this one.
 func (s *Server) RaftAddr() string { return s.raft.Addr() }
 
-// Ready is closed when this scheduler has led for the first time: the cluster is bootstrapped and
-// mutations are accepted.
+// Leads says that this scheduler leads: the cluster is bootstrapped, and its loops run.
+func (s *Server) Leads() bool { return s.leading.Load() }
+
+// Ready is closed when this scheduler serves for the first time: it leads, with the cluster bootstrapped, or follows a
+// leader and is up to date.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // Healthy is nil while this process does its work, whether it leads or not.
@@ -42,8 +45,11 @@ func (s *Server) Status() string {
 	role := "waits for a leader"
 	if s.leading.Load() {
 		role = "leads"
-	} else if _, addr := s.raft.Leader(); addr != "" {
+	} else if id, addr := s.members.Leader(); id != "" && id != s.raft.ID() {
 		role = "follows " + addr
+		if age, known := s.members.Staleness(); !known || age > staleAfter {
+			role += ", of which it hears nothing"
+		}
 	}
 	st := s.counts()
 	return fmt.Sprintf("%s; %d of %d nodes ready; %d services, %d instances", role,

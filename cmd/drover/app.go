@@ -250,14 +250,12 @@ func exactly(names ...string) cobra.PositionalArgs {
 
 func isNotExist(err error) bool { return errors.Is(err, os.ErrNotExist) }
 
-// atMost is cobra.MaximumNArgs as a usage error.
-func atMost(n int) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) > n {
-			return usagef(cmd, "unexpected argument %q", args[n])
-		}
-		return nil
+// atMostOne is cobra.MaximumNArgs(1) as a usage error.
+func atMostOne(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return usagef(cmd, "unexpected argument %q", args[1])
 	}
+	return nil
 }
 
 // defaultTimeout bounds one request.

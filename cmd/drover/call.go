@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -22,7 +23,11 @@ func read[Req, Resp proto.Message](ctx context.Context, a *app, call method[Req,
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	ctx, reach := a.track(ctx)
-	resp, err := call(ctx, req)
+	var header metadata.MD
+	resp, err := call(ctx, req, grpc.Header(&header))
+	if err == nil {
+		a.tellStale(header)
+	}
 	return resp, reach(err)
 }
 

@@ -37,7 +37,8 @@ func (a *app) versionCommand() *cobra.Command {
 }
 
 func (a *app) clusterCommand() *cobra.Command {
-	return a.noun("cluster", "Show the schedulers themselves, let hosts in, and tidy the fleet", a.clusterStatus(), a.clusterDefrag(),
+	return a.noun("cluster", "Show and change the schedulers themselves, let hosts in, and tidy the fleet", a.clusterStatus(), a.clusterMembers(),
+		a.clusterTransfer(), a.clusterRemove(), a.clusterRotateGossipKey(), a.clusterDefrag(),
 		a.clusterJoinToken(), a.clusterCertificates(), a.clusterRotateKey(), a.clusterRotateCA())
 }
 
@@ -51,14 +52,14 @@ func (a *app) clusterStatus() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			resp, err := read(cmd.Context(), a, cl.Cluster.GetClusterStatus, &fleetv1.GetClusterStatusRequest{})
+			resp, err := readAnyhow(cmd, a, cl.Cluster.GetClusterStatus, &fleetv1.GetClusterStatusRequest{})
 			if err != nil {
 				return err
 			}
 			return a.print(resp, func() error { return a.drawCluster(resp) })
 		},
 	}
-	return a.printing(a.online(cmd))
+	return a.reading(a.online(cmd))
 }
 
 func (a *app) drawCluster(r *fleetv1.GetClusterStatusResponse) error {

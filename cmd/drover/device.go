@@ -49,7 +49,7 @@ func (a *app) deviceList() *cobra.Command {
 	cmd.Flags().BoolVar(&req.Free, "free", false, "only devices that no instance holds")
 	cmd.Flags().BoolVar(&links, "links", false, "show how they are linked: a matrix for each node")
 	must(cmd.RegisterFlagCompletionFunc("node", a.values(nodeNames)))
-	return a.printing(a.online(cmd))
+	return a.reading(a.online(cmd))
 }
 
 func (a *app) deviceCordon(cordon bool) *cobra.Command {

@@ -38,7 +38,7 @@ func (a *app) deviceShow() *cobra.Command {
 			})
 		},
 	}
-	return a.printing(a.online(cmd))
+	return a.reading(a.online(cmd))
 }
 
 // drawDevice shows a device; of are those of its node. What isn't known has no line.

@@ -63,7 +63,7 @@ func (a *app) eventList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list [KIND/NAME]", Short: "List events, of one object or of all",
 		Example: "  drover event list --since 1h --problems\n  drover event list node/dev-1 --watch",
-		Args:    atMost(1),
+		Args:    atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			filter, err := f.filter(cmd, a)
 			if err != nil {
@@ -82,7 +82,7 @@ func (a *app) eventList() *cobra.Command {
 		},
 	}
 	f.register(cmd)
-	return a.printing(a.projected(cmd))
+	return a.reading(a.projected(cmd))
 }
 
 func (a *app) showEvents(ctx context.Context, filter *fleetv1.EventFilter, watch bool) error {

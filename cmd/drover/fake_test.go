@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +56,8 @@ type fake struct {
 	drainDevice string
 	drainLooks  int
 	drained     bool // nothing is left on the node
+
+	leaderless atomic.Bool
 }
 
 func newFake() *fake {

@@ -40,7 +40,7 @@ func (a *app) flavorList() *cobra.Command {
 			return a.print(resp, func() error { return a.drawTable(t, "no flavors") })
 		},
 	}
-	return a.printing(a.online(cmd))
+	return a.reading(a.online(cmd))
 }
 
 func acceleratorText(x *fleetv1.Accelerator) string {
@@ -78,7 +78,7 @@ func (a *app) flavorShow() *cobra.Command {
 			return a.print(resp.GetFlavor(), func() error { return a.drawFlavor(resp.GetFlavor()) })
 		},
 	}
-	return a.printing(a.online(cmd))
+	return a.reading(a.online(cmd))
 }
 
 func (a *app) drawFlavor(f *fleetv1.Flavor) error {

@@ -103,7 +103,7 @@ func (a *app) joinTokenList() *cobra.Command {
 			})
 		},
 	}
-	return a.printing(a.online(cmd))
+	return a.reading(a.online(cmd))
 }
 
 func (a *app) joinTokenRevoke() *cobra.Command {
@@ -164,7 +164,7 @@ func (a *app) clusterCertificates() *cobra.Command {
 			})
 		},
 	}
-	return a.printing(a.online(cmd))
+	return a.reading(a.online(cmd))
 }
 
 func (a *app) clusterRotateKey() *cobra.Command {

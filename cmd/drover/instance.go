@@ -41,7 +41,7 @@ func (a *app) instanceList() *cobra.Command {
 	cmd.Flags().StringVar(&req.Node, "node", "", "only instances on this `node`")
 	must(cmd.RegisterFlagCompletionFunc("service", a.values(a.serviceNames)))
 	must(cmd.RegisterFlagCompletionFunc("node", a.values(nodeNames)))
-	return a.printing(a.projected(cmd))
+	return a.reading(a.projected(cmd))
 }
 
 func (a *app) instanceTable(instances []*fleetv1.Instance) *table {
@@ -83,7 +83,7 @@ func (a *app) instanceShow() *cobra.Command {
 			return a.print(resp.GetInstance(), func() error { return a.drawInstance(resp.GetInstance()) })
 		},
 	}
-	return a.printing(a.projected(cmd))
+	return a.reading(a.projected(cmd))
 }
 
 func (a *app) drawInstance(i *fleetv1.Instance) error {

@@ -27,7 +27,7 @@ func (a *app) modelList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list [MODEL]", Short: "List the model versions",
 		Example:           "  drover model list\n  drover model list iris",
-		Args:              atMost(1),
+		Args:              atMostOne,
 		ValidArgsFunction: a.names(a.modelNames(false)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cl, err := a.client()
@@ -51,7 +51,7 @@ func (a *app) modelList() *cobra.Command {
 			return a.print(resp, func() error { return a.drawTable(t, "no models") })
 		},
 	}
-	return a.printing(a.projected(cmd))
+	return a.reading(a.projected(cmd))
 }
 
 func shortDigest(d string) string { return shortID(strings.TrimPrefix(d, "sha256:")) }
@@ -76,7 +76,7 @@ func (a *app) modelShow() *cobra.Command {
 			return a.print(resp.GetModel(), func() error { return a.drawModel(resp.GetModel()) })
 		},
 	}
-	return a.printing(a.projected(cmd))
+	return a.reading(a.projected(cmd))
 }
 
 func (a *app) drawModel(m *fleetv1.Model) error {

@@ -38,7 +38,7 @@ func (a *app) nodeList() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&pool, "pool", "", "only nodes of this `pool`")
 	must(cmd.RegisterFlagCompletionFunc("pool", a.values(poolNames)))
-	return a.printing(a.online(cmd))
+	return a.reading(a.online(cmd))
 }
 
 func (a *app) nodeTable(nodes []*fleetv1.Node) *table {
@@ -113,7 +113,7 @@ func (a *app) nodeShow() *cobra.Command {
 			return a.print(resp.GetNode(), func() error { return a.drawNode(cmd.Context(), cl, resp.GetNode()) })
 		},
 	}
-	return a.printing(a.online(cmd))
+	return a.reading(a.online(cmd))
 }
 
 func (a *app) drawNode(ctx context.Context, cl *client.Client, n *fleetv1.Node) error {

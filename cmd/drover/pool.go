@@ -36,7 +36,7 @@ func (a *app) poolList() *cobra.Command {
 			return a.print(resp, func() error { return a.drawTable(t, "no pools") })
 		},
 	}
-	return a.printing(a.online(cmd))
+	return a.reading(a.online(cmd))
 }
 
 func (a *app) poolShow() *cobra.Command {
@@ -77,7 +77,7 @@ func (a *app) poolShow() *cobra.Command {
 			})
 		},
 	}
-	return a.printing(a.online(cmd))
+	return a.reading(a.online(cmd))
 }
 
 // addPoolUsage sums up what instances hold of the nodes.

@@ -57,14 +57,14 @@ func (a *app) quotaList() *cobra.Command {
 			return a.print(resp, func() error { return a.drawTable(t, "no project has a quota") })
 		},
 	}
-	return a.printing(a.online(cmd))
+	return a.reading(a.online(cmd))
 }
 
 func (a *app) quotaShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show [PROJECT]", Short: "Show a project's limits and what is used of them",
 		Example:           "  drover quota show\n  drover quota show research -o json",
-		Args:              atMost(1),
+		Args:              atMostOne,
 		ValidArgsFunction: a.names(quotaNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cl, err := a.client()
@@ -82,7 +82,7 @@ func (a *app) quotaShow() *cobra.Command {
 			return a.print(resp.GetQuota(), func() error { return a.drawQuota(resp.GetQuota()) })
 		},
 	}
-	return a.printing(a.online(cmd))
+	return a.reading(a.online(cmd))
 }
 
 // limit is one limit of a quota, in words.

@@ -46,7 +46,7 @@ func (a *app) serviceList() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringToStringVar(&tags, "tag", nil, "only services with these `tags`, k=v")
-	return a.printing(a.projected(cmd))
+	return a.reading(a.projected(cmd))
 }
 
 func modelsText(s *fleetv1.Service) string {
@@ -98,7 +98,7 @@ func (a *app) serviceShow() *cobra.Command {
 			return a.print(resp.GetService(), func() error { return a.drawService(cmd.Context(), cl, resp) })
 		},
 	}
-	return a.printing(a.projected(cmd))
+	return a.reading(a.projected(cmd))
 }
 
 const shownEvents = 10
@@ -194,7 +194,7 @@ func (a *app) serviceEndpoints() *cobra.Command {
 			return a.print(resp, func() error { return a.drawTable(t, "no instance of "+args[0]+" is ready") })
 		},
 	}
-	return a.printing(a.projected(cmd))
+	return a.reading(a.projected(cmd))
 }
 
 func (a *app) serviceEvents() *cobra.Command {
@@ -214,5 +214,5 @@ func (a *app) serviceEvents() *cobra.Command {
 		},
 	}
 	f.register(cmd)
-	return a.printing(a.projected(cmd))
+	return a.reading(a.projected(cmd))
 }

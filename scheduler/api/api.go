@@ -67,6 +67,12 @@ type Endpoints interface {
 // Members tells about the schedulers themselves.
 type Members interface {
 	ClusterStatus() *fleetv1.GetClusterStatusResponse
+	List() []*fleetv1.Member
+	// Remove and RotateKey write in the name of the caller, and under the request ID, of as. RotateKey makes nothing and
+	// only waits when as is nil.
+	Remove(ctx context.Context, member string, force bool, as *fleetv1.Command) (*fleetv1.Member, error)
+	Transfer(ctx context.Context, member string) (*fleetv1.Member, error)
+	RotateKey(ctx context.Context, as *fleetv1.Command) (id string, err error)
 }
 
 // Config is what the API is made of. All fields but Identity are needed.
@@ -176,10 +182,7 @@ type planned func(ctx context.Context, view state.ReadView, now time.Time) (*fle
 func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 	ctx, cancel := context.WithTimeout(ctx, mutationTimeout)
 	defer cancel()
-	if n := len(req.GetRequestId()); n > maxRequestID {
-		return invalid("request_id", "has %d characters, at most %d are allowed", n, maxRequestID)
-	}
-	digest, err := requestDigest(req)
+	digest, err := begin(req)
 	if err != nil {
 		return err
 	}
@@ -199,7 +202,7 @@ func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 		write, err := plan(ctx, view, now)
 		if err != nil || write == nil && req.GetRequestId() == "" {
 			if fresh {
-				return a.tell(ctx, err, now)
+				return a.withEvent(ctx, err, now)
 			}
 			if err := verify(); err != nil {
 				return err
@@ -232,8 +235,8 @@ func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 	return refuse(codes.Aborted, "others keep changing it (%s): nothing was written, try again", last.Detail)
 }
 
-// tell proposes the event of a refusal that has one, and answers the refusal.
-func (a *API) tell(ctx context.Context, refusal error, now time.Time) error {
+// withEvent proposes the event of a refusal that has one, and answers the refusal.
+func (a *API) withEvent(ctx context.Context, refusal error, now time.Time) error {
 	var e *Error
 	if !errors.As(refusal, &e) || e.event == nil {
 		return refusal
@@ -245,6 +248,14 @@ func (a *API) tell(ctx context.Context, refusal error, now time.Time) error {
 		a.cfg.Logger.Warn("event of a refusal is lost", "reason", e.event.GetReason(), "refusal", e.Msg, "error", err)
 	}
 	return refusal
+}
+
+// begin checks a mutation's request ID and answers the request's digest.
+func begin(req request) (digest []byte, err error) {
+	if n := len(req.GetRequestId()); n > maxRequestID {
+		return nil, invalid("request_id", "has %d characters, at most %d are allowed", n, maxRequestID)
+	}
+	return requestDigest(req)
 }
 
 // again says whether a rejection may go away when the store is looked at anew.

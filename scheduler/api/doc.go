@@ -18,8 +18,8 @@
 //   - Errors are *Error values inside and become gRPC statuses in one place (errors.go), with the
 //     violated fields as google.rpc.BadRequest. An unknown outcome is codes.Unknown: the write may have
 //     happened, and sending it again with its request ID is safe. No other error has that code.
-//   - Reads are answered from this scheduler's store; only mutations are confirmed by the leader.
-//     A mutation on a scheduler that isn't the leader is Unavailable and names the leader.
+//   - Reads are answered from this scheduler's store. Which scheduler is asked, and that reads which may not be stale wait
+//     for the read index first, is scheduler/forward's.
 //   - Questions about placement (where a service would go, why an instance waits, what a drain would do) are put to
 //     the planner on the caller's own time, with an index of its own beside the service loop's: it follows the store
 //     while it is asked and is dropped a minute later. What else waits in line is planned first, so that nobody is

@@ -14,6 +14,7 @@ import (
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/registry"
+	"github.com/drover-fleet/drover/scheduler/member"
 	"github.com/drover-fleet/drover/scheduler/raftstore"
 )
 
@@ -78,6 +79,7 @@ func toStatus(err error) error {
 	}
 	var own *Error
 	var notLeader *raftstore.NotLeaderError
+	var version *member.VersionError
 	var image *registry.Error
 	switch {
 	case errors.As(err, &own):
@@ -88,6 +90,8 @@ func toStatus(err error) error {
 		}
 		// Its address is not told: it is Raft's, where no API is served.
 		return status.Error(codes.Unavailable, "this scheduler is not the leader: ask another one")
+	case errors.As(err, &version):
+		return status.Error(codes.FailedPrecondition, version.Error())
 	case errors.Is(err, raftstore.ErrUnknown):
 		return status.Error(codes.Unknown, "the outcome is unknown, the write may have happened: look, or send it again with the same request ID")
 	case errors.Is(err, raftstore.ErrDiskFull):

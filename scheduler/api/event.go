@@ -44,7 +44,7 @@ func eventFilter(ctx context.Context, f *fleetv1.EventFilter) (*fleetv1.EventFil
 	var v violations
 	if f.GetKind() != "" {
 		v.oneOf("filter.kind", f.GetKind(), fleetv1.KindNode, fleetv1.KindDevice, fleetv1.KindFlavor, fleetv1.KindPool,
-			fleetv1.KindModel, fleetv1.KindService, fleetv1.KindInstance)
+			fleetv1.KindModel, fleetv1.KindService, fleetv1.KindInstance, fleetv1.KindScheduler)
 	} else if f.GetName() != "" {
 		v.add("filter.kind", "is missing: a name alone does not say what is meant")
 	}

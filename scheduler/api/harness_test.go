@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -22,18 +23,20 @@ import (
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/registry"
 	"github.com/drover-fleet/drover/scheduler/auth"
+	"github.com/drover-fleet/drover/scheduler/member"
 	"github.com/drover-fleet/drover/scheduler/session"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // world is an API over a real store, with a log that applies at once; what is outside is made up.
 type world struct {
-	t      testing.TB
-	store  *state.Store
-	conn   *grpc.ClientConn
-	images map[string]registry.Image
-	broken map[string]error      // of images that can't be resolved
-	relays map[string]*fakeRelay // by node
+	t       testing.TB
+	store   *state.Store
+	conn    *grpc.ClientConn
+	members *members
+	images  map[string]registry.Image
+	broken  map[string]error      // of images that can't be resolved
+	relays  map[string]*fakeRelay // by node
 
 	mu      sync.Mutex
 	index   uint64
@@ -58,8 +61,9 @@ func newWorldOf(t testing.TB, servicesPerUser int) *world {
 			"reg/iris:1": {Digest: "sha256:aa", Arches: []string{"amd64", "arm64"}},
 			"reg/iris:2": {Digest: "sha256:bb", Arches: []string{"amd64"}},
 		}}
+	w.members = &members{w: w}
 	quiet := slog.New(slog.DiscardHandler)
-	a := New(Config{Store: w.store, Log: w, Sessions: w, Events: w, Images: w, Endpoints: w, Members: w,
+	a := New(Config{Store: w.store, Log: w, Sessions: w, Events: w, Images: w, Endpoints: w, Members: w.members,
 		MaxServicesPerUser: servicesPerUser, Now: func() time.Time { return start }, Logger: quiet})
 	asRoot := auth.Caller{Name: "root", Role: fleetv1.RoleAdmin, Project: fleetv1.Default, Account: fleetv1.Default}
 	srv := grpc.NewServer(
@@ -185,8 +189,46 @@ func (w *world) Endpoints(_, service string) (*fleetv1.ListEndpointsResponse, er
 		Endpoints: []*fleetv1.Endpoint{{InstanceId: service}}}, nil
 }
 
-func (w *world) ClusterStatus() *fleetv1.GetClusterStatusResponse {
+// members are one scheduler that remembers what it was asked for.
+type members struct {
+	w     *world
+	asked []string
+}
+
+func (*members) ClusterStatus() *fleetv1.GetClusterStatusResponse {
 	return &fleetv1.GetClusterStatusResponse{LeaderId: "me", Version: "v"}
+}
+
+func (*members) List() []*fleetv1.Member { return []*fleetv1.Member{{Id: "me", Name: "s1"}} }
+
+func (m *members) Transfer(_ context.Context, to string) (*fleetv1.Member, error) {
+	m.asked = append(m.asked, "transfer "+to)
+	return &fleetv1.Member{Id: to}, nil
+}
+
+func (m *members) Remove(ctx context.Context, id string, force bool, as *fleetv1.Command) (*fleetv1.Member, error) {
+	m.asked = append(m.asked, fmt.Sprintf("%s removes %s (force %v)", as.GetCaller(), id, force))
+	if id == "old" {
+		return nil, &member.VersionError{Scheduler: "s2", Has: 2, Needs: 3}
+	}
+	return &fleetv1.Member{Id: id}, m.write(ctx, as)
+}
+
+func (m *members) RotateKey(ctx context.Context, as *fleetv1.Command) (string, error) {
+	m.asked = append(m.asked, fmt.Sprintf("rotate (new %v)", as != nil))
+	return "k", m.write(ctx, as)
+}
+
+// write leaves the request ID.
+func (m *members) write(ctx context.Context, as *fleetv1.Command) error {
+	if as == nil {
+		return nil
+	}
+	cmd := &fleetv1.Command{Time: timestamppb.New(start), RequestId: as.GetRequestId(), RequestDigest: as.GetRequestDigest(),
+		Op: &fleetv1.Command_Write{Write: &fleetv1.Write{}}}
+	cmd.Introduced = state.Introduced(cmd)
+	_, err := m.w.Propose(ctx, cmd)
+	return err
 }
 
 // put stores objects past the API.

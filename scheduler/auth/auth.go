@@ -123,7 +123,7 @@ const (
 )
 
 // schedulerMethods begin what schedulers call for themselves.
-func schedulerMethods() []string { return []string{renewMethod} }
+func schedulerMethods() []string { return []string{renewMethod, "/fleet.v1.PeerService/"} }
 
 // refusal is why a call isn't let in.
 type refusal struct {

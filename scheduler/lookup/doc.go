@@ -21,6 +21,8 @@
 //     another project's service answers 404 like one that does not exist. Whoever can't know of a service
 //     learns nothing.
 //   - A project in the path must be the caller's own: until roles of projects exist every caller has one.
+//   - Every scheduler answers, from its own memory: a client needs no leader. Headers say how old the answer may be, and
+//     mark it from 2 s on; whoever would rather have none than an old one says so in the query.
 //   - Tokens are kept by the hash of their secret beside the answers; the comparison of hashes takes
 //     constant time.
 package lookup

@@ -6,8 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strings"
+	"time"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/auth"
@@ -31,8 +31,16 @@ func (t *Table) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, status, msg)
 		return
 	}
-	if r.URL.RawQuery != hostEndpoints && !asksForHosts(r.URL.RawQuery) {
-		fail(w, http.StatusBadRequest, `the query must be "type=host_endpoints"`)
+	bound := time.Duration(0)
+	if r.URL.RawQuery != hostEndpoints {
+		var msg string
+		if bound, msg = readQuery(r.URL.RawQuery); msg != "" {
+			fail(w, http.StatusBadRequest, msg)
+			return
+		}
+	}
+	if msg := t.stamp(w.Header(), bound); msg != "" {
+		fail(w, http.StatusServiceUnavailable, msg)
 		return
 	}
 	e := now.services.at(key{project, service})
@@ -44,11 +52,6 @@ func (t *Table) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 const hostEndpoints = "type=host_endpoints"
-
-func asksForHosts(query string) bool {
-	q, err := url.ParseQuery(query)
-	return err == nil && q.Get("type") == "host_endpoints"
-}
 
 // splitPath takes the two names out of the path without allocating.
 func splitPath(p string) (project, service string, ok bool) {

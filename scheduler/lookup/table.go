@@ -26,6 +26,9 @@ type Config struct {
 	Store Store
 	// LeaseValid says whether a node counts as alive.
 	LeaseValid func(node string) bool
+	// Staleness is how old the store may be: 0 on the leader; known is false when that can't be said. Unset, it is never
+	// old.
+	Staleness func() (age time.Duration, known bool)
 	// MaxAge is how long a client may use an answer; whole seconds.
 	MaxAge time.Duration
 }
@@ -33,9 +36,10 @@ type Config struct {
 // Table holds the answer of every service. It is an http.Handler. Its methods may be called from any
 // goroutine; answers are current only while Run runs.
 type Table struct {
-	cfg  Config
-	now  atomic.Pointer[snapshot]
-	wake chan struct{} // holds one token when nodes or all has something
+	cfg   Config
+	now   atomic.Pointer[snapshot]
+	wake  chan struct{} // holds one token when nodes or all has something
+	fresh []string      // value of headerStaleness on a leader
 
 	big map[string]*pause // services of many instances, by ID; Run's alone
 
@@ -75,7 +79,10 @@ type answer struct {
 
 // New makes a table without services.
 func New(cfg Config) *Table {
-	t := &Table{cfg: cfg, wake: make(chan struct{}, 1), nodes: map[string]bool{}, big: map[string]*pause{}}
+	if cfg.Staleness == nil {
+		cfg.Staleness = func() (time.Duration, bool) { return 0, true }
+	}
+	t := &Table{cfg: cfg, fresh: []string{"0"}, wake: make(chan struct{}, 1), nodes: map[string]bool{}, big: map[string]*pause{}}
 	t.now.Store(&snapshot{services: newDirectory()})
 	return t
 }

@@ -43,9 +43,9 @@ func DefaultConfig() Config {
 	return Config{
 		Addr:              "127.0.0.1:7402",
 		Logger:            slog.Default(),
-		HeartbeatTimeout:  time.Second,
-		ElectionTimeout:   time.Second,
-		LeaderLease:       500 * time.Millisecond,
+		HeartbeatTimeout:  600 * time.Millisecond,
+		ElectionTimeout:   600 * time.Millisecond,
+		LeaderLease:       400 * time.Millisecond,
 		SnapshotInterval:  2 * time.Minute,
 		SnapshotThreshold: 8192,
 		TrailingLogs:      4096,

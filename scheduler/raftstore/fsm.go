@@ -42,6 +42,9 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		if cmd == nil {
 			cmd, err = decodeFrame(logs[i].Data)
 		}
+		if v := cmd.GetIntroduced(); err == nil && v > state.CommandVersion {
+			err = fmt.Errorf("it is of command version %d and this program knows %d: a newer one has written it, run that", v, state.CommandVersion)
+		}
 		if err != nil {
 			// Going on would make this scheduler differ from the others.
 			err = f.stop(fmt.Errorf("apply entry %d: %w", logs[i].Index, err))

@@ -67,32 +67,8 @@ func (s *Store) Status() Status {
 	if _, err := fmt.Sscan(s.raft.Stats()["last_snapshot_index"], &st.LastSnapshotIndex); err != nil {
 		st.LastSnapshotIndex = 0
 	}
-	if f := s.raft.GetConfiguration(); f.Error() == nil {
-		for _, m := range f.Configuration().Servers {
-			st.Members = append(st.Members, Member{
-				ID: string(m.ID), Addr: string(m.Address), Voter: m.Suffrage == raft.Voter, Leader: string(m.ID) == st.LeaderID,
-			})
-		}
-	}
+	st.Members = s.members(st.LeaderID)
 	return st
-}
-
-// AddVoter makes the scheduler with this ID and Raft address a voter. Only the leader can.
-func (s *Store) AddVoter(ctx context.Context, id, addr string) error {
-	f := s.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(addr), 0, enqueueTimeout(ctx))
-	if err := s.await(ctx, f); err != nil {
-		return fmt.Errorf("add voter %s: %w", id, s.mapped(err))
-	}
-	return nil
-}
-
-// RemoveServer takes a scheduler out of the cluster. Only the leader can.
-func (s *Store) RemoveServer(ctx context.Context, id string) error {
-	f := s.raft.RemoveServer(raft.ServerID(id), 0, enqueueTimeout(ctx))
-	if err := s.await(ctx, f); err != nil {
-		return fmt.Errorf("remove scheduler %s: %w", id, s.mapped(err))
-	}
-	return nil
 }
 
 // Snapshot makes a snapshot now; without anything new it does nothing.

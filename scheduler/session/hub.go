@@ -42,6 +42,8 @@ type Config struct {
 	HeartbeatInterval, LeaseDuration time.Duration
 	// ProposeTimeout bounds each commit; default 10 s.
 	ProposeTimeout time.Duration
+	// Now is the wall clock that commands carry; default time.Now.
+	Now func() time.Time
 	// MaxRelays bounds the relays that are open or ordered; default 256.
 	MaxRelays int
 	Logger    *slog.Logger
@@ -84,6 +86,9 @@ func New(cfg Config) *Hub {
 	}
 	if cfg.ProposeTimeout <= 0 {
 		cfg.ProposeTimeout = 10 * time.Second
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	if cfg.MaxRelays <= 0 {
 		cfg.MaxRelays = 256
@@ -192,7 +197,7 @@ func (h *Hub) follow(ctx context.Context, feed state.Feed) {
 		}
 		for _, set := range sets {
 			for _, c := range set.Changes {
-				if c.Key.Kind == fleetv1.KindCluster {
+				if c.Key.Kind == fleetv1.KindCluster || c.Key.Kind == fleetv1.KindScheduler {
 					for _, s := range h.sessions {
 						s.trustChanged()
 					}
@@ -254,7 +259,7 @@ func (h *Hub) session(node string) *session {
 func (h *Hub) propose(ctx context.Context, caller string, cmd *fleetv1.Command) (state.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.ProposeTimeout)
 	defer cancel()
-	cmd.Time = timestamppb.New(time.Now())
+	cmd.Time = timestamppb.New(h.cfg.Now())
 	cmd.Caller = caller
 	cmd.Introduced = state.Introduced(cmd)
 	return h.cfg.Proposer.Propose(ctx, cmd)

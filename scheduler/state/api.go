@@ -8,7 +8,7 @@ import (
 )
 
 // Key names one object: its kind and its store key. The key of a node, flavor, pool, token, join token, certificate and
-// cluster is its name; of a quota its project; of a service "project/name"; of a model "project/name@version"; of an instance its ID.
+// cluster is its name; of a scheduler its ID; of a quota its project; of a service "project/name"; of a model "project/name@version"; of an instance its ID.
 type Key struct{ Kind, Key string }
 
 // Change is one object that an applied command touched. Before or After is nil when it was made or
@@ -63,6 +63,10 @@ type Result struct {
 type ReadView interface {
 	Index() uint64
 	Cluster() *fleetv1.Cluster // nil before the bootstrap
+
+	// Scheduler finds a member by its ID.
+	Scheduler(id string) *fleetv1.Scheduler
+	Schedulers() []*fleetv1.Scheduler
 
 	Tokens() []*fleetv1.Token
 	TokenBySecret(sha256 []byte) *fleetv1.Token

@@ -14,7 +14,8 @@ import (
 )
 
 // CommandVersion is the newest Command.introduced that this version of the program can apply. Write,
-// Plan and Report came with version 1, Reports with version 2, join tokens and certificates in a Write with version 3.
+// Plan and Report came with version 1, Reports with version 2, join tokens, certificates and
+// schedulers in a Write with version 3.
 const CommandVersion = 3
 
 // Introduced is the command version that introduced the command's type of op, or of the objects that it writes; 0 for
@@ -23,10 +24,10 @@ func Introduced(cmd *fleetv1.Command) uint32 {
 	switch op := cmd.GetOp().(type) {
 	case *fleetv1.Command_Write:
 		for _, m := range op.Write.GetMutations() {
-			if kind := m.GetDelete().GetKind(); kind == fleetv1.KindJoinToken || kind == fleetv1.KindCertificate {
+			if kind := m.GetDelete().GetKind(); kind == fleetv1.KindJoinToken || kind == fleetv1.KindCertificate || kind == fleetv1.KindScheduler {
 				return 3
 			}
-			if o := m.GetPut(); o.GetJoinToken() != nil || o.GetCertificate() != nil {
+			if o := m.GetPut(); o.GetJoinToken() != nil || o.GetCertificate() != nil || o.GetScheduler() != nil {
 				return 3
 			}
 		}

@@ -282,7 +282,8 @@ func TestRequestIDs(t *testing.T) {
 func TestUnknownCommands(t *testing.T) {
 	f := newFixture(t)
 	f.refused(&fleetv1.Command{Time: at(1)}, RejectUnknownCommand, "command version 0")
-	for _, m := range []*fleetv1.Mutation{Put(0, &fleetv1.JoinToken{}), Delete(1, CertificateKey(fleetv1.RoleAgent, "n"))} {
+	for _, m := range []*fleetv1.Mutation{Put(0, &fleetv1.JoinToken{}), Delete(1, CertificateKey(fleetv1.RoleAgent, "n")),
+		Put(0, &fleetv1.Scheduler{}), Delete(1, SchedulerKey("s"))} {
 		if got := Introduced(writeCommand(1, Put(0, &fleetv1.Flavor{}), m)); got != 3 {
 			t.Errorf("%v came with %d", m, got)
 		}

@@ -51,6 +51,12 @@
 // An instance's events are kept once, by the sequence of the report that first carried them. Events of
 // the node itself have no stored sequence: one that is sent again after a lost acknowledgement is kept twice.
 //
+// # Schedulers
+//
+// A Scheduler is a member of the cluster as it told of itself. Who votes is the Raft configuration's to say, not the
+// store's: the object adds what Raft doesn't know, and is written before a member is added and deleted after it was
+// removed.
+//
 // # Request IDs
 //
 // The request ID of a command that had an effect is remembered for 24 hours (by the commands' times) and

@@ -9,7 +9,7 @@ import (
 )
 
 // ObjectOf wraps one of the stored messages (Cluster, Token, Node, Flavor, Pool, Quota, Model,
-// Service, Instance, JoinToken, Certificate). Any other message gives an Object without a kind, which Apply refuses.
+// Service, Instance, JoinToken, Certificate, Scheduler). Any other message gives an Object without a kind, which Apply refuses.
 func ObjectOf(m proto.Message) *fleetv1.Object {
 	switch m := m.(type) {
 	case *fleetv1.Cluster:
@@ -34,6 +34,8 @@ func ObjectOf(m proto.Message) *fleetv1.Object {
 		return &fleetv1.Object{Kind: &fleetv1.Object_JoinToken{JoinToken: m}}
 	case *fleetv1.Certificate:
 		return &fleetv1.Object{Kind: &fleetv1.Object_Certificate{Certificate: m}}
+	case *fleetv1.Scheduler:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Scheduler{Scheduler: m}}
 	}
 	return &fleetv1.Object{}
 }
@@ -68,6 +70,9 @@ func InstanceKey(id string) Key { return Key{fleetv1.KindInstance, id} }
 // CertificateKey is the store key of the certificate of a node or scheduler.
 func CertificateKey(role, name string) Key { return Key{fleetv1.KindCertificate, role + "/" + name} }
 
+// SchedulerKey is the store key of a scheduler.
+func SchedulerKey(id string) Key { return Key{fleetv1.KindScheduler, id} }
+
 // KeyOf is the object's kind and store key; both are empty when the object has no kind.
 func KeyOf(o *fleetv1.Object) Key {
 	m := metaOf(o)
@@ -94,6 +99,8 @@ func KeyOf(o *fleetv1.Object) Key {
 		return Key{fleetv1.KindJoinToken, m.GetName()}
 	case *fleetv1.Object_Certificate:
 		return Key{fleetv1.KindCertificate, m.GetName()}
+	case *fleetv1.Object_Scheduler:
+		return SchedulerKey(m.GetId())
 	}
 	return Key{}
 }
@@ -123,6 +130,8 @@ func metaOf(o *fleetv1.Object) *fleetv1.Meta {
 		return k.JoinToken.GetMeta()
 	case *fleetv1.Object_Certificate:
 		return k.Certificate.GetMeta()
+	case *fleetv1.Object_Scheduler:
+		return k.Scheduler.GetMeta()
 	}
 	return nil
 }
@@ -139,6 +148,8 @@ func checkObject(o *fleetv1.Object) error {
 		return fmt.Errorf("%s without a name", KeyOf(o).Kind)
 	case KeyOf(o).Kind == fleetv1.KindInstance && meta.GetId() == "":
 		return fmt.Errorf("instance without an ID")
+	case KeyOf(o).Kind == fleetv1.KindScheduler && meta.GetId() == "":
+		return fmt.Errorf("scheduler %s without an ID", meta.GetName())
 	}
 	return nil
 }

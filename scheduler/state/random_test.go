@@ -127,7 +127,7 @@ func randomCommand(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
 	case 6:
 		c = randomGangOrPreemption(r, i, v)
 	case 7:
-		c = writeCommand(int64(i), randomQuota(r, v), randomIdentity(r, v))
+		c = writeCommand(int64(i), randomQuota(r, v), randomIdentity(r, v), randomScheduler(r, v))
 	case 8:
 		c = writeCommand(int64(i))
 		for _, in := range v.Instances() {
@@ -233,6 +233,16 @@ func randomQuota(r *rand.Rand, v ReadView) *fleetv1.Mutation {
 		s.CpuMillis, s.Instances = proto.Int64(int64(r.IntN(9000))), proto.Int64(int64(r.IntN(9)))
 		s.Devices = []*fleetv1.DeviceQuota{{Model: "H*", Count: int64(r.IntN(4))}, {Model: "A100", Count: 1}}
 	}))
+}
+
+// randomScheduler writes or deletes a scheduler.
+func randomScheduler(r *rand.Rand, v ReadView) *fleetv1.Mutation {
+	id := fmt.Sprint("s", r.IntN(3))
+	old := v.Scheduler(id).GetMeta().GetRevision()
+	if old != 0 && r.IntN(3) == 0 {
+		return Delete(old, SchedulerKey(id))
+	}
+	return Put(old, &fleetv1.Scheduler{Meta: &fleetv1.Meta{Id: id, Name: "host"}, RaftAddress: fmt.Sprint("h:", r.IntN(9)), CommandVersion: uint32(r.IntN(4))})
 }
 
 // randomIdentity writes or deletes a join token or a certificate.

@@ -14,6 +14,7 @@ func objectKinds() []string {
 	return []string{
 		fleetv1.KindCluster, fleetv1.KindToken, fleetv1.KindNode, fleetv1.KindFlavor, fleetv1.KindPool, fleetv1.KindQuota,
 		fleetv1.KindModel, fleetv1.KindService, fleetv1.KindInstance, fleetv1.KindJoinToken, fleetv1.KindCertificate,
+		fleetv1.KindScheduler,
 	}
 }
 
@@ -27,7 +28,7 @@ type tables struct {
 	writer uint64 // of the command that they are being made by: no other has this number
 
 	cluster, tokens, nodes, flavors, pools, quotas, models, services, instances *table[*fleetv1.Object]
-	joinTokens, certificates                                                    *table[*fleetv1.Object]
+	joinTokens, certificates, schedulers                                        *table[*fleetv1.Object]
 
 	nodeNames   *table[string]   // by meta.id
 	serviceKeys *table[string]   // by meta.id
@@ -61,7 +62,7 @@ func newTables() *tables {
 	}
 	return &tables{
 		cluster: object(), tokens: object(), nodes: object(), flavors: object(), pools: object(), quotas: object(), models: object(),
-		services: object(), instances: object(), joinTokens: object(), certificates: object(),
+		services: object(), instances: object(), joinTokens: object(), certificates: object(), schedulers: object(),
 		nodeNames: name(), serviceKeys: name(), tokenNames: name(),
 		ofService: btree.NewMap[string, *roster](degree), gangs: btree.NewMap[string, []string](degree),
 		nodeUse: btree.NewMap[string, *nodeUse](degree), projectUse: btree.NewMap[string, *projectUse](degree), owned: btree.NewMap[string, int](degree),
@@ -74,7 +75,7 @@ func (t *tables) copy() *tables {
 	return &tables{
 		index: t.index, writer: t.writer, cluster: t.cluster.Copy(), tokens: t.tokens.Copy(), nodes: t.nodes.Copy(), flavors: t.flavors.Copy(),
 		pools: t.pools.Copy(), quotas: t.quotas.Copy(), models: t.models.Copy(), services: t.services.Copy(), instances: t.instances.Copy(),
-		joinTokens: t.joinTokens.Copy(), certificates: t.certificates.Copy(),
+		joinTokens: t.joinTokens.Copy(), certificates: t.certificates.Copy(), schedulers: t.schedulers.Copy(),
 		nodeNames: t.nodeNames.Copy(), serviceKeys: t.serviceKeys.Copy(), tokenNames: t.tokenNames.Copy(), ofService: t.ofService.Copy(),
 		gangs: t.gangs.Copy(), nodeUse: t.nodeUse.Copy(), projectUse: t.projectUse.Copy(), owned: t.owned.Copy(), requests: t.requests.Copy(), requestsByAge: t.requestsByAge.Copy(),
 	}
@@ -105,6 +106,8 @@ func (t *tables) of(kind string) *table[*fleetv1.Object] {
 		return t.joinTokens
 	case fleetv1.KindCertificate:
 		return t.certificates
+	case fleetv1.KindScheduler:
+		return t.schedulers
 	}
 	return nil
 }

@@ -44,6 +44,12 @@ func (v view) Cluster() *fleetv1.Cluster {
 	return o.GetCluster()
 }
 
+func (v view) Scheduler(id string) *fleetv1.Scheduler { return get(v.t.schedulers, id).GetScheduler() }
+
+func (v view) Schedulers() []*fleetv1.Scheduler {
+	return list(v.t.schedulers, (*fleetv1.Object).GetScheduler, "")
+}
+
 func (v view) Tokens() []*fleetv1.Token { return list(v.t.tokens, (*fleetv1.Object).GetToken, "") }
 
 func (v view) TokenBySecret(sha256 []byte) *fleetv1.Token {

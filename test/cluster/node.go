@@ -27,6 +27,7 @@ type Node struct {
 	index  int
 	agent  *agent.Agent
 	daemon daemon
+	secure func(*agent.Config) // how it is let into a cluster with TLS; nil without
 }
 
 func newNode(c *Cluster, index int) *Node {
@@ -54,6 +55,9 @@ func (n *Node) Start() {
 	cfg.HTTPAddr = "127.0.0.1:0"
 	cfg.AdvertiseAddress = n.address()
 	cfg.Labels = map[string]string{"cluster": "test"}
+	if n.secure != nil {
+		n.secure(&cfg)
+	}
 	if n.c.opts.Agent != nil {
 		n.c.opts.Agent(n.index, &cfg)
 	}

@@ -46,7 +46,7 @@ type Options struct {
 	AgentEnv    []string
 }
 
-type addresses struct{ grpc, http, raft, agent string }
+type addresses struct{ grpc, http, raft, gossip, agent string }
 
 // patience is how long anything but a deadline under test may take on a busy machine.
 const patience = 60 * time.Second
@@ -56,9 +56,10 @@ func Start(t testing.TB, options Options) *Machine {
 	t.Helper()
 	m := &Machine{Env: containerdtest.New(t), t: t, binary: Binary(t), Node: "n1", options: options}
 	m.dir = t.TempDir()
-	m.addrs = addresses{grpc: freeAddr(t), http: freeAddr(t), raft: freeAddr(t), agent: freeAddr(t)}
+	m.addrs = addresses{grpc: freeAddr(t), http: freeAddr(t), raft: freeAddr(t), gossip: freeAddr(t), agent: freeAddr(t)}
 	m.writeConfig("scheduler", map[string]any{
 		"data_dir": m.SchedulerDir(), "grpc_addr": m.addrs.grpc, "http_addr": m.addrs.http, "raft_addr": m.addrs.raft,
+		"gossip_addr":        m.addrs.gossip,
 		"heartbeat_interval": "500ms", "lease_duration": "5s", "lookup_max_age": "1s",
 	})
 	m.writeConfig("agent", m.agentConfig())

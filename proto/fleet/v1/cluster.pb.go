@@ -215,8 +215,30 @@ type Member struct {
 	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	// "voter" or "non-voter".
-	Role          string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
-	Leader        bool   `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"`
+	Role   string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
+	Leader bool   `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"`
+	// What follows is in the answers of ListMembers, RemoveMember and TransferLeader alone.
+	Name          string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
+	GrpcAddress   string `protobuf:"bytes,6,opt,name=grpc_address,json=grpcAddress,proto3" json:"grpc_address,omitempty"`
+	HttpAddress   string `protobuf:"bytes,7,opt,name=http_address,json=httpAddress,proto3" json:"http_address,omitempty"`
+	GossipAddress string `protobuf:"bytes,8,opt,name=gossip_address,json=gossipAddress,proto3" json:"gossip_address,omitempty"`
+	// "alive", "catching-up", "unreachable", or "unknown" when it has not been asked yet.
+	State        string `protobuf:"bytes,9,opt,name=state,proto3" json:"state,omitempty"`
+	AppliedIndex uint64 `protobuf:"varint,10,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// How many entries of the log it has still to apply.
+	Lag uint64 `protobuf:"varint,11,opt,name=lag,proto3" json:"lag,omitempty"`
+	// When it answered last; unset when it has not.
+	LastContact *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=last_contact,json=lastContact,proto3" json:"last_contact,omitempty"`
+	// By how much its wall clock is ahead of the answering scheduler's.
+	ClockOffsetMillis int64  `protobuf:"varint,13,opt,name=clock_offset_millis,json=clockOffsetMillis,proto3" json:"clock_offset_millis,omitempty"`
+	Version           string `protobuf:"bytes,14,opt,name=version,proto3" json:"version,omitempty"`
+	CommandVersion    uint32 `protobuf:"varint,15,opt,name=command_version,json=commandVersion,proto3" json:"command_version,omitempty"`
+	// Gossip says that it is alive.
+	GossipAlive bool `protobuf:"varint,16,opt,name=gossip_alive,json=gossipAlive,proto3" json:"gossip_alive,omitempty"`
+	// IDs of the gossip keys that it uses, that of its own messages first.
+	GossipKeys []string `protobuf:"bytes,17,rep,name=gossip_keys,json=gossipKeys,proto3" json:"gossip_keys,omitempty"`
+	// What keeps it from becoming a voter, or what is wrong with it; one line.
+	Note          string `protobuf:"bytes,18,opt,name=note,proto3" json:"note,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -279,6 +301,469 @@ func (x *Member) GetLeader() bool {
 	return false
 }
 
+func (x *Member) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Member) GetGrpcAddress() string {
+	if x != nil {
+		return x.GrpcAddress
+	}
+	return ""
+}
+
+func (x *Member) GetHttpAddress() string {
+	if x != nil {
+		return x.HttpAddress
+	}
+	return ""
+}
+
+func (x *Member) GetGossipAddress() string {
+	if x != nil {
+		return x.GossipAddress
+	}
+	return ""
+}
+
+func (x *Member) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Member) GetAppliedIndex() uint64 {
+	if x != nil {
+		return x.AppliedIndex
+	}
+	return 0
+}
+
+func (x *Member) GetLag() uint64 {
+	if x != nil {
+		return x.Lag
+	}
+	return 0
+}
+
+func (x *Member) GetLastContact() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastContact
+	}
+	return nil
+}
+
+func (x *Member) GetClockOffsetMillis() int64 {
+	if x != nil {
+		return x.ClockOffsetMillis
+	}
+	return 0
+}
+
+func (x *Member) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Member) GetCommandVersion() uint32 {
+	if x != nil {
+		return x.CommandVersion
+	}
+	return 0
+}
+
+func (x *Member) GetGossipAlive() bool {
+	if x != nil {
+		return x.GossipAlive
+	}
+	return false
+}
+
+func (x *Member) GetGossipKeys() []string {
+	if x != nil {
+		return x.GossipKeys
+	}
+	return nil
+}
+
+func (x *Member) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+type ListMembersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMembersRequest) Reset() {
+	*x = ListMembersRequest{}
+	mi := &file_fleet_v1_cluster_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMembersRequest) ProtoMessage() {}
+
+func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_cluster_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
+func (*ListMembersRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{3}
+}
+
+type ListMembersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Members       []*Member              `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMembersResponse) Reset() {
+	*x = ListMembersResponse{}
+	mi := &file_fleet_v1_cluster_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMembersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMembersResponse) ProtoMessage() {}
+
+func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_cluster_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMembersResponse.ProtoReflect.Descriptor instead.
+func (*ListMembersResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListMembersResponse) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type RemoveMemberRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID, the beginning of one, or name.
+	Member string `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	// Also when the schedulers that remain and answer are no majority of the voters.
+	Force         bool   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberRequest) Reset() {
+	*x = RemoveMemberRequest{}
+	mi := &file_fleet_v1_cluster_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberRequest) ProtoMessage() {}
+
+func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_cluster_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
+func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RemoveMemberRequest) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+func (x *RemoveMemberRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *RemoveMemberRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type RemoveMemberResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Member        *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberResponse) Reset() {
+	*x = RemoveMemberResponse{}
+	mi := &file_fleet_v1_cluster_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberResponse) ProtoMessage() {}
+
+func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_cluster_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
+func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RemoveMemberResponse) GetMember() *Member {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
+type TransferLeaderRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID, the beginning of one, or name; empty for the voter that is most up to date.
+	Member        string `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeaderRequest) Reset() {
+	*x = TransferLeaderRequest{}
+	mi := &file_fleet_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeaderRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeaderRequest) ProtoMessage() {}
+
+func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeaderRequest.ProtoReflect.Descriptor instead.
+func (*TransferLeaderRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *TransferLeaderRequest) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+type TransferLeaderResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The new leader.
+	Member        *Member `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeaderResponse) Reset() {
+	*x = TransferLeaderResponse{}
+	mi := &file_fleet_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeaderResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeaderResponse) ProtoMessage() {}
+
+func (x *TransferLeaderResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeaderResponse.ProtoReflect.Descriptor instead.
+func (*TransferLeaderResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *TransferLeaderResponse) GetMember() *Member {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
+type RotateGossipKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateGossipKeyRequest) Reset() {
+	*x = RotateGossipKeyRequest{}
+	mi := &file_fleet_v1_cluster_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateGossipKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateGossipKeyRequest) ProtoMessage() {}
+
+func (x *RotateGossipKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_cluster_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateGossipKeyRequest.ProtoReflect.Descriptor instead.
+func (*RotateGossipKeyRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RotateGossipKeyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type RotateGossipKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID of the key that is used now.
+	KeyId         string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateGossipKeyResponse) Reset() {
+	*x = RotateGossipKeyResponse{}
+	mi := &file_fleet_v1_cluster_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateGossipKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateGossipKeyResponse) ProtoMessage() {}
+
+func (x *RotateGossipKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_cluster_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateGossipKeyResponse.ProtoReflect.Descriptor instead.
+func (*RotateGossipKeyResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RotateGossipKeyResponse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
 type DefragRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty for all pools.
@@ -295,7 +780,7 @@ type DefragRequest struct {
 
 func (x *DefragRequest) Reset() {
 	*x = DefragRequest{}
-	mi := &file_fleet_v1_cluster_proto_msgTypes[3]
+	mi := &file_fleet_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -307,7 +792,7 @@ func (x *DefragRequest) String() string {
 func (*DefragRequest) ProtoMessage() {}
 
 func (x *DefragRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_cluster_proto_msgTypes[3]
+	mi := &file_fleet_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -320,7 +805,7 @@ func (x *DefragRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DefragRequest.ProtoReflect.Descriptor instead.
 func (*DefragRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{3}
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DefragRequest) GetPool() string {
@@ -376,7 +861,7 @@ type DefragResponse struct {
 
 func (x *DefragResponse) Reset() {
 	*x = DefragResponse{}
-	mi := &file_fleet_v1_cluster_proto_msgTypes[4]
+	mi := &file_fleet_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -388,7 +873,7 @@ func (x *DefragResponse) String() string {
 func (*DefragResponse) ProtoMessage() {}
 
 func (x *DefragResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_cluster_proto_msgTypes[4]
+	mi := &file_fleet_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -401,7 +886,7 @@ func (x *DefragResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DefragResponse.ProtoReflect.Descriptor instead.
 func (*DefragResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DefragResponse) GetSteps() []*DefragStep {
@@ -459,7 +944,7 @@ type DefragStep struct {
 
 func (x *DefragStep) Reset() {
 	*x = DefragStep{}
-	mi := &file_fleet_v1_cluster_proto_msgTypes[5]
+	mi := &file_fleet_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +956,7 @@ func (x *DefragStep) String() string {
 func (*DefragStep) ProtoMessage() {}
 
 func (x *DefragStep) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_cluster_proto_msgTypes[5]
+	mi := &file_fleet_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +969,7 @@ func (x *DefragStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DefragStep.ProtoReflect.Descriptor instead.
 func (*DefragStep) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DefragStep) GetNode() string {
@@ -527,7 +1012,7 @@ type DefragMove struct {
 
 func (x *DefragMove) Reset() {
 	*x = DefragMove{}
-	mi := &file_fleet_v1_cluster_proto_msgTypes[6]
+	mi := &file_fleet_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +1024,7 @@ func (x *DefragMove) String() string {
 func (*DefragMove) ProtoMessage() {}
 
 func (x *DefragMove) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_cluster_proto_msgTypes[6]
+	mi := &file_fleet_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +1037,7 @@ func (x *DefragMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DefragMove.ProtoReflect.Descriptor instead.
 func (*DefragMove) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_fleet_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DefragMove) GetInstanceId() string {
@@ -643,12 +1128,47 @@ const file_fleet_v1_cluster_proto_rawDesc = "" +
 	"\bservices\x18\f \x01(\x03R\bservices\x12\x1c\n" +
 	"\tinstances\x18\r \x01(\x03R\tinstances\x129\n" +
 	"\n" +
-	"start_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"^\n" +
+	"start_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\xb6\x04\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04role\x18\x03 \x01(\tR\x04role\x12\x16\n" +
-	"\x06leader\x18\x04 \x01(\bR\x06leader\"\x8d\x01\n" +
+	"\x06leader\x18\x04 \x01(\bR\x06leader\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12!\n" +
+	"\fgrpc_address\x18\x06 \x01(\tR\vgrpcAddress\x12!\n" +
+	"\fhttp_address\x18\a \x01(\tR\vhttpAddress\x12%\n" +
+	"\x0egossip_address\x18\b \x01(\tR\rgossipAddress\x12\x14\n" +
+	"\x05state\x18\t \x01(\tR\x05state\x12#\n" +
+	"\rapplied_index\x18\n" +
+	" \x01(\x04R\fappliedIndex\x12\x10\n" +
+	"\x03lag\x18\v \x01(\x04R\x03lag\x12=\n" +
+	"\flast_contact\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\vlastContact\x12.\n" +
+	"\x13clock_offset_millis\x18\r \x01(\x03R\x11clockOffsetMillis\x12\x18\n" +
+	"\aversion\x18\x0e \x01(\tR\aversion\x12'\n" +
+	"\x0fcommand_version\x18\x0f \x01(\rR\x0ecommandVersion\x12!\n" +
+	"\fgossip_alive\x18\x10 \x01(\bR\vgossipAlive\x12\x1f\n" +
+	"\vgossip_keys\x18\x11 \x03(\tR\n" +
+	"gossipKeys\x12\x12\n" +
+	"\x04note\x18\x12 \x01(\tR\x04note\"\x14\n" +
+	"\x12ListMembersRequest\"A\n" +
+	"\x13ListMembersResponse\x12*\n" +
+	"\amembers\x18\x01 \x03(\v2\x10.fleet.v1.MemberR\amembers\"b\n" +
+	"\x13RemoveMemberRequest\x12\x16\n" +
+	"\x06member\x18\x01 \x01(\tR\x06member\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"@\n" +
+	"\x14RemoveMemberResponse\x12(\n" +
+	"\x06member\x18\x01 \x01(\v2\x10.fleet.v1.MemberR\x06member\"/\n" +
+	"\x15TransferLeaderRequest\x12\x16\n" +
+	"\x06member\x18\x01 \x01(\tR\x06member\"B\n" +
+	"\x16TransferLeaderResponse\x12(\n" +
+	"\x06member\x18\x01 \x01(\v2\x10.fleet.v1.MemberR\x06member\"7\n" +
+	"\x16RotateGossipKeyRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\"0\n" +
+	"\x17RotateGossipKeyResponse\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\"\x8d\x01\n" +
 	"\rDefragRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x16\n" +
 	"\x06flavor\x18\x02 \x01(\tR\x06flavor\x12\x1b\n" +
@@ -683,10 +1203,14 @@ const file_fleet_v1_cluster_proto_rawDesc = "" +
 	"\x06target\x18\x06 \x01(\tR\x06target\x12\x18\n" +
 	"\adevices\x18\a \x01(\x05R\adevices\x12#\n" +
 	"\rimage_present\x18\b \x01(\bR\fimagePresent\x12!\n" +
-	"\fstart_millis\x18\t \x01(\x03R\vstartMillis2\xa8\x01\n" +
+	"\fstart_millis\x18\t \x01(\x03R\vstartMillis2\xf0\x03\n" +
 	"\x0eClusterService\x12Y\n" +
 	"\x10GetClusterStatus\x12!.fleet.v1.GetClusterStatusRequest\x1a\".fleet.v1.GetClusterStatusResponse\x12;\n" +
-	"\x06Defrag\x12\x17.fleet.v1.DefragRequest\x1a\x18.fleet.v1.DefragResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
+	"\x06Defrag\x12\x17.fleet.v1.DefragRequest\x1a\x18.fleet.v1.DefragResponse\x12J\n" +
+	"\vListMembers\x12\x1c.fleet.v1.ListMembersRequest\x1a\x1d.fleet.v1.ListMembersResponse\x12M\n" +
+	"\fRemoveMember\x12\x1d.fleet.v1.RemoveMemberRequest\x1a\x1e.fleet.v1.RemoveMemberResponse\x12S\n" +
+	"\x0eTransferLeader\x12\x1f.fleet.v1.TransferLeaderRequest\x1a .fleet.v1.TransferLeaderResponse\x12V\n" +
+	"\x0fRotateGossipKey\x12 .fleet.v1.RotateGossipKeyRequest\x1a!.fleet.v1.RotateGossipKeyResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
 
 var (
 	file_fleet_v1_cluster_proto_rawDescOnce sync.Once
@@ -700,31 +1224,51 @@ func file_fleet_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_cluster_proto_rawDescData
 }
 
-var file_fleet_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_fleet_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_fleet_v1_cluster_proto_goTypes = []any{
 	(*GetClusterStatusRequest)(nil),  // 0: fleet.v1.GetClusterStatusRequest
 	(*GetClusterStatusResponse)(nil), // 1: fleet.v1.GetClusterStatusResponse
 	(*Member)(nil),                   // 2: fleet.v1.Member
-	(*DefragRequest)(nil),            // 3: fleet.v1.DefragRequest
-	(*DefragResponse)(nil),           // 4: fleet.v1.DefragResponse
-	(*DefragStep)(nil),               // 5: fleet.v1.DefragStep
-	(*DefragMove)(nil),               // 6: fleet.v1.DefragMove
-	(*timestamppb.Timestamp)(nil),    // 7: google.protobuf.Timestamp
+	(*ListMembersRequest)(nil),       // 3: fleet.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),      // 4: fleet.v1.ListMembersResponse
+	(*RemoveMemberRequest)(nil),      // 5: fleet.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),     // 6: fleet.v1.RemoveMemberResponse
+	(*TransferLeaderRequest)(nil),    // 7: fleet.v1.TransferLeaderRequest
+	(*TransferLeaderResponse)(nil),   // 8: fleet.v1.TransferLeaderResponse
+	(*RotateGossipKeyRequest)(nil),   // 9: fleet.v1.RotateGossipKeyRequest
+	(*RotateGossipKeyResponse)(nil),  // 10: fleet.v1.RotateGossipKeyResponse
+	(*DefragRequest)(nil),            // 11: fleet.v1.DefragRequest
+	(*DefragResponse)(nil),           // 12: fleet.v1.DefragResponse
+	(*DefragStep)(nil),               // 13: fleet.v1.DefragStep
+	(*DefragMove)(nil),               // 14: fleet.v1.DefragMove
+	(*timestamppb.Timestamp)(nil),    // 15: google.protobuf.Timestamp
 }
 var file_fleet_v1_cluster_proto_depIdxs = []int32{
-	2, // 0: fleet.v1.GetClusterStatusResponse.members:type_name -> fleet.v1.Member
-	7, // 1: fleet.v1.GetClusterStatusResponse.start_time:type_name -> google.protobuf.Timestamp
-	5, // 2: fleet.v1.DefragResponse.steps:type_name -> fleet.v1.DefragStep
-	6, // 3: fleet.v1.DefragStep.moves:type_name -> fleet.v1.DefragMove
-	0, // 4: fleet.v1.ClusterService.GetClusterStatus:input_type -> fleet.v1.GetClusterStatusRequest
-	3, // 5: fleet.v1.ClusterService.Defrag:input_type -> fleet.v1.DefragRequest
-	1, // 6: fleet.v1.ClusterService.GetClusterStatus:output_type -> fleet.v1.GetClusterStatusResponse
-	4, // 7: fleet.v1.ClusterService.Defrag:output_type -> fleet.v1.DefragResponse
-	6, // [6:8] is the sub-list for method output_type
-	4, // [4:6] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	2,  // 0: fleet.v1.GetClusterStatusResponse.members:type_name -> fleet.v1.Member
+	15, // 1: fleet.v1.GetClusterStatusResponse.start_time:type_name -> google.protobuf.Timestamp
+	15, // 2: fleet.v1.Member.last_contact:type_name -> google.protobuf.Timestamp
+	2,  // 3: fleet.v1.ListMembersResponse.members:type_name -> fleet.v1.Member
+	2,  // 4: fleet.v1.RemoveMemberResponse.member:type_name -> fleet.v1.Member
+	2,  // 5: fleet.v1.TransferLeaderResponse.member:type_name -> fleet.v1.Member
+	13, // 6: fleet.v1.DefragResponse.steps:type_name -> fleet.v1.DefragStep
+	14, // 7: fleet.v1.DefragStep.moves:type_name -> fleet.v1.DefragMove
+	0,  // 8: fleet.v1.ClusterService.GetClusterStatus:input_type -> fleet.v1.GetClusterStatusRequest
+	11, // 9: fleet.v1.ClusterService.Defrag:input_type -> fleet.v1.DefragRequest
+	3,  // 10: fleet.v1.ClusterService.ListMembers:input_type -> fleet.v1.ListMembersRequest
+	5,  // 11: fleet.v1.ClusterService.RemoveMember:input_type -> fleet.v1.RemoveMemberRequest
+	7,  // 12: fleet.v1.ClusterService.TransferLeader:input_type -> fleet.v1.TransferLeaderRequest
+	9,  // 13: fleet.v1.ClusterService.RotateGossipKey:input_type -> fleet.v1.RotateGossipKeyRequest
+	1,  // 14: fleet.v1.ClusterService.GetClusterStatus:output_type -> fleet.v1.GetClusterStatusResponse
+	12, // 15: fleet.v1.ClusterService.Defrag:output_type -> fleet.v1.DefragResponse
+	4,  // 16: fleet.v1.ClusterService.ListMembers:output_type -> fleet.v1.ListMembersResponse
+	6,  // 17: fleet.v1.ClusterService.RemoveMember:output_type -> fleet.v1.RemoveMemberResponse
+	8,  // 18: fleet.v1.ClusterService.TransferLeader:output_type -> fleet.v1.TransferLeaderResponse
+	10, // 19: fleet.v1.ClusterService.RotateGossipKey:output_type -> fleet.v1.RotateGossipKeyResponse
+	14, // [14:20] is the sub-list for method output_type
+	8,  // [8:14] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_cluster_proto_init() }
@@ -738,7 +1282,7 @@ func file_fleet_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_cluster_proto_rawDesc), len(file_fleet_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -199,6 +199,7 @@ type Object struct {
 	//	*Object_Quota
 	//	*Object_JoinToken
 	//	*Object_Certificate
+	//	*Object_Scheduler
 	Kind          isObject_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -340,6 +341,15 @@ func (x *Object) GetCertificate() *Certificate {
 	return nil
 }
 
+func (x *Object) GetScheduler() *Scheduler {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_Scheduler); ok {
+			return x.Scheduler
+		}
+	}
+	return nil
+}
+
 type isObject_Kind interface {
 	isObject_Kind()
 }
@@ -388,6 +398,10 @@ type Object_Certificate struct {
 	Certificate *Certificate `protobuf:"bytes,20,opt,name=certificate,proto3,oneof"`
 }
 
+type Object_Scheduler struct {
+	Scheduler *Scheduler `protobuf:"bytes,11,opt,name=scheduler,proto3,oneof"`
+}
+
 func (*Object_Cluster) isObject_Kind() {}
 
 func (*Object_Token) isObject_Kind() {}
@@ -409,6 +423,8 @@ func (*Object_Quota) isObject_Kind() {}
 func (*Object_JoinToken) isObject_Kind() {}
 
 func (*Object_Certificate) isObject_Kind() {}
+
+func (*Object_Scheduler) isObject_Kind() {}
 
 // Write changes objects, all or none.
 type Write struct {
@@ -860,7 +876,9 @@ type Cluster struct {
 	// that has never run with TLS.
 	Roots []*Root `protobuf:"bytes,10,rep,name=roots,proto3" json:"roots,omitempty"`
 	// Those of nodes are kept until the last certificate that they refuse has expired, those of schedulers for ever.
-	Revocations   []*Revocation `protobuf:"bytes,11,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	Revocations []*Revocation `protobuf:"bytes,11,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	// One at rest, two while a new key replaces the one before.
+	GossipKeys    []*GossipKey `protobuf:"bytes,20,rep,name=gossip_keys,json=gossipKeys,proto3" json:"gossip_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -919,6 +937,13 @@ func (x *Cluster) GetRoots() []*Root {
 func (x *Cluster) GetRevocations() []*Revocation {
 	if x != nil {
 		return x.Revocations
+	}
+	return nil
+}
+
+func (x *Cluster) GetGossipKeys() []*GossipKey {
+	if x != nil {
+		return x.GossipKeys
 	}
 	return nil
 }
@@ -1279,7 +1304,7 @@ var File_fleet_v1_raft_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x13fleet/v1/raft.proto\x12\bfleet.v1\x1a\x14fleet/v1/agent.proto\x1a\x14fleet/v1/event.proto\x1a\x15fleet/v1/flavor.proto\x1a\x17fleet/v1/identity.proto\x1a\x17fleet/v1/instance.proto\x1a\x13fleet/v1/meta.proto\x1a\x14fleet/v1/model.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pool.proto\x1a\x14fleet/v1/quota.proto\x1a\x16fleet/v1/service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x02\n" +
+	"\x13fleet/v1/raft.proto\x12\bfleet.v1\x1a\x14fleet/v1/agent.proto\x1a\x14fleet/v1/event.proto\x1a\x15fleet/v1/flavor.proto\x1a\x17fleet/v1/identity.proto\x1a\x17fleet/v1/instance.proto\x1a\x19fleet/v1/membership.proto\x1a\x13fleet/v1/meta.proto\x1a\x14fleet/v1/model.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pool.proto\x1a\x14fleet/v1/quota.proto\x1a\x16fleet/v1/service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x02\n" +
 	"\aCommand\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
 	"\x06caller\x18\x02 \x01(\tR\x06caller\x12\x1d\n" +
@@ -1294,7 +1319,7 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\x04plan\x18\v \x01(\v2\x0e.fleet.v1.PlanH\x00R\x04plan\x12*\n" +
 	"\x06report\x18\f \x01(\v2\x10.fleet.v1.ReportH\x00R\x06report\x12-\n" +
 	"\areports\x18\r \x01(\v2\x11.fleet.v1.ReportsH\x00R\areportsB\x04\n" +
-	"\x02op\"\x84\x04\n" +
+	"\x02op\"\xb9\x04\n" +
 	"\x06Object\x12-\n" +
 	"\acluster\x18\x01 \x01(\v2\x11.fleet.v1.ClusterH\x00R\acluster\x12'\n" +
 	"\x05token\x18\x02 \x01(\v2\x0f.fleet.v1.TokenH\x00R\x05token\x12$\n" +
@@ -1308,7 +1333,8 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\n" +
 	"join_token\x18\n" +
 	" \x01(\v2\x13.fleet.v1.JoinTokenH\x00R\tjoinToken\x129\n" +
-	"\vcertificate\x18\x14 \x01(\v2\x15.fleet.v1.CertificateH\x00R\vcertificateB\x06\n" +
+	"\vcertificate\x18\x14 \x01(\v2\x15.fleet.v1.CertificateH\x00R\vcertificate\x123\n" +
+	"\tscheduler\x18\v \x01(\v2\x13.fleet.v1.SchedulerH\x00R\tschedulerB\x06\n" +
 	"\x04kind\"b\n" +
 	"\x05Write\x120\n" +
 	"\tmutations\x18\x01 \x03(\v2\x12.fleet.v1.MutationR\tmutations\x12'\n" +
@@ -1339,13 +1365,15 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\vnode_events\x18\x03 \x03(\v2\x17.fleet.v1.ReportedEventR\n" +
 	"nodeEvents\"5\n" +
 	"\aReports\x12*\n" +
-	"\areports\x18\x01 \x03(\v2\x10.fleet.v1.ReportR\areports\"\xb0\x01\n" +
+	"\areports\x18\x01 \x03(\v2\x10.fleet.v1.ReportR\areports\"\xe6\x01\n" +
 	"\aCluster\x12\"\n" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12#\n" +
 	"\rrestore_epoch\x18\x02 \x01(\x04R\frestoreEpoch\x12$\n" +
 	"\x05roots\x18\n" +
 	" \x03(\v2\x0e.fleet.v1.RootR\x05roots\x126\n" +
-	"\vrevocations\x18\v \x03(\v2\x14.fleet.v1.RevocationR\vrevocations\"d\n" +
+	"\vrevocations\x18\v \x03(\v2\x14.fleet.v1.RevocationR\vrevocations\x124\n" +
+	"\vgossip_keys\x18\x14 \x03(\v2\x13.fleet.v1.GossipKeyR\n" +
+	"gossipKeys\"d\n" +
 	"\x05Token\x12\"\n" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12#\n" +
 	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\x12\x12\n" +
@@ -1407,13 +1435,15 @@ var file_fleet_v1_raft_proto_goTypes = []any{
 	(*Quota)(nil),                 // 22: fleet.v1.Quota
 	(*JoinToken)(nil),             // 23: fleet.v1.JoinToken
 	(*Certificate)(nil),           // 24: fleet.v1.Certificate
-	(*Event)(nil),                 // 25: fleet.v1.Event
-	(*ObjectRef)(nil),             // 26: fleet.v1.ObjectRef
-	(*InstanceReport)(nil),        // 27: fleet.v1.InstanceReport
-	(*ReportedEvent)(nil),         // 28: fleet.v1.ReportedEvent
-	(*Meta)(nil),                  // 29: fleet.v1.Meta
-	(*Root)(nil),                  // 30: fleet.v1.Root
-	(*Revocation)(nil),            // 31: fleet.v1.Revocation
+	(*Scheduler)(nil),             // 25: fleet.v1.Scheduler
+	(*Event)(nil),                 // 26: fleet.v1.Event
+	(*ObjectRef)(nil),             // 27: fleet.v1.ObjectRef
+	(*InstanceReport)(nil),        // 28: fleet.v1.InstanceReport
+	(*ReportedEvent)(nil),         // 29: fleet.v1.ReportedEvent
+	(*Meta)(nil),                  // 30: fleet.v1.Meta
+	(*Root)(nil),                  // 31: fleet.v1.Root
+	(*Revocation)(nil),            // 32: fleet.v1.Revocation
+	(*GossipKey)(nil),             // 33: fleet.v1.GossipKey
 }
 var file_fleet_v1_raft_proto_depIdxs = []int32{
 	15, // 0: fleet.v1.Command.time:type_name -> google.protobuf.Timestamp
@@ -1432,31 +1462,33 @@ var file_fleet_v1_raft_proto_depIdxs = []int32{
 	22, // 13: fleet.v1.Object.quota:type_name -> fleet.v1.Quota
 	23, // 14: fleet.v1.Object.join_token:type_name -> fleet.v1.JoinToken
 	24, // 15: fleet.v1.Object.certificate:type_name -> fleet.v1.Certificate
-	3,  // 16: fleet.v1.Write.mutations:type_name -> fleet.v1.Mutation
-	25, // 17: fleet.v1.Write.events:type_name -> fleet.v1.Event
-	1,  // 18: fleet.v1.Mutation.put:type_name -> fleet.v1.Object
-	26, // 19: fleet.v1.Mutation.delete:type_name -> fleet.v1.ObjectRef
-	5,  // 20: fleet.v1.Plan.parts:type_name -> fleet.v1.PlanPart
-	21, // 21: fleet.v1.PlanPart.instances:type_name -> fleet.v1.Instance
-	25, // 22: fleet.v1.PlanPart.events:type_name -> fleet.v1.Event
-	6,  // 23: fleet.v1.PlanPart.preemptions:type_name -> fleet.v1.Preemption
-	27, // 24: fleet.v1.Report.instances:type_name -> fleet.v1.InstanceReport
-	28, // 25: fleet.v1.Report.node_events:type_name -> fleet.v1.ReportedEvent
-	7,  // 26: fleet.v1.Reports.reports:type_name -> fleet.v1.Report
-	29, // 27: fleet.v1.Cluster.meta:type_name -> fleet.v1.Meta
-	30, // 28: fleet.v1.Cluster.roots:type_name -> fleet.v1.Root
-	31, // 29: fleet.v1.Cluster.revocations:type_name -> fleet.v1.Revocation
-	29, // 30: fleet.v1.Token.meta:type_name -> fleet.v1.Meta
-	15, // 31: fleet.v1.RequestRecord.time:type_name -> google.protobuf.Timestamp
-	13, // 32: fleet.v1.SnapshotRecord.header:type_name -> fleet.v1.SnapshotHeader
-	1,  // 33: fleet.v1.SnapshotRecord.object:type_name -> fleet.v1.Object
-	11, // 34: fleet.v1.SnapshotRecord.request:type_name -> fleet.v1.RequestRecord
-	14, // 35: fleet.v1.SnapshotRecord.trailer:type_name -> fleet.v1.SnapshotTrailer
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	25, // 16: fleet.v1.Object.scheduler:type_name -> fleet.v1.Scheduler
+	3,  // 17: fleet.v1.Write.mutations:type_name -> fleet.v1.Mutation
+	26, // 18: fleet.v1.Write.events:type_name -> fleet.v1.Event
+	1,  // 19: fleet.v1.Mutation.put:type_name -> fleet.v1.Object
+	27, // 20: fleet.v1.Mutation.delete:type_name -> fleet.v1.ObjectRef
+	5,  // 21: fleet.v1.Plan.parts:type_name -> fleet.v1.PlanPart
+	21, // 22: fleet.v1.PlanPart.instances:type_name -> fleet.v1.Instance
+	26, // 23: fleet.v1.PlanPart.events:type_name -> fleet.v1.Event
+	6,  // 24: fleet.v1.PlanPart.preemptions:type_name -> fleet.v1.Preemption
+	28, // 25: fleet.v1.Report.instances:type_name -> fleet.v1.InstanceReport
+	29, // 26: fleet.v1.Report.node_events:type_name -> fleet.v1.ReportedEvent
+	7,  // 27: fleet.v1.Reports.reports:type_name -> fleet.v1.Report
+	30, // 28: fleet.v1.Cluster.meta:type_name -> fleet.v1.Meta
+	31, // 29: fleet.v1.Cluster.roots:type_name -> fleet.v1.Root
+	32, // 30: fleet.v1.Cluster.revocations:type_name -> fleet.v1.Revocation
+	33, // 31: fleet.v1.Cluster.gossip_keys:type_name -> fleet.v1.GossipKey
+	30, // 32: fleet.v1.Token.meta:type_name -> fleet.v1.Meta
+	15, // 33: fleet.v1.RequestRecord.time:type_name -> google.protobuf.Timestamp
+	13, // 34: fleet.v1.SnapshotRecord.header:type_name -> fleet.v1.SnapshotHeader
+	1,  // 35: fleet.v1.SnapshotRecord.object:type_name -> fleet.v1.Object
+	11, // 36: fleet.v1.SnapshotRecord.request:type_name -> fleet.v1.RequestRecord
+	14, // 37: fleet.v1.SnapshotRecord.trailer:type_name -> fleet.v1.SnapshotTrailer
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_raft_proto_init() }
@@ -1469,6 +1501,7 @@ func file_fleet_v1_raft_proto_init() {
 	file_fleet_v1_flavor_proto_init()
 	file_fleet_v1_identity_proto_init()
 	file_fleet_v1_instance_proto_init()
+	file_fleet_v1_membership_proto_init()
 	file_fleet_v1_meta_proto_init()
 	file_fleet_v1_model_proto_init()
 	file_fleet_v1_node_proto_init()
@@ -1493,6 +1526,7 @@ func file_fleet_v1_raft_proto_init() {
 		(*Object_Quota)(nil),
 		(*Object_JoinToken)(nil),
 		(*Object_Certificate)(nil),
+		(*Object_Scheduler)(nil),
 	}
 	file_fleet_v1_raft_proto_msgTypes[3].OneofWrappers = []any{
 		(*Mutation_Put)(nil),

@@ -124,4 +124,21 @@ const (
 
 	KindJoinToken   = "join-token"
 	KindCertificate = "certificate"
+	KindScheduler   = "scheduler"
 )
+
+// Metadata of gRPC calls to schedulers, and its values.
+const (
+	// MetadataConsistency is what a caller asks of a read: ConsistencyLinearizable (the default) or ConsistencyStale.
+	MetadataConsistency     = "drover-consistency"
+	ConsistencyLinearizable = "linearizable"
+	ConsistencyStale        = "stale"
+	// MetadataMaxStale is the age in milliseconds beyond which a caller doesn't want a stale answer.
+	MetadataMaxStale = "drover-max-stale-ms"
+	// MetadataStaleness is in the headers of a stale answer: how old it may be, in milliseconds, or StalenessUnknown.
+	MetadataStaleness = "drover-staleness-ms"
+	StalenessUnknown  = "unknown"
+)
+
+// StaleAfterMillis is the age from which an answer is told to be stale.
+const StaleAfterMillis = 2000
