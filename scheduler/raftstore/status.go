@@ -54,13 +54,22 @@ type Status struct {
 
 // Status answers from memory.
 func (s *Store) Status() Status {
-	st := Status{
-		ID: s.id, State: s.raft.State().String(), Term: s.raft.CurrentTerm(),
-		CommitIndex: s.raft.CommitIndex(), AppliedIndex: s.fsm.st.View().Index(),
+	st := Status{ID: s.id, CommitIndex: s.raft.CommitIndex(), AppliedIndex: s.fsm.st.View().Index()}
+	var now raft.RaftState
+	for { // until state and leader are of one term
+		st.Term = s.raft.CurrentTerm()
+		now = s.raft.State()
+		st.LeaderID, st.LeaderAddr = s.Leader()
+		if s.raft.CurrentTerm() == st.Term {
+			break
+		}
 	}
-	st.LeaderID, st.LeaderAddr = s.Leader()
-	if s.raft.State() != raft.Leader {
+	st.State = now.String()
+	if now != raft.Leader {
 		st.LastContact = s.raft.LastContact()
+		if st.LeaderID == s.id { // Raft is about to notice
+			st.LeaderID, st.LeaderAddr = "", ""
+		}
 	}
 	b := s.logs.bounds()
 	st.FirstIndex, st.LogEnd = b.First, b.Last

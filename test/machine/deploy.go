@@ -180,16 +180,20 @@ func (m *Machine) Endpoints(service string) []client.Endpoint {
 func (m *Machine) lookup(service string) ([]client.Endpoint, error) {
 	ctx, cancel := m.context()
 	defer cancel()
-	token, err := os.ReadFile(m.AdminToken())
-	if err != nil {
-		return nil, err
-	}
 	hc, err := client.NewHTTPClient(m.CAFile())
 	if err != nil {
 		return nil, err
 	}
 	defer hc.CloseIdleConnections()
-	answer, err := client.Lookup(ctx, hc, "https://"+m.addrs.http, strings.TrimSpace(string(token)), fleetv1.Default, service)
+	return lookUp(ctx, hc, m.addrs.http, m.AdminToken(), service)
+}
+
+func lookUp(ctx context.Context, hc *http.Client, addr, tokenFile, service string) ([]client.Endpoint, error) {
+	token, err := os.ReadFile(tokenFile)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := client.Lookup(ctx, hc, "https://"+addr, strings.TrimSpace(string(token)), fleetv1.Default, service)
 	if err != nil {
 		return nil, err
 	}

@@ -27,9 +27,11 @@ import (
 type Machine struct {
 	*containerdtest.Env
 	Client    *client.Client
-	Scheduler *Process
-	Agent     *Process
-	Node      string // name of the one node
+	Scheduler *Process // the only one; nil with Schedulers
+	// Schedulers is nil unless there are several. Client asks the first of them.
+	Schedulers *Schedulers
+	Agent      *Process
+	Node       string // name of the one node
 
 	t       testing.TB
 	dir     string
@@ -44,6 +46,8 @@ type Options struct {
 	// AgentConfig is merged into the agent's configuration file.
 	AgentConfig map[string]any
 	AgentEnv    []string
+	// Schedulers is how many there are, 1, 3 or 5; default 1.
+	Schedulers int
 }
 
 type addresses struct{ grpc, http, raft, gossip, agent string }
@@ -56,6 +60,10 @@ func Start(t testing.TB, options Options) *Machine {
 	t.Helper()
 	m := &Machine{Env: containerdtest.New(t), t: t, binary: Binary(t), Node: "n1", options: options}
 	m.dir = t.TempDir()
+	if options.Schedulers > 1 {
+		m.startWith(StartSchedulers(t, options.Schedulers, SchedulersOptions{}))
+		return m
+	}
 	m.addrs = addresses{grpc: freeAddr(t), http: freeAddr(t), raft: freeAddr(t), gossip: freeAddr(t), agent: freeAddr(t)}
 	m.writeConfig("scheduler", map[string]any{
 		"data_dir": m.SchedulerDir(), "grpc_addr": m.addrs.grpc, "http_addr": m.addrs.http, "raft_addr": m.addrs.raft,
@@ -81,9 +89,30 @@ func Start(t testing.TB, options Options) *Machine {
 	return m
 }
 
+// startWith starts the agent of a cluster that runs.
+func (m *Machine) startWith(s *Schedulers) {
+	m.t.Helper()
+	first := s.All[0]
+	m.Schedulers, m.Client, m.Scheduler = s, first.Client, nil
+	m.addrs = addresses{grpc: first.GRPC, http: first.HTTP, agent: freeAddr(m.t)}
+	m.writeConfig("agent", m.agentConfig())
+	m.t.Cleanup(func() {
+		if m.t.Failed() {
+			m.t.Logf("agent:\n%s", m.Agent.Log())
+		}
+		m.Agent.Stop()
+	})
+	m.WriteJoinFile(m.configFile("join"), m.Node)
+	m.StartAgent()
+}
+
 func (m *Machine) agentConfig() map[string]any {
+	schedulers := []string{m.addrs.grpc}
+	if m.Schedulers != nil {
+		schedulers = m.Schedulers.addrs()
+	}
 	cfg := map[string]any{
-		"node_name": m.Node, "schedulers": []string{m.addrs.grpc},
+		"node_name": m.Node, "schedulers": schedulers,
 		"join_file": m.configFile("join"),
 		// The environment's runtime and the agent's share one directory: cleaning up knows what to remove.
 		"data_dir": filepath.Dir(m.Config.DataDir), "http_addr": m.addrs.agent, "advertise_address": "127.0.0.1",
@@ -111,7 +140,12 @@ func (m *Machine) writeConfig(name string, values map[string]any) {
 func (m *Machine) configFile(name string) string { return filepath.Join(m.dir, name+".yaml") }
 
 // SchedulerDir is the scheduler's data directory.
-func (m *Machine) SchedulerDir() string { return filepath.Join(m.dir, "scheduler") }
+func (m *Machine) SchedulerDir() string {
+	if m.Schedulers != nil {
+		return m.Schedulers.All[0].Dir()
+	}
+	return filepath.Join(m.dir, "scheduler")
+}
 
 // AgentDir is the agent's data directory.
 func (m *Machine) AgentDir() string { return filepath.Dir(m.Config.DataDir) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,6 +48,7 @@ type SchedulerProcess struct {
 	Client *client.Client
 	GRPC   string // "host:port"
 	HTTP   string
+	lookup *http.Client // made by the first look-up
 
 	s      *Schedulers
 	n      int
@@ -133,6 +135,69 @@ func (s *Schedulers) writeJoinFile(path string) {
 	file, err := identity.JoinFile{Schedulers: resp.GetSchedulers(), Token: token}.Encode()
 	s.must(err)
 	s.must(os.WriteFile(path, file, 0o600))
+}
+
+// addrs are those of gRPC.
+func (s *Schedulers) addrs() (out []string) {
+	for _, p := range s.All {
+		out = append(out, p.GRPC)
+	}
+	return out
+}
+
+// Clients ask one scheduler each.
+func (s *Schedulers) Clients() (out []*client.Client) {
+	for _, p := range s.All {
+		out = append(out, p.Client)
+	}
+	return out
+}
+
+// Others are all schedulers but one.
+func (s *Schedulers) Others(p *SchedulerProcess) (out []*SchedulerProcess) {
+	for _, o := range s.All {
+		if o != p {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// Number of the scheduler, counted from 1, as in its name.
+func (p *SchedulerProcess) Number() int { return p.n }
+
+// ID is the scheduler's in the cluster.
+func (p *SchedulerProcess) ID() string {
+	p.s.t.Helper()
+	all, err := p.members(fleetv1.ConsistencyStale)
+	p.s.must(err)
+	for _, m := range all {
+		if m.GetName() == p.Name {
+			return m.GetId()
+		}
+	}
+	p.s.t.Fatalf("%s knows no %s among %v", p.Name, p.Name, all)
+	return ""
+}
+
+// Status is what this scheduler knows of the cluster, whether it follows or leads.
+func (p *SchedulerProcess) Status(ctx context.Context) (*fleetv1.GetClusterStatusResponse, error) {
+	ctx, cancel := context.WithTimeout(client.WithConsistency(ctx, fleetv1.ConsistencyStale), 2*time.Second)
+	defer cancel()
+	return p.Client.Cluster.GetClusterStatus(ctx, &fleetv1.GetClusterStatusRequest{})
+}
+
+// Endpoints looks a service of the default project up at this scheduler.
+func (p *SchedulerProcess) Endpoints(service string) ([]client.Endpoint, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if p.lookup == nil {
+		var err error
+		if p.lookup, err = client.NewHTTPClient(p.CAFile()); err != nil {
+			return nil, err
+		}
+	}
+	return lookUp(ctx, p.lookup, p.HTTP, p.s.AdminToken(), service)
 }
 
 // Dir is the scheduler's data directory.
