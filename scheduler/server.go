@@ -85,8 +85,9 @@ type Server struct {
 
 	ready   chan struct{}
 	isReady sync.Once
-	failed  <-chan error          // the Raft store's
-	leads   <-chan bool           // likewise
+	failed  <-chan error // the Raft store's
+	leads   <-chan bool  // likewise
+	limits  *limits
 	leading atomic.Bool           // bootstrapped, and the loops run
 	failure atomic.Pointer[error] // why this process must end
 }
@@ -96,7 +97,7 @@ func New(cfg Config, logger *slog.Logger) (_ *Server, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("scheduler configuration: %w", err)
 	}
-	s := &Server{cfg: cfg, log: logger, started: time.Now(), state: state.New(), ready: make(chan struct{})}
+	s := &Server{cfg: cfg, log: logger, started: time.Now(), state: state.New(), ready: make(chan struct{}), limits: defaultLimits()}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.usualGC = collectMore()
 	defer func() {
@@ -130,10 +131,7 @@ func (s *Server) open() (err error) {
 	raftConfig.DataDir, raftConfig.Addr = s.cfg.DataDir, s.cfg.RaftAddr
 	raftConfig.Bootstrap, raftConfig.Logger = s.bootstraps(), s.log
 	if !s.cfg.Insecure {
-		raftConfig.Stream = s.secureRaft
-		if _, port, err := net.SplitHostPort(s.cfg.RaftAddr); err == nil && port != "0" {
-			raftConfig.Advertise = s.cfg.advertised(s.cfg.RaftAddr)
-		}
+		raftConfig.Stream, raftConfig.Advertise = s.secureRaft, s.cfg.raftAdvertise()
 	}
 	sink := &lateSink{}
 	if s.raft, err = raftstore.Open(raftConfig, s.state, sink); err != nil {
@@ -174,8 +172,9 @@ func (s *Server) wire() {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
 		// A window that grpc need not find out by itself: for that it answers each heartbeat of each agent with a ping.
 		grpc.StaticStreamWindowSize(windowSize), grpc.StaticConnWindowSize(windowSize),
-		grpc.ChainUnaryInterceptor(m.unary, in.Unary, api.UnaryErrors(s.log), s.forward.Unary),
-		grpc.ChainStreamInterceptor(m.stream, s.endOnStop, in.Stream, api.StreamErrors(s.log), s.forward.Stream),
+		grpc.MaxConcurrentStreams(s.limits.callsPerConnection),
+		grpc.ChainUnaryInterceptor(m.unary, in.Unary, s.limits.unary, api.UnaryErrors(s.log), s.forward.Unary),
+		grpc.ChainStreamInterceptor(m.stream, s.endOnStop, in.Stream, s.limits.stream, api.StreamErrors(s.log), s.forward.Stream),
 	)
 	s.api.Register(s.grpc)
 	fleetv1.RegisterAgentServiceServer(s.grpc, s.hub)
@@ -185,7 +184,7 @@ func (s *Server) wire() {
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.http = &http.Server{
-		Handler: s.handler(m), ReadHeaderTimeout: headerTimeout, ReadTimeout: callTimeout, WriteTimeout: callTimeout,
+		Handler: s.limits.requests(s.handler(m)), ReadHeaderTimeout: headerTimeout, ReadTimeout: callTimeout, WriteTimeout: callTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.log.With("port", "HTTP").Handler(), slog.LevelWarn),
 	}
@@ -217,13 +216,13 @@ func (s *Server) Run(ctx context.Context) error {
 		part("trust", func() error { s.followTrust(ctx); return nil })
 		part("certificate", func() error { s.keeper.Run(ctx, s.cfg.hosts(), s.renew); return nil })
 	}
-	part("gRPC", func() error { return s.grpc.Serve(s.grpcListener) })
+	part("gRPC", func() error { return s.grpc.Serve(bound(s.grpcListener, s.limits.grpcConnections, "")) })
 	part("HTTP", func() error {
-		serve := s.http.Serve
+		serve, goodbye := s.http.Serve, tooManyConnections
 		if s.keeper != nil {
-			serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
+			serve, goodbye = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }, ""
 		}
-		if err := serve(s.httpListener); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve(bound(s.httpListener, s.limits.httpConnections, goodbye)); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil
