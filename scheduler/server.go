@@ -87,6 +87,7 @@ type Server struct {
 	isReady sync.Once
 	failed  <-chan error // the Raft store's
 	leads   <-chan bool  // likewise
+	asides  chan func()  // to be done while nothing is led
 	limits  *limits
 	leading atomic.Bool           // bootstrapped, and the loops run
 	failure atomic.Pointer[error] // why this process must end
@@ -97,7 +98,7 @@ func New(cfg Config, logger *slog.Logger) (_ *Server, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("scheduler configuration: %w", err)
 	}
-	s := &Server{cfg: cfg, log: logger, started: time.Now(), state: state.New(), ready: make(chan struct{}), limits: defaultLimits()}
+	s := &Server{cfg: cfg, log: logger, started: time.Now(), state: state.New(), ready: make(chan struct{}), asides: make(chan func()), limits: defaultLimits()}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.usualGC = collectMore()
 	defer func() {
@@ -160,7 +161,7 @@ func (s *Server) wire() {
 	s.table = lookup.New(lookup.Config{Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge})
 	s.api = api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
-		Endpoints: s.table, Members: clusterMembers{s.members, s}, Identity: s.signing(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
+		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
 		Now: s.clock.Now, Logger: s.log,
 	})
 	in := auth.NewInterceptors(auth.Config{View: s.state.View, Secure: !s.cfg.Insecure, Logger: s.log})
@@ -283,6 +284,13 @@ func (s *Server) followLeadership(ctx context.Context, fail context.CancelCauseF
 			if leads {
 				end = s.lead(ctx, fail)
 			}
+		case do := <-s.asides:
+			end()
+			end = func() {}
+			do()
+			if s.raft.IsLeader() {
+				end = s.lead(ctx, fail)
+			}
 		}
 	}
 }
@@ -292,7 +300,7 @@ func (s *Server) lead(ctx context.Context, fail context.CancelCauseFunc) (end fu
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	work.Go(func() {
-		if s.bootstrap(ctx) != nil {
+		if s.bootstrap(ctx) != nil || s.afterRecovery(ctx) != nil {
 			return // leadership ended
 		}
 		if !s.awaitClock(ctx) {
