@@ -100,11 +100,10 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 		PortMin: cfg.PortMin, PortMax: cfg.PortMax, Hooks: []instance.Hook{instance.MountHook(cfg.MountDirs), instance.DeviceHook(deps.Devices.Devices)},
 		PullAllowed: a.pullAllowed, FaultPoint: deps.FaultPoint,
 		Reclaim: deps.Devices.Reclaim, Quarantine: a.quarantine, ReclaimTimeout: cfg.ReclaimTimeout,
+		HoldChanged: func() { tellOnce(a.factsChanged) }, BootID: a.facts.GetBootId(), Uptime: uptime,
 	})
 	deps.Devices.Held = a.instances.Holders
-	for id, q := range a.journal.Quarantined() {
-		deps.Devices.Quarantine(id, q)
-	}
+	a.quarantineAgain()
 	a.session = session.New(session.Config{
 		Node: cfg.NodeName, Schedulers: a.schedulers, Identity: a.identity, TokenFile: cfg.TokenFile, Logger: deps.Logger, Instances: a.instances,
 		Header: a.journal.Header, Facts: a.Facts, Samples: a.samples, FactsChanged: a.factsChanged, Relay: a.relay,
@@ -131,7 +130,7 @@ func (a *Agent) Facts() *fleetv1.NodeFacts {
 	f := proto.CloneOf(a.facts)
 	a.mu.Unlock()
 	all := a.deps.Devices.Devices()
-	f.Devices, f.DeviceShortfall = deviceFacts(all), a.shortfall(all)
+	f.Devices, f.DeviceShortfall, f.Hold = deviceFacts(all), a.shortfall(all), a.instances.Hold()
 	return f
 }
 

@@ -130,6 +130,13 @@ func (a *Agent) quarantine(id, reason string) {
 	tellOnce(a.factsChanged)
 }
 
+// quarantineAgain puts the devices into quarantine that the agent before this one has.
+func (a *Agent) quarantineAgain() {
+	for id, q := range a.journal.Quarantined() {
+		a.deps.Devices.Quarantine(id, q)
+	}
+}
+
 // keepQuarantined journals which devices are in quarantine. When the journal can't be written the agent is
 // unhealthy, and the scheduler knows all the same.
 func (a *Agent) keepQuarantined() {

@@ -20,6 +20,6 @@
 // runs the agent) serves fleetv1.LocalService, with or without a scheduler.
 //
 // Dependencies: gopsutil reads what the host has, prometheus/client_golang serves metrics, grpc the local
-// socket, x/time/rate holds back a storm of device events; each replaces a protocol, parser or counter that
+// socket, x/sys reads the clock that goes on while the host is suspended, x/time/rate holds back a storm of device events; each replaces a protocol, parser or counter that
 // would have to be kept up with the kernel or the format.
 package agent

@@ -9,10 +9,12 @@ import (
 	goruntime "runtime"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/shirou/gopsutil/v3/disk"
 	"github.com/shirou/gopsutil/v3/host"
 	"github.com/shirou/gopsutil/v3/mem"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/drover-fleet/drover/devices"
@@ -59,6 +61,15 @@ func hostFacts(ctx context.Context, cfg Config) (*fleetv1.NodeFacts, error) {
 		}
 	}
 	return f, nil
+}
+
+// uptime is the host's time since its boot. It goes on while the host is suspended, other than Go's clock.
+func uptime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic(err) // every kernel that containers need has this clock
+	}
+	return time.Duration(ts.Nano())
 }
 
 // reserve answers what is kept back: as configured, else 5 % but at least least.

@@ -50,6 +50,7 @@ type Client struct {
 	Events    fleetv1.EventServiceClient
 	Cluster   fleetv1.ClusterServiceClient
 	Identity  fleetv1.IdentityServiceClient
+	Backups   fleetv1.BackupServiceClient
 
 	addr string
 	conn *grpc.ClientConn
@@ -91,6 +92,7 @@ func Dial(cfg Config) (*Client, error) {
 		Events:    fleetv1.NewEventServiceClient(conn),
 		Cluster:   fleetv1.NewClusterServiceClient(conn),
 		Identity:  fleetv1.NewIdentityServiceClient(conn),
+		Backups:   fleetv1.NewBackupServiceClient(conn),
 		addr:      cfg.Addr,
 		conn:      conn,
 	}, nil

@@ -129,13 +129,22 @@ func (k *Keeper) Hosts(want []string) bool {
 
 // Adopt makes the certificate of a pending key this process's own, durably.
 func (k *Keeper) Adopt(p *Pending, issued *fleetv1.IssuedCertificate, trust *fleetv1.Trust) error {
+	return k.adopt(p, issued, trust, false)
+}
+
+// Move is Adopt for a member whose cluster has become another one, because it was restored from a backup.
+func (k *Keeper) Move(p *Pending, issued *fleetv1.IssuedCertificate, trust *fleetv1.Trust) error {
+	return k.adopt(p, issued, trust, true)
+}
+
+func (k *Keeper) adopt(p *Pending, issued *fleetv1.IssuedCertificate, trust *fleetv1.Trust, moves bool) error {
 	k.saving.Lock()
 	defer k.saving.Unlock()
 	g, err := newGeneration(p.key, issued.GetChain(), trust)
 	if err != nil {
 		return fmt.Errorf("the issued certificate: %w", err)
 	}
-	if self, ok := k.Self(); ok && (self.Cluster != g.self.Cluster || self.String() != g.self.String()) {
+	if self, ok := k.Self(); ok && (self.Cluster != g.self.Cluster && !moves || self.String() != g.self.String()) {
 		return fmt.Errorf("the issued certificate is for %s of cluster %s, this is %s of cluster %s", g.self, g.self.Cluster, self, self.Cluster)
 	}
 	return k.save(g)

@@ -207,3 +207,11 @@ func (c Config) hosts() []string {
 	slices.Sort(all)
 	return slices.Compact(all)
 }
+
+// raftAdvertise is the address that other schedulers are told; empty for the one that is listened on.
+func (c Config) raftAdvertise() string {
+	if _, port, err := net.SplitHostPort(c.RaftAddr); c.Insecure || err != nil || port == "0" {
+		return ""
+	}
+	return c.advertised(c.RaftAddr)
+}

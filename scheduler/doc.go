@@ -22,6 +22,9 @@
 //     handshakes until there is a certificate. A cluster from before TLS gets its CA in the same way.
 //   - A new scheduler gets its certificate before Raft starts (Config.JoinFile), and the key file must be there: it
 //     can't hold the state and be unable to sign. Whether it is then a member is decided elsewhere.
+//   - A restore is done between two leaderships: loops, sessions and leases end, the state is replaced, and all begin
+//     anew with what is there then. Nothing in them has to know that indexes and objects can jump.
+//   - What callers can take is bounded (limits.go), and refused beyond that before anything is kept of it.
 //   - The process must end when raftstore.Failed fires: Run returns that error without waiting for anything
 //     that might need the disk.
 //   - Metrics have a registry of their own. Labels take few values by construction: states, results and

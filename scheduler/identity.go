@@ -154,7 +154,9 @@ func (s *Server) certify(ctx context.Context) error {
 		}
 		return err
 	}
-	if _, has := s.keeper.Self(); has && time.Now().Before(s.keeper.Expires()) {
+	self, has := s.keeper.Self()
+	moved := has && self.Cluster != s.state.View().Cluster().GetMeta().GetId() // it was restored from a backup
+	if has && !moved && time.Now().Before(s.keeper.Expires()) {
 		return nil
 	}
 	p, err := identity.Prepare(s.raft.ID(), s.cfg.hosts())
@@ -164,6 +166,9 @@ func (s *Server) certify(ctx context.Context) error {
 	cert, trust, err := s.sign(ctx, p)
 	if err != nil {
 		return fmt.Errorf("certify this scheduler: %w", err)
+	}
+	if moved {
+		return s.keeper.Move(p, cert, trust)
 	}
 	return s.keeper.Adopt(p, cert, trust)
 }
@@ -220,6 +225,9 @@ func (s *Server) followTrust(ctx context.Context) {
 		trust := authority.TrustOf(s.state.View().Cluster(), fleetv1.RoleScheduler)
 		if trust == nil || trust.GetIndex() < s.keeper.Trust().GetIndex() {
 			continue // not there yet, or, after a restart, not again: the log has not been applied to its end
+		}
+		if self, has := s.keeper.Self(); has && self.Cluster != trust.GetClusterId() {
+			continue // restored from a backup: certify sees to it
 		}
 		trust.Schedulers = s.schedulers()
 		if err := s.keeper.SetTrust(trust); err != nil && !errors.Is(err, identity.ErrNone) {

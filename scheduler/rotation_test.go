@@ -76,7 +76,7 @@ func (s *secured) certificate(role, name string) *fleetv1.Certificate {
 func TestRenewal(t *testing.T) {
 	t.Parallel()
 	cfg := secureConfig(t.TempDir())
-	cfg.CertificateLifetime = 15 * time.Second
+	cfg.CertificateLifetime, cfg.LeaseDuration = 15*time.Second, time.Minute
 	s := runSecure(t, cfg)
 	agent := s.member(fleetv1.RoleAgent, "n1")
 	stream, err := s.session(s.dial(agent), "n1")

@@ -85,8 +85,10 @@ type Server struct {
 
 	ready   chan struct{}
 	isReady sync.Once
-	failed  <-chan error          // the Raft store's
-	leads   <-chan bool           // likewise
+	failed  <-chan error // the Raft store's
+	leads   <-chan bool  // likewise
+	asides  chan func()  // to be done while nothing is led
+	limits  *limits
 	leading atomic.Bool           // bootstrapped, and the loops run
 	failure atomic.Pointer[error] // why this process must end
 }
@@ -96,7 +98,7 @@ func New(cfg Config, logger *slog.Logger) (_ *Server, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("scheduler configuration: %w", err)
 	}
-	s := &Server{cfg: cfg, log: logger, started: time.Now(), state: state.New(), ready: make(chan struct{})}
+	s := &Server{cfg: cfg, log: logger, started: time.Now(), state: state.New(), ready: make(chan struct{}), asides: make(chan func()), limits: defaultLimits()}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.usualGC = collectMore()
 	defer func() {
@@ -130,10 +132,7 @@ func (s *Server) open() (err error) {
 	raftConfig.DataDir, raftConfig.Addr = s.cfg.DataDir, s.cfg.RaftAddr
 	raftConfig.Bootstrap, raftConfig.Logger = s.bootstraps(), s.log
 	if !s.cfg.Insecure {
-		raftConfig.Stream = s.secureRaft
-		if _, port, err := net.SplitHostPort(s.cfg.RaftAddr); err == nil && port != "0" {
-			raftConfig.Advertise = s.cfg.advertised(s.cfg.RaftAddr)
-		}
+		raftConfig.Stream, raftConfig.Advertise = s.secureRaft, s.cfg.raftAdvertise()
 	}
 	sink := &lateSink{}
 	if s.raft, err = raftstore.Open(raftConfig, s.state, sink); err != nil {
@@ -162,7 +161,7 @@ func (s *Server) wire() {
 	s.table = lookup.New(lookup.Config{Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge})
 	s.api = api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
-		Endpoints: s.table, Members: clusterMembers{s.members, s}, Identity: s.signing(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
+		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
 		Now: s.clock.Now, Logger: s.log,
 	})
 	in := auth.NewInterceptors(auth.Config{View: s.state.View, Secure: !s.cfg.Insecure, Logger: s.log})
@@ -174,8 +173,9 @@ func (s *Server) wire() {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
 		// A window that grpc need not find out by itself: for that it answers each heartbeat of each agent with a ping.
 		grpc.StaticStreamWindowSize(windowSize), grpc.StaticConnWindowSize(windowSize),
-		grpc.ChainUnaryInterceptor(m.unary, in.Unary, api.UnaryErrors(s.log), s.forward.Unary),
-		grpc.ChainStreamInterceptor(m.stream, s.endOnStop, in.Stream, api.StreamErrors(s.log), s.forward.Stream),
+		grpc.MaxConcurrentStreams(s.limits.callsPerConnection),
+		grpc.ChainUnaryInterceptor(m.unary, in.Unary, s.limits.unary, api.UnaryErrors(s.log), s.forward.Unary),
+		grpc.ChainStreamInterceptor(m.stream, s.endOnStop, in.Stream, s.limits.stream, api.StreamErrors(s.log), s.forward.Stream),
 	)
 	s.api.Register(s.grpc)
 	fleetv1.RegisterAgentServiceServer(s.grpc, s.hub)
@@ -185,7 +185,7 @@ func (s *Server) wire() {
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.http = &http.Server{
-		Handler: s.handler(m), ReadHeaderTimeout: headerTimeout, ReadTimeout: callTimeout, WriteTimeout: callTimeout,
+		Handler: s.limits.requests(s.handler(m)), ReadHeaderTimeout: headerTimeout, ReadTimeout: callTimeout, WriteTimeout: callTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.log.With("port", "HTTP").Handler(), slog.LevelWarn),
 	}
@@ -217,13 +217,13 @@ func (s *Server) Run(ctx context.Context) error {
 		part("trust", func() error { s.followTrust(ctx); return nil })
 		part("certificate", func() error { s.keeper.Run(ctx, s.cfg.hosts(), s.renew); return nil })
 	}
-	part("gRPC", func() error { return s.grpc.Serve(s.grpcListener) })
+	part("gRPC", func() error { return s.grpc.Serve(bound(s.grpcListener, s.limits.grpcConnections, "")) })
 	part("HTTP", func() error {
-		serve := s.http.Serve
+		serve, goodbye := s.http.Serve, tooManyConnections
 		if s.keeper != nil {
-			serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
+			serve, goodbye = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }, ""
 		}
-		if err := serve(s.httpListener); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve(bound(s.httpListener, s.limits.httpConnections, goodbye)); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil
@@ -284,6 +284,13 @@ func (s *Server) followLeadership(ctx context.Context, fail context.CancelCauseF
 			if leads {
 				end = s.lead(ctx, fail)
 			}
+		case do := <-s.asides:
+			end()
+			end = func() {}
+			do()
+			if s.raft.IsLeader() {
+				end = s.lead(ctx, fail)
+			}
 		}
 	}
 }
@@ -293,7 +300,7 @@ func (s *Server) lead(ctx context.Context, fail context.CancelCauseFunc) (end fu
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	work.Go(func() {
-		if s.bootstrap(ctx) != nil {
+		if s.bootstrap(ctx) != nil || s.afterRecovery(ctx) != nil {
 			return // leadership ended
 		}
 		if !s.awaitClock(ctx) {

@@ -70,6 +70,11 @@ func leftDevices(state string) bool {
 	return state == fleetv1.InstanceFailed || state == fleetv1.InstanceReclaiming || state == fleetv1.InstanceReaped
 }
 
+// ran says that an instance in this state has a process, unless that has ended since.
+func ran(state string) bool {
+	return state == fleetv1.InstanceRunning || state == fleetv1.InstanceDraining || state == fleetv1.InstanceStopping
+}
+
 // NoteHolder adds an event to the instance that works on a device, and tells whether there is one.
 func (g *Manager) NoteHolder(device, kind, reason, message string) bool {
 	m := g.find(g.Holders()[device])

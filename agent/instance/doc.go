@@ -40,7 +40,18 @@
 // unavailable it waits. Containers of instances that the journal does not know are removed only after
 // this process has received a current assignment set of its own cluster.
 //
-// A set of another cluster, of an older restore epoch or generation is refused. A higher restore epoch
-// means that the cluster was restored from a backup: the set's instances are taken in, but instances and
-// containers that it does not name stay, for good until operators can confirm the loss (a later issue).
+// A set of another cluster, of an older restore epoch or generation is refused. A set whose restore epoch is above
+// what an operator has confirmed for this node is of a cluster that was restored from a backup: its instances are
+// taken in, but instances and containers that it doesn't name stay and run on (kept, and told in the facts), and what it
+// names anew waits: its devices and memory may be theirs. What was asked to stop stops. When it is confirmed,
+// what is kept is removed like all else, and what waits starts once that is gone: a device has one holder.
+//
+// Without a scheduler instances run on, but for those whose on_disconnect says otherwise: those are stopped when the
+// session has been gone for replace_after_seconds, without draining, for the look-ups left them out long ago. The time
+// is the host's since its boot, so that a suspended host doesn't gain any. It is journalled when a session ends and every 10 s
+// while one lasts, and goes on while no agent runs: one that starts late has 3 s to reach a scheduler. After a
+// reboot, which ends every container, nobody knows for how long there was none: such instances are started only when a
+// scheduler is there.
+//
+// What the agent before this one left as ready is reported only when it has been compared with what is there.
 package instance

@@ -130,6 +130,9 @@ func (m *machine) stop(ctx context.Context, want intent, state string) outcome {
 	case fleetv1.InstanceRunning:
 		return m.drain(want)
 	case fleetv1.InstanceDraining:
+		if m.cutOff() {
+			return m.drain(want)
+		}
 		if m.drainUntil.IsZero() { // an earlier agent began: nobody knows how long it has been
 			m.drainUntil = time.Now().Add(time.Duration(spec.GetWithdrawSeconds()) * time.Second)
 		}
@@ -151,6 +154,13 @@ func (m *machine) stop(ctx context.Context, want intent, state string) outcome {
 // came from the scheduler was preceded by the end of its answers; a withdrawal by this node has to reach it first.
 func (m *machine) drain(want intent) outcome {
 	m.readySince = time.Time{}
+	if m.cutOff() { // the look-ups have left it out since the schedulers lost its node
+		m.stopProbe()
+		m.save(func(o *fleetv1.InstanceObserved) {
+			o.State, o.Ready, o.Reason = fleetv1.InstanceStopping, false, cutOffReason
+		})
+		return again
+	}
 	m.save(func(o *fleetv1.InstanceObserved) {
 		if o.Ready {
 			m.leftAnswers = time.Now()
@@ -229,12 +239,29 @@ func (m *machine) conclude(message string) outcome {
 			o.Reason = cmp.Or(m.reason, m.rec.Broken)
 		}
 		o.State, o.Ready, o.Health, o.Pid, o.RetryTime = fleetv1.InstanceReaped, false, "", 0, nil
-		if m.rec.StoppedHere {
+		switch {
+		case m.rec.StoppedHere:
 			o.Reason = "stopped on the node by its operator"
+		case m.rec.CutOff:
+			o.Reason = cutOffReason
 		}
 		m.noteLocked(fleetv1.EventNormal, "InstanceReaped", message)
 	})
+	m.mu.Lock()
+	kept := m.rec.Kept
+	m.mu.Unlock()
+	if kept {
+		m.g.holdChanged()
+	}
 	return again
+}
+
+const cutOffReason = "stopped by its node, which had no scheduler"
+
+func (m *machine) cutOff() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rec.CutOff
 }
 
 // reaped forgets an instance that the scheduler no longer names.

@@ -37,6 +37,8 @@ type world struct {
 	fault       func(name string)
 	wrap        func(runtime.Runtime) runtime.Runtime
 	pullAllowed func() error
+	bootID      string
+	began       time.Time // of the host
 
 	mu      sync.Mutex
 	trace   []string
@@ -133,7 +135,7 @@ func (w *world) setSilent(silent bool) {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, dir: t.TempDir()}
+	w := &world{t: t, dir: t.TempDir(), bootID: "boot-1", began: time.Now()}
 	w.rt = fake.New(fake.Options{Trace: func(op, id string) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -165,6 +167,7 @@ func (w *world) boot() {
 		Runtime: rt, PullAllowed: w.pullAllowed, Journal: w.journal, Logger: slog.New(slog.DiscardHandler), LogRoot: w.dir, Address: "192.0.2.1",
 		PortMin: 30000, PortMax: 30200, Hooks: []Hook{MountHook([]string{w.dir}), DeviceHook(w.knownDevices)},
 		Reclaim: w.reclaim, Quarantine: w.quarantine, ReclaimTimeout: time.Minute,
+		BootID: w.bootID, Uptime: func() time.Duration { return time.Since(w.began) },
 		FaultPoint: func(name string) {
 			if name == crash {
 				select {} // as good as dead: this goroutine does nothing any more
@@ -453,20 +456,6 @@ func TestRefusedSets(t *testing.T) {
 			if err := w.g.Apply(set); !errors.Is(err, ErrRefused) {
 				t.Errorf("%s: %v, want ErrRefused", name, err)
 			}
-		}
-		restored := &fleetv1.AssignmentSet{ClusterId: "c", RestoreEpoch: 1, Generation: 2}
-		if err := w.g.Apply(restored); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.g.Apply(restored); err != nil {
-			t.Fatal(err)
-		}
-		w.reboot()
-		if err := w.g.Apply(restored); err != nil {
-			t.Fatal(err)
-		}
-		if o := w.after(time.Hour); !o.GetReady() || o.GetAttempt() != 1 {
-			t.Errorf("a restored backup removed an instance: %v", o)
 		}
 	})
 }

@@ -40,6 +40,7 @@ type machine struct {
 	seen       uint64             // sequence of the last report that was taken
 	interrupt  context.CancelFunc // cuts the running step short
 	looked     bool               // the container was compared with the record
+	known      bool               // it has been, by this process: the record says what is there
 	exit       *runtime.Exit
 	loggerDied bool
 	result     *health.Result
@@ -217,23 +218,12 @@ func (m *machine) acknowledge(sequence uint64) {
 // assign takes over what the scheduler's loops wish now; wait is nil when nothing changed.
 func (m *machine) assign(inst *fleetv1.Instance) (wait func() error) {
 	m.mu.Lock()
-	if !m.rec.Absent && proto.Equal(m.rec.Instance.Desired, inst.GetDesired()) {
+	if !m.rec.Absent && !m.rec.Kept && proto.Equal(m.rec.Instance.Desired, inst.GetDesired()) {
 		m.mu.Unlock()
 		return nil
 	}
-	m.rec.Absent = false
+	m.rec.Absent, m.rec.Kept = false, false
 	m.rec.Instance.Desired = proto.CloneOf(inst.GetDesired())
-	return m.wished()
-}
-
-// unassign notes that the set no longer names the instance.
-func (m *machine) unassign() (wait func() error) {
-	m.mu.Lock()
-	if m.rec.Absent {
-		m.mu.Unlock()
-		return nil
-	}
-	m.rec.Absent = true
 	return m.wished()
 }
 
@@ -265,7 +255,7 @@ const (
 func (m *machine) intentLocked() intent {
 	d := m.rec.Instance.GetDesired()
 	switch {
-	case m.rec.Absent, m.rec.StoppedHere, d.GetState() == fleetv1.DesiredStopped:
+	case m.rec.Absent, m.rec.StoppedHere, m.rec.CutOff, d.GetState() == fleetv1.DesiredStopped:
 		return stop
 	case d.GetRestart() > m.rec.Instance.Observed.Restarted:
 		return restart
@@ -279,6 +269,7 @@ func (m *machine) step(ctx context.Context) outcome {
 	var (
 		looked, exit, result = m.looked, m.exit, m.result
 		loggerDied, broken   = m.loggerDied, m.rec.Broken
+		waits                = m.rec.Waits
 		want, state          = m.intentLocked(), m.rec.Instance.Observed.State
 	)
 	m.exit, m.result, m.loggerDied = nil, nil, false
@@ -311,6 +302,11 @@ func (m *machine) step(ctx context.Context) outcome {
 		return m.stop(ctx, want, state)
 	case state == fleetv1.InstanceExited:
 		return m.backOff(ctx)
+	case waits && state == fleetv1.InstanceAccepted:
+		return m.waitForStrangers()
+	case !ran(state) && m.needsScheduler():
+		m.explain("waits for a scheduler: the host was rebooted, and the instance may have been replaced elsewhere")
+		return outcome{}
 	}
 	return m.up(ctx, state)
 }
@@ -389,10 +385,10 @@ func (m *machine) look(ctx context.Context, state string) outcome {
 		return m.troubled(ctx, err)
 	}
 	m.failures = 0
-	ran := state == fleetv1.InstanceRunning || state == fleetv1.InstanceDraining || state == fleetv1.InstanceStopping
 	switch {
 	case state == fleetv1.InstanceExited, leftDevices(state):
-	case absent && ran:
+	case absent && ran(state):
+		m.notReady()
 		m.keepMail(&runtime.Exit{Reason: runtime.ExitShimKilled, Code: 255, Time: time.Now()}, nil, false)
 	case absent:
 	case st.State == runtime.StateExited || st.State == runtime.StateBroken:
@@ -400,11 +396,23 @@ func (m *machine) look(ctx context.Context, state string) outcome {
 		if exit == nil {
 			exit = &runtime.Exit{Reason: runtime.ExitShimKilled, Code: 255, Time: time.Now()}
 		}
+		m.notReady()
 		m.keepMail(exit, nil, false)
 	case st.State == runtime.StateRunning && !m.held:
 		m.adopt(st, state)
 	}
+	m.mu.Lock()
+	m.known = true
+	m.mu.Unlock()
+	m.g.mark(m.id)
 	return again
+}
+
+// notReady is before anything else is known of an exit: an endpoint must not come back with the next report.
+func (m *machine) notReady() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rec.Instance.Observed.Ready = false
 }
 
 func (m *machine) setLooked(looked bool) {

@@ -20,7 +20,8 @@ import (
 // ErrRefused says that an assignment set must not be followed.
 var ErrRefused = errors.New("assignment set refused")
 
-// Config is what a Manager needs; every field but PullAllowed, Hooks, FaultPoint and those of Reclaim is required.
+// Config is what a Manager needs; every field but PullAllowed, Hooks, HoldChanged, FaultPoint and those of
+// Reclaim is required.
 type Config struct {
 	Runtime runtime.Runtime
 	Journal *journal.Journal
@@ -40,6 +41,11 @@ type Config struct {
 	Reclaim        func(ctx context.Context, ids []string) map[string]string
 	Quarantine     func(id, reason string)
 	ReclaimTimeout time.Duration
+	// HoldChanged is called when Hold answers something else. Nil: nobody wants to know.
+	HoldChanged func()
+	// BootID of the host, and its time since then, suspensions included.
+	BootID string
+	Uptime func() time.Duration
 	// FaultPoint is called at named points, for crash tests: "accepted", "created", "started", "deleted".
 	FaultPoint func(name string)
 }
@@ -59,6 +65,13 @@ type Manager struct {
 	running  context.Context //nolint:containedctx // Run's, for machines that Apply adds
 	current  bool            // a current set was received by this process
 	wg       sync.WaitGroup
+
+	// The containers that no record explains, while removals are held: as the runtime listed them after sets so
+	// far were taken.
+	unexplained []*fleetv1.Stranger
+	sets, known uint64
+
+	cutOff cutOff
 }
 
 // New makes a Manager of what the journal holds; nothing moves before Run.
@@ -66,12 +79,19 @@ func New(cfg Config) *Manager {
 	if cfg.FaultPoint == nil {
 		cfg.FaultPoint = func(string) {}
 	}
+	if cfg.HoldChanged == nil {
+		cfg.HoldChanged = func() {}
+	}
 	g := &Manager{
 		cfg: cfg, ports: newPorts(cfg.PortMin, cfg.PortMax), changed: make(chan struct{}, 1), strange: make(chan struct{}, 1),
 		machines: map[string]*machine{}, dirty: map[string]bool{},
 	}
+	rebooted := g.cutOff.begin(cfg.Journal.Contact(), cfg.BootID, cfg.Uptime())
 	for id, rec := range cfg.Journal.Records() {
 		rec = rec.Clone()
+		if rebooted { // nothing runs, whatever was true before
+			rec.Instance.Observed.Ready = false
+		}
 		rec.Instance.Observed.Sequence = max(rec.Instance.Observed.Sequence, rec.SequenceLimit)
 		if state := rec.Instance.Observed.State; state != fleetv1.InstanceReclaiming && state != fleetv1.InstanceReaped {
 			g.ports.hold(int(rec.Instance.Observed.Port), id)
@@ -92,6 +112,7 @@ func (g *Manager) Run(ctx context.Context) error {
 	}
 	g.mu.Unlock()
 	g.wg.Go(func() { g.removeStrangers(ctx) })
+	g.wg.Go(func() { g.watchContact(ctx) })
 	for ev := range events {
 		g.deliver(ev)
 	}
@@ -175,16 +196,12 @@ func (g *Manager) Apply(set *fleetv1.AssignmentSet) error {
 	if err != nil {
 		return err
 	}
-	assigned := map[string]bool{}
+	assigned, err := assignedBy(set)
+	if err != nil {
+		return err
+	}
 	var waits []func() error
 	var added []*machine
-	for _, inst := range set.GetInstances() {
-		id := inst.GetMeta().GetId()
-		if id == "" || strings.ContainsAny(id, "/.") {
-			return fmt.Errorf("%w: an instance has the ID %q", ErrRefused, id)
-		}
-		assigned[id] = true
-	}
 	for _, inst := range set.GetInstances() {
 		if m := g.find(inst.GetMeta().GetId()); m != nil {
 			if wait := m.assign(inst); wait != nil {
@@ -192,13 +209,15 @@ func (g *Manager) Apply(set *fleetv1.AssignmentSet) error {
 			}
 			continue
 		}
-		m := newMachine(g, g.accepted(inst))
+		rec := g.accepted(inst)
+		rec.Waits = next.HoldRemovals || g.keeps()
+		m := newMachine(g, rec)
 		m.made = m.rec.Instance.Observed.Attempt > 1 // else nothing can be there yet
 		waits, added = append(waits, m.stage()), append(added, m)
 	}
 	for _, m := range g.all() {
-		if !assigned[m.id] && !next.HoldRemovals {
-			if wait := m.unassign(); wait != nil {
+		if !assigned[m.id] {
+			if wait := m.unassign(next.HoldRemovals); wait != nil {
 				waits = append(waits, wait)
 			}
 		}
@@ -224,14 +243,30 @@ func (g *Manager) Apply(set *fleetv1.AssignmentSet) error {
 		}
 	}
 	g.current = !next.HoldRemovals
+	g.sets++
 	notify(g.strange)
+	g.cfg.HoldChanged()
 	return nil
+}
+
+// assignedBy answers the IDs of a set's instances.
+func assignedBy(set *fleetv1.AssignmentSet) (map[string]bool, error) {
+	assigned := map[string]bool{}
+	for _, inst := range set.GetInstances() {
+		id := inst.GetMeta().GetId()
+		if id == "" || strings.ContainsAny(id, "/.") {
+			return nil, fmt.Errorf("%w: an instance has the ID %q", ErrRefused, id)
+		}
+		assigned[id] = true
+	}
+	return assigned, nil
 }
 
 // accept answers the header after a set, or why the set is refused.
 func accept(have journal.Header, set *fleetv1.AssignmentSet) (journal.Header, error) {
 	next := journal.Header{
-		ClusterID: set.GetClusterId(), RestoreEpoch: set.GetRestoreEpoch(), Generation: set.GetGeneration(), HoldRemovals: have.HoldRemovals,
+		ClusterID: set.GetClusterId(), RestoreEpoch: set.GetRestoreEpoch(), Generation: set.GetGeneration(),
+		HoldRemovals: set.GetRestoreEpoch() > set.GetRemovalsConfirmed(),
 	}
 	switch {
 	case next.ClusterID == "":
@@ -242,10 +277,7 @@ func accept(have journal.Header, set *fleetv1.AssignmentSet) (journal.Header, er
 		return have, fmt.Errorf("%w: it is of cluster %s and this node belongs to %s", ErrRefused, next.ClusterID, have.ClusterID)
 	case next.RestoreEpoch < have.RestoreEpoch:
 		return have, fmt.Errorf("%w: its restore epoch %d is older than %d", ErrRefused, next.RestoreEpoch, have.RestoreEpoch)
-	case next.RestoreEpoch > have.RestoreEpoch:
-		next.HoldRemovals = true
-		return next, nil
-	case next.Generation < have.Generation:
+	case next.RestoreEpoch == have.RestoreEpoch && next.Generation < have.Generation:
 		return have, fmt.Errorf("%w: its generation %d is older than %d", ErrRefused, next.Generation, have.Generation)
 	}
 	return next, nil
@@ -272,54 +304,6 @@ func (g *Manager) choosePort(inst *fleetv1.Instance) (int, error) {
 		return int(spec.GetApi().GetPort()), nil
 	}
 	return g.ports.take(inst.GetMeta().GetId())
-}
-
-// removeStrangers deletes containers that no record explains, once that can be known.
-func (g *Manager) removeStrangers(ctx context.Context) {
-	retry := time.NewTimer(0)
-	defer retry.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-g.strange:
-		case <-retry.C:
-		}
-		if err := g.removeStrangersOnce(ctx); err != nil && ctx.Err() == nil {
-			g.cfg.Logger.Warn("containers can't be compared with the journal; trying again", "error", err)
-			retry.Reset(5 * time.Second)
-		}
-	}
-}
-
-func (g *Manager) removeStrangersOnce(ctx context.Context) error {
-	listCtx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	all, err := g.cfg.Runtime.List(listCtx)
-	if err != nil {
-		return err
-	}
-	for _, st := range all {
-		instance, attempt, ok := splitID(st.ID)
-		if !ok {
-			continue // not named by an agent
-		}
-		g.mu.Lock()
-		m, current := g.machines[instance], g.current
-		g.mu.Unlock()
-		switch {
-		case m == nil && !current:
-			continue // the scheduler may know it
-		case m != nil && attempt == m.attempt():
-			continue
-		}
-		g.cfg.Logger.Info("removing a container that belongs to no instance of this node", "container", st.ID, "service", st.Labels[runtime.LabelService])
-		deleteCtx, cancel := context.WithTimeout(ctx, patience)
-		deleteErr := g.cfg.Runtime.Delete(deleteCtx, st.ID)
-		cancel()
-		err = errors.Join(err, deleteErr)
-	}
-	return err
 }
 
 // StopHere stops an instance by ID or name, for good, because the node's operator said so.

@@ -32,12 +32,13 @@ func (g *Manager) MarkAll() {
 	}
 }
 
-// Take answers reports of all instances that changed since they were last taken.
+// Take answers reports of all instances that changed since they were last taken. What the agent before this one
+// left ready is reported once it has been compared with what is there: that is no word of today.
 func (g *Manager) Take() ([]*fleetv1.InstanceReport, error) {
 	g.mu.Lock()
 	var due []*machine
 	for id := range g.dirty {
-		if m := g.machines[id]; m != nil {
+		if m := g.machines[id]; m != nil && m.reportable() {
 			due = append(due, m)
 		}
 	}
@@ -56,6 +57,12 @@ func (g *Manager) Take() ([]*fleetv1.InstanceReport, error) {
 		reports = append(reports, r)
 	}
 	return reports, nil
+}
+
+func (m *machine) reportable() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.known || !m.rec.Instance.Observed.Ready
 }
 
 // Ack says that reports are committed: their events need not be sent again.

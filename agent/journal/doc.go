@@ -1,7 +1,7 @@
 // Package journal keeps what this node was told and has done, durably: <dir>/journal.db.
 //
-// It holds one Header (which cluster's assignment set, which generation), one Record for each instance, and
-// which devices are in quarantine. Everything is in memory as well: the file is read once, at Open, and written by one goroutine
+// It holds one Header (which cluster's assignment set, which generation), one Record for each instance,
+// which devices are in quarantine, and when a scheduler was last connected. Everything is in memory as well: the file is read once, at Open, and written by one goroutine
 // that gathers what waits into one transaction, so that many instances which move at once share an fsync.
 //
 // A journal that can't be trusted must never look empty, because an agent with an empty journal would

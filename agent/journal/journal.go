@@ -41,6 +41,7 @@ type Journal struct {
 	records map[string]Record
 	// quarantined devices, by ID; replaced, never changed.
 	quarantined map[string]devices.Quarantine
+	contact     Contact
 	failed      error // sticky: after a failed write memory and file may differ
 	closed      bool
 	pending     *batch
@@ -55,6 +56,7 @@ type batch struct {
 	records     map[string]*Record // nil: deleted
 	count       int                // records there will be
 	quarantined map[string]devices.Quarantine
+	contact     Contact
 	err         error
 	written     chan struct{}
 }
@@ -141,7 +143,7 @@ func (j *Journal) read() error {
 		if err != nil {
 			return fmt.Errorf("header: %w", err)
 		}
-		j.header, j.quarantined = head.Header, head.Quarantined
+		j.header, j.quarantined, j.contact = head.Header, head.Quarantined, head.Contact
 		err = instances.ForEach(func(k, v []byte) error {
 			key := string(k)
 			value, err := unseal(key, v)
@@ -186,6 +188,18 @@ func (j *Journal) Quarantined() map[string]devices.Quarantine {
 // SetQuarantined replaces what Quarantined answers, and returns when that is on the disk.
 func (j *Journal) SetQuarantined(all map[string]devices.Quarantine) error {
 	return j.stage(func(*batch) { j.quarantined = maps.Clone(all) })()
+}
+
+// Contact answers what SetContact kept last.
+func (j *Journal) Contact() Contact {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.contact
+}
+
+// SetContact replaces what Contact answers, and returns when that is on the disk.
+func (j *Journal) SetContact(c Contact) error {
+	return j.stage(func(*batch) { j.contact = c })()
 }
 
 // Writes counts the transactions since Open.
@@ -234,7 +248,7 @@ func (j *Journal) stage(change func(*batch)) (wait func() error) {
 	}
 	b := j.pending
 	change(b)
-	b.count, b.quarantined = len(j.records), j.quarantined
+	b.count, b.quarantined, b.contact = len(j.records), j.quarantined, j.contact
 	if b.header == nil {
 		header := j.header
 		b.header = &header
@@ -295,7 +309,7 @@ func (j *Journal) commit(b *batch) error {
 					return err
 				}
 			}
-			value, err := encodeHeader(storedHeader{Header: *b.header, Records: b.count, Quarantined: b.quarantined})
+			value, err := encodeHeader(storedHeader{Header: *b.header, Records: b.count, Quarantined: b.quarantined, Contact: b.contact})
 			if err != nil {
 				return err
 			}

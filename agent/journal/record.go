@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -18,8 +19,15 @@ type Header struct {
 	ClusterID    string
 	RestoreEpoch uint64
 	Generation   uint64
-	// HoldRemovals: the cluster was restored from a backup; instances missing from its sets stay.
+	// HoldRemovals: the cluster was restored from a backup, and no operator has confirmed yet that what is missing
+	// from its sets may go.
 	HoldRemovals bool
+}
+
+// Contact is when the node last had a scheduler: the host's time since this boot, suspensions included.
+type Contact struct {
+	BootID string
+	At     time.Duration
 }
 
 // Record is one instance on this node. Records are values: whoever keeps one clones the messages before
@@ -31,6 +39,12 @@ type Record struct {
 	Absent bool
 	// StoppedHere: stopped on the node by its operator; stays stopped.
 	StoppedHere bool
+	// Kept: not in the assignment set, and stays for as long as removals are held; Absent follows.
+	Kept bool
+	// Waits: it was assigned while the node kept others, and is not started before those are gone.
+	Waits bool
+	// CutOff: the node has stopped it because it had no scheduler; stays stopped.
+	CutOff bool
 	// Broken is why the instance has to leave a device that failed; it doesn't come back to it.
 	Broken string
 	// SequenceLimit is above every sequence number that reports of this instance have used.
@@ -58,6 +72,9 @@ type stored struct {
 	Instance      []byte
 	Absent        bool     `json:",omitempty"`
 	StoppedHere   bool     `json:",omitempty"`
+	Kept          bool     `json:",omitempty"`
+	Waits         bool     `json:",omitempty"`
+	CutOff        bool     `json:",omitempty"`
 	Broken        string   `json:",omitempty"`
 	SequenceLimit uint64   `json:",omitempty"`
 	Events        [][]byte `json:",omitempty"`
@@ -67,10 +84,13 @@ type storedHeader struct {
 	Header
 	Records     int
 	Quarantined map[string]devices.Quarantine `json:",omitempty"`
+	Contact     Contact                       `json:",omitzero"`
 }
 
 func encodeRecord(r Record) ([]byte, error) {
-	s := stored{Absent: r.Absent, StoppedHere: r.StoppedHere, Broken: r.Broken, SequenceLimit: r.SequenceLimit}
+	s := stored{
+		Absent: r.Absent, StoppedHere: r.StoppedHere, Kept: r.Kept, Waits: r.Waits, CutOff: r.CutOff, Broken: r.Broken, SequenceLimit: r.SequenceLimit,
+	}
 	var err error
 	if s.Instance, err = proto.Marshal(r.Instance); err != nil {
 		return nil, fmt.Errorf("encode instance %s: %w", r.ID(), err)
@@ -91,7 +111,8 @@ func decodeRecord(key string, b []byte) (Record, error) {
 		return Record{}, err
 	}
 	r := Record{
-		Instance: &fleetv1.Instance{}, Absent: s.Absent, StoppedHere: s.StoppedHere, Broken: s.Broken, SequenceLimit: s.SequenceLimit,
+		Instance: &fleetv1.Instance{}, Absent: s.Absent, StoppedHere: s.StoppedHere, Kept: s.Kept, Waits: s.Waits, CutOff: s.CutOff,
+		Broken: s.Broken, SequenceLimit: s.SequenceLimit,
 	}
 	if err := proto.Unmarshal(s.Instance, r.Instance); err != nil {
 		return Record{}, err

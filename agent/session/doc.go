@@ -7,6 +7,9 @@
 // Facts that changed before an instance did are sent before the report that tells of it: a device that is left
 // in quarantine must be known to be when its holder is reported gone.
 //
+// Instances are told when a session begins and ends: some must not outlive the contact for long. A session that is
+// dead ends within 15 s, by the connection's own pings.
+//
 // One report is un-acknowledged at a time; what changes meanwhile is coalesced into the next. After a
 // reconnect every instance is reported again, and the sequence numbers make that harmless. A session that
 // hears nothing for a lease is given up: HTTP/2 keepalive finds dead connections, deadlines the rest.

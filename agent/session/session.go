@@ -28,6 +28,8 @@ type Instances interface {
 	Take() ([]*fleetv1.InstanceReport, error)
 	Ack(reports []*fleetv1.InstanceReport)
 	Pulls() []*fleetv1.PullProgress
+	// Connected is told of every welcome, and of its end.
+	Connected(yes bool)
 }
 
 // Config is what a Client needs; every field but one of Identity and TokenFile is required.
@@ -152,8 +154,7 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 	c.cfg.Logger.Info("connected to a scheduler", "scheduler", address, "cluster", welcome.GetClusterId())
 	s := &session{c: c, stream: stream, client: client, relays: &relays, acks: make(chan uint64, 1), tell: make(chan struct{}, 1),
 		paces: make(chan *fleetv1.Pace, 1), sampled: map[string]time.Time{}}
-	c.connected.Store(true)
-	c.cfg.Instances.MarkAll()
+	defer c.begin()()
 	received := make(chan struct{})
 	go func() {
 		defer close(received)
@@ -166,6 +167,14 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 	cancel(sendErr)
 	<-received
 	return true, context.Cause(ctx)
+}
+
+// begin tells all who want to know that a scheduler is connected, and end that it no longer is.
+func (c *Client) begin() (end func()) {
+	c.connected.Store(true)
+	c.cfg.Instances.Connected(true)
+	c.cfg.Instances.MarkAll()
+	return func() { c.cfg.Instances.Connected(false) }
 }
 
 func checkWelcome(w *fleetv1.Welcome, have journal.Header) error {

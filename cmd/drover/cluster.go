@@ -38,7 +38,7 @@ func (a *app) versionCommand() *cobra.Command {
 
 func (a *app) clusterCommand() *cobra.Command {
 	return a.noun("cluster", "Show and change the schedulers themselves, let hosts in, and tidy the fleet", a.clusterStatus(), a.clusterMembers(),
-		a.clusterTransfer(), a.clusterRemove(), a.clusterRotateGossipKey(), a.clusterDefrag(),
+		a.clusterTransfer(), a.clusterRemove(), a.clusterRotateGossipKey(), a.clusterBackup(), a.clusterRestore(), a.clusterDefrag(),
 		a.clusterJoinToken(), a.clusterCertificates(), a.clusterRotateKey(), a.clusterRotateCA())
 }
 
@@ -73,6 +73,9 @@ func (a *app) drawCluster(r *fleetv1.GetClusterStatusResponse) error {
 	p.addf("Services", "%d", r.GetServices())
 	p.addf("Instances", "%d", r.GetInstances())
 	p.addf("Up since", "%s", a.when(r.GetStartTime()))
+	if r.GetRemovalsHeld() {
+		p.addf("Held", "nothing is placed or stopped since the restore: see `drover cluster restore --pending`")
+	}
 	if err := a.drawPairs(p); err != nil {
 		return err
 	}

@@ -55,7 +55,8 @@ type fake struct {
 	drain       *fleetv1.Drain
 	drainDevice string
 	drainLooks  int
-	drained     bool // nothing is left on the node
+	drained     bool   // nothing is left on the node
+	restored    string // ID of the cluster whose backup was restored
 
 	leaderless atomic.Bool
 }
@@ -83,6 +84,7 @@ func serveFake(t testing.TB, socket string) (addr string) {
 	fleetv1.RegisterEventServiceServer(s, f)
 	fleetv1.RegisterClusterServiceServer(s, f)
 	fleetv1.RegisterIdentityServiceServer(s, f)
+	fleetv1.RegisterBackupServiceServer(s, fakeBackups{f: f})
 	local := grpc.NewServer()
 	fleetv1.RegisterLocalServiceServer(local, f)
 	tcp := listen(t, "tcp", "127.0.0.1:0")

@@ -39,6 +39,7 @@ func (a *app) schedulerCommand() *cobra.Command {
 		}
 		return serve(cmd.Context(), s)
 	}
+	cmd.AddCommand(a.schedulerRecover())
 	return cmd
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
@@ -75,6 +76,15 @@ type Members interface {
 	RotateKey(ctx context.Context, as *fleetv1.Command) (id string, err error)
 }
 
+// Backups copy the state out and in.
+type Backups interface {
+	// Backup writes a backup file of all that was committed before the call.
+	Backup(ctx context.Context, w io.Writer) error
+	// Restore replaces the state of an empty cluster by that of a backup file; token is the caller's. Before all of
+	// the file has been read and checked nothing changes.
+	Restore(ctx context.Context, file io.Reader, token string) (*fleetv1.RestoreResponse, error)
+}
+
 // Config is what the API is made of. All fields but Identity are needed.
 type Config struct {
 	Store     Store
@@ -84,6 +94,7 @@ type Config struct {
 	Images    Images
 	Endpoints Endpoints
 	Members   Members
+	Backups   Backups
 	// Identity is what certificates are signed with; nil in a cluster without TLS.
 	Identity *Identity
 	// MaxServicesPerUser is the quota of SPEC §3.
@@ -126,6 +137,7 @@ func (a *API) Register(s grpc.ServiceRegistrar) {
 	fleetv1.RegisterClusterServiceServer(s, &clusterServer{API: a})
 	fleetv1.RegisterJoinServiceServer(s, &joinServer{API: a})
 	fleetv1.RegisterIdentityServiceServer(s, &identityServer{API: a})
+	fleetv1.RegisterBackupServiceServer(s, &backupServer{API: a})
 }
 
 func (a *API) view() state.ReadView { return a.cfg.Store.View() }

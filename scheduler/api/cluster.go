@@ -4,6 +4,7 @@ import (
 	"context"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 type clusterServer struct {
@@ -14,6 +15,7 @@ type clusterServer struct {
 func (s *clusterServer) GetClusterStatus(context.Context, *fleetv1.GetClusterStatusRequest) (*fleetv1.GetClusterStatusResponse, error) {
 	resp, view := s.cfg.Members.ClusterStatus(), s.view()
 	resp.ClusterId, resp.RestoreEpoch = view.Cluster().GetMeta().GetId(), view.Cluster().GetRestoreEpoch()
+	resp.RemovalsHeld = state.RemovalsHeld(view)
 	for _, n := range view.Nodes() {
 		resp.NodesTotal++
 		if n.GetStatus().GetState() == fleetv1.NodeReady {

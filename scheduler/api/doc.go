@@ -39,6 +39,9 @@
 //   - A device's cordon is kept in the spec of its node, by ID, so that it outlives the device's absence: one that no
 //     node lists any more can still be uncordoned. A slice is cordoned with the device that it is cut from; to
 //     uncordon it alone then is refused, rather than to say "done" of a slice that stays closed.
+//   - Removals after a restore are confirmed as the operator has seen them: the list that was shown is sent back, and a node
+//     that by now would remove more is left out. Each node is confirmed by itself, so that one that returns later
+//     holds what it runs.
 //
 // Dependencies: grpc for statuses and streams, genproto's errdetails because BadRequest is the form in
 // which generic clients show field errors, google/uuid for object IDs.

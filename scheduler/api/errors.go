@@ -14,6 +14,7 @@ import (
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/registry"
+	"github.com/drover-fleet/drover/scheduler/events"
 	"github.com/drover-fleet/drover/scheduler/member"
 	"github.com/drover-fleet/drover/scheduler/raftstore"
 )
@@ -98,6 +99,8 @@ func toStatus(err error) error {
 		return status.Error(codes.ResourceExhausted, raftstore.ErrDiskFull.Error())
 	case errors.As(err, &image):
 		return status.Error(imageCode(image), image.Error())
+	case errors.Is(err, events.ErrSlow):
+		return status.Error(codes.ResourceExhausted, events.ErrSlow.Error())
 	case errors.Is(err, context.Canceled):
 		return status.Error(codes.Canceled, "the caller went away")
 	case errors.Is(err, context.DeadlineExceeded):

@@ -368,7 +368,7 @@ func TestClusterStatus(t *testing.T) {
 	w.put(&fleetv1.Cluster{Meta: &fleetv1.Meta{Name: "cluster", Id: "c1"}, RestoreEpoch: 2})
 	w.mustDeploy(iris(nil))
 	got, err := fleetv1.NewClusterServiceClient(w.conn).GetClusterStatus(t.Context(), &fleetv1.GetClusterStatusRequest{})
-	want := &fleetv1.GetClusterStatusResponse{ClusterId: "c1", RestoreEpoch: 2, LeaderId: "me", Version: "v", NodesReady: 1, NodesTotal: 1, Services: 1}
+	want := &fleetv1.GetClusterStatusResponse{ClusterId: "c1", RestoreEpoch: 2, RemovalsHeld: true, LeaderId: "me", Version: "v", NodesReady: 1, NodesTotal: 1, Services: 1}
 	if err != nil || !proto.Equal(got, want) {
 		t.Errorf("%v, %v", got, err)
 	}

@@ -151,15 +151,20 @@ func findService(view state.ReadView, project, name string) (*fleetv1.Service, e
 
 // shownService shows the state that follows from what was asked last.
 func shownService(s *fleetv1.Service) *fleetv1.Service {
-	state := effectiveState(s)
-	if s.GetStatus() != nil && state == s.GetStatus().GetState() {
+	state, older := effectiveState(s), s.GetSpec() != nil && s.Spec.RescheduleAfterSeconds != nil
+	if s.GetStatus() != nil && state == s.GetStatus().GetState() && !older {
 		return s
 	}
 	s = proto.CloneOf(s)
+	if older {
+		sayOnce(s.Spec)
+	}
 	if s.Status == nil {
 		s.Status = &fleetv1.ServiceStatus{}
 	}
-	s.Status.State, s.Status.Reason = state, ""
+	if state != s.Status.GetState() {
+		s.Status.State, s.Status.Reason = state, ""
+	}
 	return s
 }
 

@@ -23,7 +23,7 @@ func TestDeployCompletesTheSpec(t *testing.T) {
 	}
 	s := resp.GetService()
 	want := &fleetv1.ServiceSpec{Pool: "own", Network: "bridge", MaxInvalidInstances: 1, GracePeriodSeconds: proto.Int32(30),
-		RescheduleAfterSeconds: proto.Int32(60), Versions: []*fleetv1.ServiceVersion{
+		OnDisconnect: &fleetv1.OnDisconnect{ReplaceAfterSeconds: proto.Int32(60), Keep: proto.Bool(true)}, Versions: []*fleetv1.ServiceVersion{
 			{Model: "iris", ModelVersion: "0.0.2", Weight: 100, Flavor: "cpu.1u1g", Instances: 1, TimeoutMinutes: 20, Nodes: 1}}}
 	if !proto.Equal(s.GetSpec(), want) {
 		t.Errorf("spec %v\nwant %v", s.GetSpec(), want)
@@ -78,7 +78,12 @@ func TestDeployRefusals(t *testing.T) {
 		{"auto stop", "service.spec.auto_stop_hours", "0–24", invalid, func(s *fleetv1.Service) { s.Spec.AutoStopHours = 25 }},
 		{"max invalid", "service.spec.max_invalid_instances", "-1", invalid, func(s *fleetv1.Service) { s.Spec.MaxInvalidInstances = -1 }},
 		{"grace", "service.spec.grace_period_seconds", "0–180", invalid, func(s *fleetv1.Service) { s.Spec.GracePeriodSeconds = proto.Int32(181) }},
-		{"reschedule", "service.spec.reschedule_after_seconds", "-1", invalid, func(s *fleetv1.Service) { s.Spec.RescheduleAfterSeconds = proto.Int32(-1) }},
+		{"on_disconnect", "service.spec.on_disconnect.replace_after_seconds", "-1", invalid, func(s *fleetv1.Service) {
+			s.Spec.OnDisconnect = &fleetv1.OnDisconnect{ReplaceAfterSeconds: proto.Int32(-1)}
+		}},
+		{"said twice", "service.spec.reschedule_after_seconds", "leave it out", invalid, func(s *fleetv1.Service) {
+			s.Spec.OnDisconnect, s.Spec.RescheduleAfterSeconds = &fleetv1.OnDisconnect{ReplaceAfterSeconds: proto.Int32(5)}, proto.Int32(6)
+		}},
 		{"no versions", "service.spec.versions", "0 entries", invalid, func(s *fleetv1.Service) { s.Spec.Versions = nil }},
 		{"weight", "service.spec.versions[0].weight", "120 is out of range 0–100; weights must add up to 100", invalid,
 			v0(func(v *fleetv1.ServiceVersion) { v.Weight = 120 })},
@@ -376,5 +381,31 @@ func TestListServicesByTags(t *testing.T) {
 	}
 	if resp, err := w.services().ListEndpoints(t.Context(), &fleetv1.ListEndpointsRequest{Name: "iris"}); err != nil || len(resp.GetEndpoints()) != 1 {
 		t.Errorf("endpoints: %v, %v", resp, err)
+	}
+}
+
+// Older clients send reschedule_after_seconds, and older schedulers have stored it: it means the same.
+func TestRescheduleAfterIsUnderstood(t *testing.T) {
+	w := newWorld(t)
+	w.furnish()
+	resp, err := w.deploy(iris(func(s *fleetv1.Service) { s.Spec.RescheduleAfterSeconds = proto.Int32(5) }), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := resp.GetService().GetSpec(); s.RescheduleAfterSeconds != nil || s.GetOnDisconnect().GetReplaceAfterSeconds() != 5 || !s.GetOnDisconnect().GetKeep() {
+		t.Errorf("deployed %v", s)
+	}
+	older := proto.CloneOf(w.store.View().Service("default", "iris"))
+	older.Spec.OnDisconnect, older.Spec.RescheduleAfterSeconds = nil, proto.Int32(5)
+	w.write(state.Put(older.GetMeta().GetRevision(), older))
+	got, err := w.services().GetService(t.Context(), &fleetv1.GetServiceRequest{Name: "iris"})
+	if err != nil || got.GetService().GetSpec().GetOnDisconnect().GetReplaceAfterSeconds() != 5 || got.GetService().GetSpec().RescheduleAfterSeconds != nil {
+		t.Errorf("shown as %v, %v", got.GetService().GetSpec(), err)
+	}
+	again, err := w.deploy(iris(func(s *fleetv1.Service) {
+		s.Spec.OnDisconnect = &fleetv1.OnDisconnect{ReplaceAfterSeconds: proto.Int32(5)}
+	}), "")
+	if err != nil || again.GetChanged() {
+		t.Errorf("the same in new words: changed %t, %v", again.GetChanged(), err)
 	}
 }

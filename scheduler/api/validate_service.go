@@ -44,8 +44,15 @@ func completeServiceSpec(s *fleetv1.ServiceSpec) {
 	if s.GracePeriodSeconds == nil {
 		s.GracePeriodSeconds = proto.Int32(standardGrace)
 	}
-	if s.RescheduleAfterSeconds == nil {
-		s.RescheduleAfterSeconds = proto.Int32(standardRenew)
+	sayOnce(s)
+	if s.OnDisconnect == nil {
+		s.OnDisconnect = &fleetv1.OnDisconnect{}
+	}
+	if d := s.GetOnDisconnect(); d.ReplaceAfterSeconds == nil {
+		d.ReplaceAfterSeconds = proto.Int32(standardRenew)
+	}
+	if d := s.GetOnDisconnect(); d.Keep == nil {
+		d.Keep = proto.Bool(true)
 	}
 	for _, version := range s.GetVersions() {
 		fillInt(&version.Instances, standardInstances)
@@ -54,6 +61,21 @@ func completeServiceSpec(s *fleetv1.ServiceSpec) {
 	}
 	if len(s.GetVersions()) == 1 {
 		fillInt(&s.Versions[0].Weight, allWeight)
+	}
+}
+
+// sayOnce moves what older clients and schedulers say in reschedule_after_seconds to on_disconnect. It leaves a
+// contradiction standing.
+func sayOnce(s *fleetv1.ServiceSpec) {
+	old := s.RescheduleAfterSeconds
+	if old == nil {
+		return
+	}
+	if s.OnDisconnect == nil {
+		s.OnDisconnect = &fleetv1.OnDisconnect{}
+	}
+	if d := s.GetOnDisconnect(); d.ReplaceAfterSeconds == nil || d.GetReplaceAfterSeconds() == *old {
+		d.ReplaceAfterSeconds, s.RescheduleAfterSeconds = old, nil
 	}
 }
 
@@ -67,7 +89,11 @@ func (v *violations) service(field string, s *fleetv1.Service) {
 	v.between(at+".auto_stop_hours", int64(spec.GetAutoStopHours()), 0, maxAutoStopHours)
 	v.between(at+".max_invalid_instances", int64(spec.GetMaxInvalidInstances()), 1, maxInstances)
 	v.between(at+".grace_period_seconds", int64(spec.GetGracePeriodSeconds()), 0, maxGrace)
-	v.between(at+".reschedule_after_seconds", int64(spec.GetRescheduleAfterSeconds()), 0, maxRenew)
+	if old := spec.RescheduleAfterSeconds; old != nil {
+		v.add(at+".reschedule_after_seconds", "%d is not what on_disconnect.replace_after_seconds says (%d): leave it out",
+			*old, spec.GetOnDisconnect().GetReplaceAfterSeconds())
+	}
+	v.between(at+".on_disconnect.replace_after_seconds", int64(spec.GetOnDisconnect().GetReplaceAfterSeconds()), 0, maxRenew)
 	if n := len(spec.GetVersions()); n < 1 || n > maxVersions {
 		v.add(at+".versions", "has %d entries; 1–%d are allowed", n, maxVersions)
 		return

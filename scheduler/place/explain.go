@@ -249,7 +249,7 @@ func (l *look) distance(n *node, h hurdle) float64 {
 			d += 100 + share(l.of(n).fit.class.count())
 		case inArch, inMounts, inLabels, inNames:
 			d += 100
-		case inDrain, inCordon, inReach:
+		case inDrain, inCordon, inReach, inHeld:
 			d += 10
 		case inApart, inSpread, inKept:
 			d++

@@ -25,6 +25,7 @@ const (
 	inDrain
 	inCordon
 	inReach
+	inHeld
 	inPort
 	inDevices
 	inDomain
@@ -114,6 +115,9 @@ func (l *look) hurdles(n *node) (h hurdle) {
 	}
 	if n.unreachable {
 		h |= inReach
+	}
+	if n.holding {
+		h |= inHeld
 	}
 	if r.HostPort != 0 && slices.Contains(n.ports, r.HostPort) {
 		h |= inPort
@@ -205,7 +209,7 @@ func (l *look) shut(n *node) mask { return l.of(n).fit.class.without(n.usable) }
 // emptied is the node as if nothing ran on it, every device worked and it took instances.
 func (n *node) emptied() *node {
 	e := n.copied()
-	e.open, e.cordoned, e.unreachable = true, false, false
+	e.open, e.cordoned, e.unreachable, e.holding = true, false, false, false
 	e.cpu, e.memory, e.disk = n.total.CPUMillis, n.total.MemoryBytes, max(n.total.DiskBytes, 0)
 	e.free, e.ports = n.topology.all, nil
 	return e

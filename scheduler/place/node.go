@@ -22,6 +22,7 @@ type node struct {
 	usable                mask // devices on which instances may be placed
 	last                  mask // usable ones that had trouble lately
 	cordoned, unreachable bool
+	holding               bool  // keeps what isn't assigned to it
 	softest               int32 // least priority of its preemptible instances
 	ending                bool  // has instances that hold their share though they are to stop
 	soft                  mask  // devices of both
@@ -74,7 +75,8 @@ func (n *node) describe(o *fleetv1.Node, intern func(*topology) *topology) {
 	f := o.GetFacts()
 	n.name = o.GetMeta().GetName()
 	n.cordoned, n.unreachable = o.GetSpec().GetCordoned(), o.GetStatus().GetState() != fleetv1.NodeReady
-	n.open = !n.cordoned && !n.unreachable
+	n.holding = state.KeepsStrangers(o)
+	n.open = !n.cordoned && !n.unreachable && !n.holding
 	n.arch, n.labels, n.mountDirs, n.images = f.GetArch(), f.GetLabels(), f.GetMountDirs(), f.GetImageDigests()
 	if n.topology == nil || !slices.EqualFunc(n.devices, f.GetDevices(), sameMake) {
 		given := holdable(f.GetDevices())

@@ -13,7 +13,7 @@ import (
 // filterName names a filter for people and scripts.
 func filterName(h hurdle) string {
 	return map[hurdle]string{inArch: "architecture", inMounts: "mounts", inKind: "accelerator", inProfile: "slice profile", inLabels: "labels", inNames: "pinned nodes",
-		inDrain: "draining", inCordon: "cordoned", inReach: "unreachable", inPort: "host port", inDevices: "devices", inDomain: "link domain",
+		inDrain: "draining", inCordon: "cordoned", inReach: "unreachable", inHeld: "removals held", inPort: "host port", inDevices: "devices", inDomain: "link domain",
 		inCPU: "CPU", inMemory: "memory", inDisk: "disk", inApart: "anti-affinity", inSpread: "spread", inKept: "reserved"}[h]
 }
 
@@ -46,6 +46,8 @@ func (l *look) tell(h hurdle, ns []*node) (phrase, figures string) {
 		return one("is", "are") + " cordoned", ""
 	case inReach:
 		return one("is", "are") + " unreachable", ""
+	case inHeld:
+		return one("runs", "run") + " what isn't known since a restore", ""
 	case inPort:
 		return fmt.Sprintf("%s port %d taken", one("has", "have"), r.HostPort), ""
 	case inDevices:

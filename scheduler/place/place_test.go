@@ -59,6 +59,10 @@ func gpus(n int32) *fleetv1.Accelerator {
 func TestExplanations(t *testing.T) {
 	cordon := func(n *fleetv1.Node) { n.Spec.Cordoned = true }
 	away := func(n *fleetv1.Node) { n.Status.State = fleetv1.NodeUnreachable }
+	strange := func(n *fleetv1.Node) {
+		n.Facts.Hold = &fleetv1.NodeHold{RestoreEpoch: 9, Strangers: []*fleetv1.Stranger{{InstanceId: "s"}}}
+	}
+	held := func(n *fleetv1.Node) { n.Facts.Hold = &fleetv1.NodeHold{RestoreEpoch: 9} }
 	arm := func(n *fleetv1.Node) { n.Facts.Arch = "arm64" }
 	sick := func(n *fleetv1.Node) { n.Facts.Devices[0].Health = fleetv1.Unhealthy }
 	sliced := func(n *fleetv1.Node) {
@@ -80,6 +84,8 @@ func TestExplanations(t *testing.T) {
 		{"cpu", []proto.Message{host("a", 0)}, Request{CPUMillis: 8500}, `0 of 1 node of pool "p" fit: 1 lacks CPU (need 8.5 cores, most free 8 cores on a)`, true},
 		{"disk", []proto.Message{host("a", 0)}, Request{DiskBytes: 101 * gib}, `0 of 1 node of pool "p" fit: 1 lacks disk (need 101.0 GiB, most free 100.0 GiB on a)`, true},
 		{"away", []proto.Message{host("a", 0, away), host("b", 0, cordon)}, Request{}, `0 of 2 nodes of pool "p" fit: 1 is cordoned, 1 is unreachable`, false},
+		{"strangers", []proto.Message{host("a", 0, strange)}, Request{}, `0 of 1 node of pool "p" fit: 1 runs what isn't known since a restore`, false},
+		{"removals held, but nothing to remove", []proto.Message{host("a", 0, held)}, Request{}, "", false},
 		{"arch", []proto.Message{host("a", 0, arm)}, Request{ImageArches: []string{"amd64"}}, `0 of 1 node of pool "p" fit: 1 has another architecture (need amd64, a has arm64)`, true},
 		{"arch of flavor", []proto.Message{host("a", 0)}, Request{Arch: "amd64", ImageArches: []string{"arm64"}},
 			`0 of 1 node of pool "p" fit: 1 has another architecture (need amd64 by the flavor but arm64 by the image, a has amd64)`, true},

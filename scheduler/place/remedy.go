@@ -41,7 +41,7 @@ const (
 // remedies answers what would help, the surest first; each was planned.
 func (h *healer) remedies() []remedy {
 	var out []remedy
-	for _, find := range []func() *remedy{h.preempted, h.freed, h.fewerDevices, h.withoutDomain, h.fewerNodes, h.uncordoned, h.repaired, h.undrained, h.returned,
+	for _, find := range []func() *remedy{h.preempted, h.freed, h.fewerDevices, h.withoutDomain, h.fewerNodes, h.uncordoned, h.repaired, h.undrained, h.confirmed, h.returned,
 		h.withoutApart, h.withoutSpread, h.withoutNames, h.withoutLabels, h.lessCPU, h.lessMemory, h.lessDisk, h.unreserved} {
 		if one := find(); one != nil && !slices.ContainsFunc(out, func(o remedy) bool { return o.text == one.text }) {
 			if out = append(out, *one); len(out) == maxRemedies {
@@ -314,6 +314,12 @@ func (h *healer) undrained() *remedy {
 
 func (h *healer) returned() *remedy {
 	return h.opened(inReach, func(names string, _ int) string { return "it waits for the return of " + names })
+}
+
+func (h *healer) confirmed() *remedy {
+	return h.opened(inHeld, func(names string, _ int) string {
+		return "`drover cluster restore --confirm` makes room on " + names
+	})
 }
 
 // repaired is that devices of a node are in order again: cordoned ones first, and no more than needed.

@@ -13,6 +13,8 @@
 // committed is in the store by then. ReadIndex makes the next View linearizable without writing to the log: commit
 // index, VerifyLeader, wait for the apply.
 //
+// Restore replaces the state on all schedulers, as Raft's own operation, at an index above all that was.
+//
 // # What is on disk, and how damage is found
 //
 // Below <data dir>/raft: lock, id, log/, snapshots/. Open holds a lock on the directory, and checks all of it

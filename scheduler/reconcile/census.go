@@ -11,8 +11,8 @@ import (
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
-// defaultReschedule is ServiceSpec.reschedule_after_seconds when it is unset.
-const defaultReschedule = 60 * time.Second
+// defaultReplace is OnDisconnect.replace_after_seconds when it is unset.
+const defaultReplace = 60 * time.Second
 
 // census is one look at a service's instances.
 type census struct {
@@ -79,7 +79,8 @@ type counting struct {
 	byKey map[string]*versionCensus
 	nodes map[string]seenNode
 	gangs map[string]*gang // by ID
-	order []string         // of the gangs
+	gone  absences
+	order []string // of the gangs
 }
 
 // seenNode is what matters of a node; it is nil when it is gone.
@@ -96,9 +97,9 @@ type gang struct {
 }
 
 // take looks at the instances of a service. svc is nil when it no longer exists: then all must go.
-func take(view state.ReadView, svc *fleetv1.Service, id string, now time.Time) *census {
+func take(view state.ReadView, svc *fleetv1.Service, id string, now time.Time, gone absences) *census {
 	all := view.InstancesOfService(id)
-	c := &counting{census: &census{instances: len(all)}, view: view, svc: svc, now: now, byKey: map[string]*versionCensus{},
+	c := &counting{census: &census{instances: len(all)}, view: view, svc: svc, now: now, gone: gone, byKey: map[string]*versionCensus{},
 		nodes: map[string]seenNode{}, gangs: map[string]*gang{}}
 	if svc.GetDesired().GetState() == fleetv1.DesiredRunning {
 		for _, v := range svc.GetSpec().GetVersions() {
@@ -140,7 +141,7 @@ func (c *counting) sort(inst *fleetv1.Instance) {
 	case node.Node == nil || inst.GetObserved().GetState() == fleetv1.InstanceReaped:
 		c.remove = append(c.remove, inst)
 		broken = "has ended"
-	case inst.GetDesired().GetState() == fleetv1.DesiredStopped && (!reachable && c.away(node.Node, min(patience(svc), defaultReschedule)) || outlived(svc, inst)):
+	case inst.GetDesired().GetState() == fleetv1.DesiredStopped && (!reachable && c.away(node.Node, min(patience(svc), defaultReplace)) || outlived(svc, inst)):
 		c.parted = append(c.parted, inst)
 		broken = "is to stop"
 	case inst.GetDesired().GetState() == fleetv1.DesiredStopped:
@@ -161,7 +162,7 @@ func (c *counting) sort(inst *fleetv1.Instance) {
 	case reachable && node.fails && state.FailedDevice(node.Node, inst) != "":
 		broken = state.FailedDevice(node.Node, inst)
 		c.stop = append(c.stop, fate{inst, broken, true})
-	case !reachable && c.away(node.Node, patience(svc)):
+	case !reachable && c.lost(node.Node, inst):
 		broken = "is lost: its node " + node.GetMeta().GetName() + " is unreachable"
 		c.stop = append(c.stop, fate{inst, "its node " + node.GetMeta().GetName() + " is unreachable", false})
 	case inst.GetSpec().GetGang() == nil:
@@ -224,14 +225,6 @@ func (v *versionCensus) add(u unit) {
 	} else {
 		v.stay = append(v.stay, u)
 	}
-}
-
-// patience is how long an instance on an unreachable node is waited for before it is replaced.
-func patience(svc *fleetv1.Service) time.Duration {
-	if spec := svc.GetSpec(); spec != nil && spec.RescheduleAfterSeconds != nil {
-		return time.Duration(spec.GetRescheduleAfterSeconds()) * time.Second
-	}
-	return defaultReschedule
 }
 
 // outlived says that the service was found Stopped without the instance having ended: a node that is back

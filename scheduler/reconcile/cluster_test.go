@@ -168,6 +168,10 @@ func agentStep(inst *fleetv1.Instance) *fleetv1.InstanceObserved {
 		return nil
 	case inst.GetDesired().GetState() == fleetv1.DesiredStopped:
 		return &fleetv1.InstanceObserved{State: fleetv1.InstanceReaped, Attempt: max(1, o.GetAttempt())}
+	case o.GetReason() == state.ReasonUnconfirmed: // an agent that is back reports everything
+		o = proto.CloneOf(o)
+		o.Ready, o.Health, o.Reason = true, fleetv1.Healthy, ""
+		return o
 	case inst.GetDesired().GetRestart() > o.GetRestarted():
 		return &fleetv1.InstanceObserved{State: fleetv1.InstanceAccepted, Attempt: o.GetAttempt() + 1, Restarted: inst.GetDesired().GetRestart(),
 			LastExit: &fleetv1.ExitStatus{Reason: "Stopped"}}

@@ -17,11 +17,29 @@
 // looked at again before 10 µs for each have passed: then the reports that came meanwhile are taken in together.
 //
 // An instance is wanted when its service is to run and its version asks for it. It's lost when its node has
-// been Unreachable for reschedule_after_seconds; then it's asked to stop, and stays so when the node comes
+// been Unreachable for its replace_after_seconds; then it's asked to stop, and stays so when the node comes
 // back: its agent then ends it. Until then its capacity counts as taken. The node of a failed
 // instance is avoided for an hour if another fits. An instance that holds a device which its node reports as
 // failed counts as failed, even when its own report is late. The first replacement comes at once; when replacements
 // fail as well, later ones wait 10 s doubling to 5 min, so that a broken image doesn't churn the fleet.
+//
+// # Fencing
+//
+// An instance with keep: false is stopped by its own agent when that has had no scheduler for replace_after (R), with the
+// grace period G, and is lost only when that must have happened. Let the node be cut off at c. Its agent finds its
+// session dead by c + 15 s, looks at the time each second, and kills and deletes within 5 s after the grace: all is over by
+// c + 21 s + R + G, or by c + 24 s when it was restarted meanwhile. The leader found the node Unreachable after c: it had
+// heard its last message at most a heartbeat before c, and a lease is at least two. It waits R + G + (R + G)/500
+// + 30 s from when it saw that itself, by its own monotonic clock: times that other schedulers wrote down don't count, for
+// their clocks may be off, and a new leader begins anew. Monotonic clocks that are slewed differ by 0.1 % at
+// most. A leader that was deposed while it stood still may keep a session until the agent's pings find it dead: by then its
+// successor has led for at most those 15 s. Reports in flight only make the leader later. What the
+// bound can't cover is an agent that doesn't run while its containers do.
+//
+// # After a restore
+//
+// Until an operator has confirmed what nodes may remove, the service and drain loops place, stop and move nothing; the
+// state of nodes and services is kept up. A new leadership begins with each restore.
 //
 // # Placing
 //
@@ -86,7 +104,7 @@
 // for a node, and not while a pull has moved on within the last minute. A new leader starts it again, as it
 // does leases.
 //
-// A service that ends doesn't wait for a node that has been Unreachable for reschedule_after_seconds, at most
+// A service that ends doesn't wait for a node that has been Unreachable for replace_after_seconds, at most
 // 60 s: it becomes Stopped or is deleted, and says so in a StopFailed event. What it had there stays in the store,
 // asked to stop and with its devices taken, until the node is back and has reaped it: no second holder, and a node
 // that never comes back holds up nobody. On a reachable node a stop that takes 30 s longer than the instance's own

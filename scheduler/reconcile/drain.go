@@ -36,6 +36,10 @@ func (l *drainLoop) wakes() (feed, told <-chan struct{}) { return l.feed.Ready()
 
 func (l *drainLoop) step(ctx context.Context, now time.Time) (next time.Time) {
 	l.collect(now)
+	if state.RemovalsHeld(l.cfg.State.View()) {
+		clear(l.dirty)
+		return time.Time{}
+	}
 	w := &writing{proposer: l.proposer, ctx: ctx, what: "drains not carried on",
 		compute: func(node string) []*fleetv1.Write {
 			return []*fleetv1.Write{l.judge(l.cfg.State.View(), node, now)}
@@ -57,7 +61,7 @@ func (l *drainLoop) collect(now time.Time) {
 	if err != nil {
 		l.cfg.Logger.Error("the store's changes are not heard of", "error", err)
 	}
-	if resync {
+	if resync || slices.ContainsFunc(sets, confirms) {
 		l.resync()
 	}
 	for _, set := range sets {

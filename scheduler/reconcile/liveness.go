@@ -89,6 +89,7 @@ func (l *livenessLoop) judge(view state.ReadView, name string, now time.Time) *f
 		Objects: []*fleetv1.ObjectRef{state.NodeRef(name, node)}}
 	w.Events = append(w.Events, event)
 	if want == fleetv1.NodeReady {
+		w.Mutations = append(w.Mutations, state.Unconfirmed(view, name)...)
 		return w
 	}
 	instances := view.InstancesOnNode(name)

@@ -18,7 +18,9 @@ import (
 
 func TestLostNodeIsReplacedAndReconciledWhenBack(t *testing.T) {
 	run(t, 2, func(c *cluster) {
-		c.deploy(2, func(s *fleetv1.Service) { s.Spec.RescheduleAfterSeconds = proto.Int32(30) })
+		c.deploy(2, func(s *fleetv1.Service) {
+			s.Spec.OnDisconnect = &fleetv1.OnDisconnect{ReplaceAfterSeconds: proto.Int32(30)}
+		})
 		c.sessions.set("n1", true)
 		c.settled()
 		c.expect(fleetv1.ServiceAlarm, 2)
@@ -86,7 +88,7 @@ func TestEndingDoesNotWaitForADeadNode(t *testing.T) {
 		t.Run(end, func(t *testing.T) {
 			run(t, 1, func(c *cluster) {
 				c.deploy(2, func(s *fleetv1.Service) {
-					s.Spec.Versions[0].Flavor, s.Spec.RescheduleAfterSeconds = "gpu", proto.Int32(86400)
+					s.Spec.Versions[0].Flavor, s.Spec.RescheduleAfterSeconds = "gpu", proto.Int32(86400) // as older schedulers stored it
 				})
 				c.expect(fleetv1.ServiceRunning, 2)
 				c.sessions.set("n1", true)

@@ -23,7 +23,7 @@ func (l *serviceLoop) look(id string, now time.Time) *look {
 	}
 	view := l.cfg.State.View()
 	svc := view.ServiceByID(id)
-	seen := &look{id: id, view: view, svc: svc, census: take(view, svc, id, now)}
+	seen := &look{id: id, view: view, svc: svc, census: take(view, svc, id, now, l.gone)}
 	l.looks[id] = seen
 	if m := l.memory[id]; m != nil {
 		m.looked, m.instances = now, seen.census.instances

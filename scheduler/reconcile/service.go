@@ -22,6 +22,7 @@ type serviceLoop struct {
 	wakeups agenda             // of others: when to look again
 	memory  map[string]*memory // by service ID
 	looks   map[string]*look   // of the present pass
+	gone    absences
 
 	index     *place.Index                 // nil before the first plan and after a resync
 	changes   []state.ChangeSet            // that the index has not heard of
@@ -40,7 +41,7 @@ type serviceLoop struct {
 
 func newServiceLoop(cfg Config) *serviceLoop {
 	l := &serviceLoop{proposer: proposer{cfg}, dirty: map[string]bool{},
-		memory: map[string]*memory{}, looks: map[string]*look{}, wishes: map[*wish]bool{}, turns: map[string]*Turn{}, feed: cfg.State.Subscribe(), pullWake: make(chan struct{}, 1), pulled: map[string]bool{}}
+		memory: map[string]*memory{}, looks: map[string]*look{}, gone: absences{}, wishes: map[*wish]bool{}, turns: map[string]*Turn{}, feed: cfg.State.Subscribe(), pullWake: make(chan struct{}, 1), pulled: map[string]bool{}}
 	l.preempter = func(x *place.Index) preempter { return x }
 	l.forgetPulls = cfg.Sessions.OnPull(l.onPull)
 	return l
@@ -118,7 +119,7 @@ func (l *serviceLoop) wakeAt(id string, at time.Time) { l.wakeups.at(id, at) }
 
 // mark notes which services the changes concern.
 func (l *serviceLoop) mark(sets []state.ChangeSet, resync bool) {
-	if resync {
+	if resync || slices.ContainsFunc(sets, confirms) {
 		view := l.cfg.State.View()
 		for _, svc := range view.Services("") {
 			l.dirty[svc.GetMeta().GetId()] = true
@@ -132,6 +133,13 @@ func (l *serviceLoop) mark(sets []state.ChangeSet, resync bool) {
 			l.markChange(c)
 		}
 	}
+}
+
+// confirms says whether the loops may go on after a restore.
+func confirms(set state.ChangeSet) bool {
+	return slices.ContainsFunc(set.Changes, func(c state.Change) bool {
+		return c.Key.Kind == fleetv1.KindCluster && c.Before.GetCluster().GetRemovalsConfirmed() != c.After.GetCluster().GetRemovalsConfirmed()
+	})
 }
 
 func (l *serviceLoop) markChange(c state.Change) {
@@ -184,7 +192,7 @@ func (l *serviceLoop) markNode(name string, before, after *fleetv1.Node) {
 // sameRoom says whether a node takes what it took before. Which images it has decides nothing.
 func sameRoom(a, b *fleetv1.Node) bool {
 	f, g := a.GetFacts(), b.GetFacts()
-	return proto.Equal(a.GetSpec(), b.GetSpec()) && state.Allocatable(a) == state.Allocatable(b) && f.GetArch() == g.GetArch() &&
+	return proto.Equal(a.GetSpec(), b.GetSpec()) && state.Allocatable(a) == state.Allocatable(b) && f.GetArch() == g.GetArch() && state.KeepsStrangers(a) == state.KeepsStrangers(b) &&
 		maps.Equal(f.GetLabels(), g.GetLabels()) && slices.Equal(f.GetMountDirs(), g.GetMountDirs()) &&
 		slices.EqualFunc(f.GetDevices(), g.GetDevices(), func(d, e *fleetv1.Device) bool { return d == e || proto.Equal(d, e) })
 }
@@ -192,11 +200,13 @@ func sameRoom(a, b *fleetv1.Node) bool {
 // pass looks at the services, and places what is missing anywhere.
 func (l *serviceLoop) pass(ctx context.Context, now time.Time, ids []string) {
 	clear(l.looks)
-	l.writeEach(ctx, now, ids, "instances not settled", l.settle)
-	for _, id := range ids {
-		l.wish(l.look(id, now), now)
+	if !state.RemovalsHeld(l.cfg.State.View()) {
+		l.writeEach(ctx, now, ids, "instances not settled", l.settle)
+		for _, id := range ids {
+			l.wish(l.look(id, now), now)
+		}
+		ids = append(ids, l.place(ctx, now)...)
 	}
-	ids = append(ids, l.place(ctx, now)...)
 	slices.Sort(ids)
 	ids = slices.DeleteFunc(slices.Compact(ids), func(id string) bool { return l.goesOn(id, now) })
 	failed := l.writeEach(ctx, now, ids, "status not written", l.status)

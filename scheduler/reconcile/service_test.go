@@ -47,7 +47,7 @@ func TestInstanceSpecIsComplete(t *testing.T) {
 			DeviceIds: []string{"n1-d0"}, DeviceModels: []string{"X1"}, Image: "r/m:1", ImageDigest: "sha256:1", Env: map[string]string{"A": "b"}, CpuMillis: 1000, MemoryBytes: gib,
 			Limits: &fleetv1.Limits{ShmBytes: 7, Pids: 5}, Network: fleetv1.NetworkBridge, Api: &fleetv1.ModelAPI{Protocol: "http", Port: 8080},
 			Health:          &fleetv1.HealthCheck{CheckMethod: "HTTP", Protocol: "http", Url: "/health", PeriodSeconds: 2, TimeoutSeconds: 5, FailureThreshold: 3},
-			WithdrawSeconds: 3}
+			WithdrawSeconds: 3, OnDisconnect: &fleetv1.OnDisconnect{ReplaceAfterSeconds: proto.Int32(60), Keep: proto.Bool(true)}}
 		if !proto.Equal(got, want) {
 			t.Errorf("spec\n%v, want\n%v", got, want)
 		}

@@ -29,6 +29,11 @@
 // before the first agent hears of it, a shorter one after the last has said that it knows. Agents of before there was
 // a Pace confirm nothing and keep what their Welcome told them.
 //
+// A node that loses its lease loses its session with it, so that its agent knows. When it is back, or says that its host was
+// rebooted, the write that says so takes the readiness from its instances until they are reported anew: a report
+// from before, which may be in the log only now, brings no endpoint back. For that, reports of sessions that have
+// ended are not proposed any more. An instance that was asked to stop meanwhile stays so.
+//
 // A session says for which node it speaks once, in its Hello, and with TLS its certificate must be that node's; so it is
 // with a relay. Whatever its later messages claim is applied
 // to that node alone: reports of other nodes' instances are dropped. A second session of a node ends the

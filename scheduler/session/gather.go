@@ -27,6 +27,7 @@ type gather struct {
 // batch is one entry. What it has become is known when done is closed.
 type batch struct {
 	reports []*fleetv1.Report
+	alive   []context.Context // of the reports' sessions
 	bytes   int
 	done    chan struct{}
 	err     error
@@ -36,14 +37,14 @@ func (g *gather) init() { g.slots = make(chan struct{}, reportsUnderway) }
 
 // add puts a report into the open batch; first says that the batch is new, and that the caller must see to its
 // being proposed.
-func (g *gather) add(r *fleetv1.Report) (b *batch, first bool) {
+func (g *gather) add(ctx context.Context, r *fleetv1.Report) (b *batch, first bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if first = g.open == nil; first {
 		g.open = &batch{done: make(chan struct{})}
 	}
 	b = g.open
-	b.reports, b.bytes = append(b.reports, r), b.bytes+proto.Size(r)
+	b.reports, b.alive, b.bytes = append(b.reports, r), append(b.alive, ctx), b.bytes+proto.Size(r)
 	if b.bytes >= maxReportBytes {
 		g.open = nil
 	}
@@ -60,9 +61,9 @@ func (g *gather) shut(b *batch) {
 }
 
 // commitReport answers when the report is committed, or nobody knows whether it is. What the store would drop is
-// dropped.
+// dropped. After ctx has ended it is not proposed any more.
 func (h *Hub) commitReport(ctx context.Context, r *fleetv1.Report) error {
-	b, first := h.gather.add(r)
+	b, first := h.gather.add(ctx, r)
 	if first && !h.work(func(t *term) { h.commitBatch(t.ctx, b) }) {
 		h.gather.shut(b)
 		b.err = h.notLeader()
@@ -101,6 +102,10 @@ func (h *Hub) commitBatch(ctx context.Context, b *batch) {
 		return
 	}
 	h.gather.shut(b)
+	b.dropEnded()
+	if len(b.reports) == 0 {
+		return // nobody waits
+	}
 	caller, cmd := "agents", &fleetv1.Command{Op: &fleetv1.Command_Reports{Reports: &fleetv1.Reports{Reports: b.reports}}}
 	if len(b.reports) == 1 {
 		caller, cmd = "agent/"+b.reports[0].GetNode(), &fleetv1.Command{Op: &fleetv1.Command_Report{Report: b.reports[0]}}
@@ -110,4 +115,16 @@ func (h *Hub) commitBatch(ctx context.Context, b *batch) {
 	for _, r := range result.Rejections {
 		h.cfg.Logger.Warn("reports refused", "nodes", len(b.reports), "for example", b.reports[0].GetNode(), "reason", r.Reason, "detail", r.Detail)
 	}
+}
+
+// dropEnded leaves out what comes from sessions that have ended: the node may have been lost, and have returned, since.
+// The batch is shut.
+func (b *batch) dropEnded() {
+	kept := b.reports[:0:0]
+	for i, r := range b.reports {
+		if b.alive[i].Err() == nil {
+			kept = append(kept, r)
+		}
+	}
+	b.reports = kept
 }

@@ -101,6 +101,7 @@ func New(cfg Config) *Hub {
 	}
 	h := &Hub{cfg: cfg, sessions: map[string]*session{}, least: pace{heartbeat: cfg.HeartbeatInterval, lease: cfg.LeaseDuration}}
 	h.leases.init()
+	h.leases.hooks.add(h.endLost)
 	h.pulls.init()
 	h.relays.init(cfg.MaxRelays)
 	h.gather.init()
@@ -248,6 +249,17 @@ func (h *Hub) OnPull(f func(instanceID string)) (cancel func()) { return h.pulls
 
 // Connected says whether the node has a session here.
 func (h *Hub) Connected(node string) bool { return h.session(node) != nil }
+
+// endLost ends the session of a node that has lost its lease, so that its agent learns that it is cut off: it may have
+// to stop instances.
+func (h *Hub) endLost(node string) {
+	if valid, leading := h.leases.valid(node); valid || !leading {
+		return
+	}
+	if s := h.session(node); s != nil {
+		s.end(status.Errorf(codes.Unavailable, "nothing was heard of node %q for longer than its lease", node))
+	}
+}
 
 func (h *Hub) session(node string) *session {
 	h.mu.Lock()

@@ -173,6 +173,7 @@ func TestAgentsAreToldOfThePace(t *testing.T) {
 		if got := others[7].paces(); len(got) != 1 || got[0].GetNumber() != 2 {
 			t.Fatalf("another agent is told %v", got)
 		}
+		beat(first.agentEnd, 2)
 		time.Sleep(500 * time.Millisecond)
 		if n := w.hub.leases.count(); n != 501 {
 			t.Fatalf("%d leases are left, though the agents may go by 601 ms", n)

@@ -19,7 +19,8 @@ const registerTries = 8
 // It writes nothing when that is so already. It answers the node's ID.
 func (h *Hub) register(ctx context.Context, name string, facts *fleetv1.NodeFacts) (string, error) {
 	for range registerTries {
-		stored := h.cfg.State.View().Node(name)
+		view := h.cfg.State.View()
+		stored := view.Node(name)
 		if stored.GetMeta().GetName() != name {
 			stored = nil // found by another's ID
 		}
@@ -28,6 +29,9 @@ func (h *Hub) register(ctx context.Context, name string, facts *fleetv1.NodeFact
 			return stored.GetMeta().GetId(), nil
 		}
 		write := &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(stored.GetMeta().GetRevision(), node)}}
+		if returned(stored, facts) {
+			write.Mutations = append(write.Mutations, state.Unconfirmed(view, name)...)
+		}
 		if event != nil {
 			write.Events = append(write.Events, event)
 		}
@@ -40,6 +44,12 @@ func (h *Hub) register(ctx context.Context, name string, facts *fleetv1.NodeFact
 		}
 	}
 	return "", unavailable("registration of node "+name, fmt.Errorf("it kept changing"))
+}
+
+// returned says that what the node has reported isn't true of now: it was away, or its host has been rebooted, which
+// ends every process.
+func returned(stored *fleetv1.Node, facts *fleetv1.NodeFacts) bool {
+	return stored != nil && (stored.GetStatus().GetState() != fleetv1.NodeReady || stored.GetFacts().GetBootId() != facts.GetBootId())
 }
 
 // Registered is the node as it should be stored once its agent has connected or its facts have changed, and

@@ -107,6 +107,10 @@ func (h *Hub) welcome(s *session, hello *fleetv1.Hello) error {
 	if held := hello.GetClusterId(); held != "" && held != id {
 		return status.Errorf(codes.FailedPrecondition, "node %q holds assignments of cluster %s, this is cluster %s", s.node, held, id)
 	}
+	if held, now := hello.GetRestoreEpoch(), cluster.GetRestoreEpoch(); held > now {
+		return status.Errorf(codes.FailedPrecondition, "node %q holds assignments of restore epoch %d, this cluster is at %d: it was restored anew "+
+			"by a scheduler whose clock is behind", s.node, held, now)
+	}
 	t, err := h.adopt(s)
 	if err != nil {
 		return err
@@ -134,8 +138,8 @@ func (s *session) end(err error) { s.stop(err) }
 
 // sentSet is which assignment set was sent last.
 type sentSet struct {
-	any               bool
-	epoch, generation uint64
+	any                          bool
+	epoch, generation, confirmed uint64
 }
 
 // assignmentsChanged makes the sender look at the node again. It never blocks.
@@ -259,7 +263,7 @@ func (s *session) send() {
 		}
 		if changed {
 			set := Assignments(s.hub.cfg.State.View(), s.node)
-			if now := (sentSet{true, set.GetRestoreEpoch(), set.GetGeneration()}); now != s.sent {
+			if now := (sentSet{true, set.GetRestoreEpoch(), set.GetGeneration(), set.GetRemovalsConfirmed()}); now != s.sent {
 				s.sent = now
 				out = append(out, &fleetv1.SessionResponse{Message: &fleetv1.SessionResponse_Assignments{Assignments: set}})
 			}
@@ -285,6 +289,8 @@ func Assignments(view state.ReadView, node string) *fleetv1.AssignmentSet {
 		ClusterId:    view.Cluster().GetMeta().GetId(),
 		RestoreEpoch: view.Cluster().GetRestoreEpoch(),
 		Generation:   view.Node(node).GetStatus().GetAssignmentGeneration(),
+
+		RemovalsConfirmed: view.Node(node).GetSpec().GetRemovalsConfirmed(),
 	}
 	for _, inst := range view.InstancesOnNode(node) {
 		set.Instances = append(set.Instances, &fleetv1.Instance{Meta: inst.GetMeta(), Spec: inst.GetSpec(), Desired: inst.GetDesired(),

@@ -327,7 +327,10 @@ func TestLeases(t *testing.T) {
 		}
 		time.Sleep(6 * time.Second)
 		synctest.Wait()
-		heartbeat(p)
+		if p.code() != codes.Unavailable {
+			t.Error("the session of a node without a lease goes on: its agent doesn't know that it is cut off")
+		}
+		w.agent("n1", facts())
 		synctest.Wait()
 		if got := strings.Join(calls, " "); got != "n1 n2 -n2 -n1 n1" {
 			t.Errorf("calls %s", got)

@@ -97,6 +97,7 @@ func (x *alike) instance(i, before *fleetv1.Instance) {
 		same(word.s, word.as)
 	}
 	s.Limits, s.Api, s.Health = either(s.Limits, o.Limits), either(s.Api, o.Api), either(s.Health, o.Health)
+	s.OnDisconnect = either(s.OnDisconnect, o.OnDisconnect)
 	i.Desired = either(i.Desired, other.Desired)
 	if slices.Equal(s.Command, o.Command) {
 		s.Command = o.Command
@@ -172,7 +173,7 @@ func copySpec(s *fleetv1.InstanceSpec) *fleetv1.InstanceSpec {
 		MemoryBytes: s.GetMemoryBytes(), DiskBytes: s.GetDiskBytes(), Limits: s.GetLimits(), Network: s.GetNetwork(), Api: s.GetApi(),
 		Health: s.GetHealth(), Mounts: s.GetMounts(), ReadOnlyRoot: s.GetReadOnlyRoot(), GracePeriodSeconds: s.GetGracePeriodSeconds(),
 		WithdrawSeconds: s.GetWithdrawSeconds(), Epoch: s.GetEpoch(), Priority: s.GetPriority(), Preemptible: s.GetPreemptible(),
-		Gang: s.GetGang(), DeviceModels: s.GetDeviceModels(),
+		Gang: s.GetGang(), DeviceModels: s.GetDeviceModels(), OnDisconnect: s.GetOnDisconnect(),
 	}
 	if unknown := s.ProtoReflect().GetUnknown(); len(unknown) > 0 {
 		c.ProtoReflect().SetUnknown(unknown)

@@ -110,6 +110,10 @@ func TestPlanChecksEachPart(t *testing.T) {
 	cordoned := proto.CloneOf(f.View().Node("n2"))
 	cordoned.Spec = &fleetv1.NodeSpec{Cordoned: true}
 	f.must(writeCommand(1, Put(1, cordoned)))
+	strange := proto.CloneOf(f.View().Node("n1"))
+	strange.Meta.Name, strange.Meta.Id = "n3", "n3"
+	strange.Facts.Hold = &fleetv1.NodeHold{RestoreEpoch: 9, Strangers: []*fleetv1.Stranger{{InstanceId: "s"}}}
+	f.must(writeCommand(1, Put(0, strange)))
 	big := testInstance("x", "a", "n1")
 	big.Spec.CpuMillis = 7001
 	memory := testInstance("x", "a", "n1")
@@ -123,6 +127,7 @@ func TestPlanChecksEachPart(t *testing.T) {
 	}{
 		{[]*fleetv1.Instance{testInstance("x", "a", "n9")}, RejectNotFound, "node n9"},
 		{[]*fleetv1.Instance{testInstance("x", "a", "n2")}, RejectUnfit, "cordoned"},
+		{[]*fleetv1.Instance{testInstance("x", "a", "n3")}, RejectUnfit, "runs what isn't known"},
 		{[]*fleetv1.Instance{testInstance("x", "a", "n1", "d3")}, RejectUnfit, "unhealthy"},
 		{[]*fleetv1.Instance{testInstance("x", "a", "n1", "d9")}, RejectNotFound, "no device d9"},
 		{[]*fleetv1.Instance{testInstance("x", "a", "n1", "d0", "d0")}, RejectInUse, "twice"},

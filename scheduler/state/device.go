@@ -43,6 +43,10 @@ func Barred(n *fleetv1.Node, d *fleetv1.Device) (word, detail string) {
 	return word, d.GetHealthReason()
 }
 
+// KeepsStrangers says that a node runs, or has not removed yet, what it isn't assigned: it takes nothing new before
+// that is gone, for nobody knows what it holds.
+func KeepsStrangers(n *fleetv1.Node) bool { return len(n.GetFacts().GetHold().GetStrangers()) > 0 }
+
 // CordonOf is the cordon that keeps a device of the node out of placement: its own, else that of the device
 // which it is cut from, else nil.
 func CordonOf(n *fleetv1.Node, d *fleetv1.Device) *fleetv1.DeviceCordon {

@@ -33,6 +33,9 @@
 // a Write can't change it. Because that raises the node's revision as well, writers of nodes must be ready
 // to try again. Fields that are filled in on reads are cleared before an object is stored.
 //
+// What is observed of an instance is its agent's to say, with one exception: who writes that a node is back takes
+// away the readiness that its instances had (Unconfirmed).
+//
 // A device is barred, given to nobody new, while it or the device that it is cut from is cordoned, while it is
 // quarantined, or while its node reports it as not healthy or to be drained or worse. One function says so for
 // the planner, which explains with it, and for the check of the plan, so that the two can't differ. Who holds the device
@@ -47,6 +50,8 @@
 // A quota limits what instances hold, not what services ask for: a part is refused whose instances would
 // exceed a limit with what the project's instances hold already. It takes nothing away: below what is
 // held, it only keeps more from being placed.
+//
+// A node that runs what it isn't assigned (it says so after a restore) takes nothing new before that is gone.
 //
 // An instance's events are kept once, by the sequence of the report that first carried them. Events of
 // the node itself have no stored sequence: one that is sent again after a lost acknowledgement is kept twice.

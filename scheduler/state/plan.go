@@ -128,6 +128,8 @@ func (a *applying) checkPlaced(i *fleetv1.Instance, s *fleetv1.Service, taken *p
 		return RejectUnfit, fmt.Sprintf("node %s is being drained", node)
 	case n.GetSpec().GetCordoned():
 		return RejectUnfit, fmt.Sprintf("node %s is cordoned", node)
+	case KeepsStrangers(n):
+		return RejectUnfit, fmt.Sprintf("node %s runs what isn't known since a restore", node)
 	}
 	taken.ids = append(taken.ids, id)
 	if over := taken.on(node, a.Allocated(node), i.GetSpec()).exceeds(n); over != "" {

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -27,13 +28,24 @@ const (
 var ErrSnapshot = errors.New("snapshot is damaged")
 
 // Snapshot is the store at one index, to be written while later commands are applied.
-type Snapshot struct{ view view }
+type Snapshot struct {
+	view  view
+	leave []string
+}
 
 // Snapshot takes a picture; it costs nothing but the memory that later changes replace.
 func (s *Store) Snapshot() *Snapshot { return &Snapshot{view: s.view()} }
 
 // Index is that of the last command in the snapshot.
 func (s *Snapshot) Index() uint64 { return s.view.Index() }
+
+// View is the picture that the snapshot is of.
+func (s *Snapshot) View() ReadView { return s.view }
+
+// Without is the snapshot without the objects of these kinds, of which this program need not know all.
+func (s *Snapshot) Without(kinds ...string) *Snapshot {
+	return &Snapshot{view: s.view, leave: kinds}
+}
 
 // WriteTo writes the snapshot. Equal stores give equal bytes.
 func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
@@ -43,6 +55,9 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 		Header: &fleetv1.SnapshotHeader{Format: snapshotFormat, Index: s.Index()},
 	}})
 	for _, kind := range objectKinds() {
+		if slices.Contains(s.leave, kind) {
+			continue
+		}
 		s.view.t.of(kind).Scan(func(_ string, o *fleetv1.Object) bool {
 			out.write(&fleetv1.SnapshotRecord{Record: &fleetv1.SnapshotRecord_Object{Object: o}})
 			return out.err == nil

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/drover-fleet/drover/agent"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler"
 )
@@ -24,9 +25,16 @@ type fleet struct {
 
 func startFleet(t *testing.T, nodes int, devices string) *fleet {
 	t.Helper()
-	f := &fleet{t: t, Cluster: Start(t, Options{Nodes: nodes, Devices: devices, Scheduler: func(cfg *scheduler.Config) {
-		cfg.HeartbeatInterval, cfg.LeaseDuration, cfg.ReserveAfter = 100*time.Millisecond, time.Second, time.Second
-	}})}
+	return startFleetWith(t, nodes, devices, func(*agent.Config) {})
+}
+
+// startFleetWith is startFleet with agents of which the configuration is changed, each time that one starts.
+func startFleetWith(t *testing.T, nodes int, devices string, change func(*agent.Config)) *fleet {
+	t.Helper()
+	f := &fleet{t: t, Cluster: Start(t, Options{Nodes: nodes, Devices: devices, Agent: func(_ int, cfg *agent.Config) { change(cfg) },
+		Scheduler: func(cfg *scheduler.Config) {
+			cfg.HeartbeatInterval, cfg.LeaseDuration, cfg.ReserveAfter = 100*time.Millisecond, time.Second, time.Second
+		}})}
 	var cancel context.CancelFunc
 	f.ctx, cancel = context.WithTimeout(t.Context(), 2*limit)
 	t.Cleanup(cancel)
@@ -56,7 +64,7 @@ func (f *fleet) ask(name, flavor string, instances int32, change func(v *fleetv1
 	}
 	_, err := f.Client.Services.DeployService(f.ctx, &fleetv1.DeployServiceRequest{Service: &fleetv1.Service{
 		Meta: &fleetv1.Meta{Name: name, Project: "default"},
-		Spec: &fleetv1.ServiceSpec{Pool: Pool, Versions: []*fleetv1.ServiceVersion{v}, RescheduleAfterSeconds: proto.Int32(0), GracePeriodSeconds: proto.Int32(1)},
+		Spec: &fleetv1.ServiceSpec{Pool: Pool, Versions: []*fleetv1.ServiceVersion{v}, OnDisconnect: &fleetv1.OnDisconnect{ReplaceAfterSeconds: proto.Int32(0)}, GracePeriodSeconds: proto.Int32(1)},
 	}})
 	return err
 }

@@ -23,16 +23,17 @@ import (
 // Deployment is what Deploy makes; zero values mean one instance of the test image with a health check
 // each second.
 type Deployment struct {
-	Name      string
-	Instances int32
-	Health    *fleetv1.HealthCheck
-	Network   string
-	Env       map[string]string
-	Port      int32
-	FixedPort bool
-	Accel     int32 // fake devices
-	Image     string
-	Mounts    []*fleetv1.Mount
+	Name         string
+	Instances    int32
+	Health       *fleetv1.HealthCheck
+	Network      string
+	Env          map[string]string
+	Port         int32
+	FixedPort    bool
+	Accel        int32 // fake devices
+	Image        string
+	Mounts       []*fleetv1.Mount
+	OnDisconnect *fleetv1.OnDisconnect // nil: the defaults
 }
 
 func (m *Machine) context() (context.Context, context.CancelFunc) {
@@ -80,7 +81,7 @@ func (m *Machine) DeployPrepared(d Deployment) *fleetv1.Service {
 	defer cancel()
 	answer, err := m.Client.Services.DeployService(ctx, &fleetv1.DeployServiceRequest{Service: &fleetv1.Service{
 		Meta: &fleetv1.Meta{Name: d.Name},
-		Spec: &fleetv1.ServiceSpec{Pool: d.Name, Network: d.Network, GracePeriodSeconds: proto.Int32(2), Versions: []*fleetv1.ServiceVersion{
+		Spec: &fleetv1.ServiceSpec{Pool: d.Name, Network: d.Network, GracePeriodSeconds: proto.Int32(2), OnDisconnect: d.OnDisconnect, Versions: []*fleetv1.ServiceVersion{
 			{Model: d.Name, Flavor: d.Name, Instances: max(d.Instances, 1), Env: d.Env, Mounts: d.Mounts}}},
 	}})
 	m.must(err)

@@ -52,7 +52,7 @@ func TestParseService(t *testing.T) {
 		v[1].GetEnv()["MODE"] != "1" || !v[1].GetMounts()[0].GetReadOnly() {
 		t.Errorf("merged version = %v", v[1])
 	}
-	if spec.GetGracePeriodSeconds() != 10 || spec.RescheduleAfterSeconds != nil {
+	if spec.GetGracePeriodSeconds() != 10 || spec.OnDisconnect != nil {
 		t.Errorf("optional fields: %v", spec)
 	}
 }

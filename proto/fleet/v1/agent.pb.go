@@ -521,9 +521,11 @@ type AssignmentSet struct {
 	Generation uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	// With meta, spec and desired. Of observed only attempt and sequence: an agent that has lost its journal
 	// goes on after what was reported last.
-	Instances     []*Instance `protobuf:"bytes,4,rep,name=instances,proto3" json:"instances,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Instances []*Instance `protobuf:"bytes,4,rep,name=instances,proto3" json:"instances,omitempty"`
+	// Restore epoch up to which the node may remove what a set doesn't name. Below restore_epoch it keeps it.
+	RemovalsConfirmed uint64 `protobuf:"varint,30,opt,name=removals_confirmed,json=removalsConfirmed,proto3" json:"removals_confirmed,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *AssignmentSet) Reset() {
@@ -582,6 +584,13 @@ func (x *AssignmentSet) GetInstances() []*Instance {
 		return x.Instances
 	}
 	return nil
+}
+
+func (x *AssignmentSet) GetRemovalsConfirmed() uint64 {
+	if x != nil {
+		return x.RemovalsConfirmed
+	}
+	return 0
 }
 
 // StatusReport is sent again after a reconnect until it is acknowledged, that is: committed.
@@ -1361,7 +1370,7 @@ const file_fleet_v1_agent_proto_rawDesc = "" +
 	"\x05pulls\x18\x02 \x03(\v2\x16.fleet.v1.PullProgressR\x05pulls\x12=\n" +
 	"\x0edevice_samples\x18\x03 \x03(\v2\x16.fleet.v1.DeviceSampleR\rdeviceSamples\x12\x1f\n" +
 	"\vpace_number\x18\x04 \x01(\x04R\n" +
-	"paceNumber\"\xa5\x01\n" +
+	"paceNumber\"\xd4\x01\n" +
 	"\rAssignmentSet\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12#\n" +
@@ -1369,7 +1378,8 @@ const file_fleet_v1_agent_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x03 \x01(\x04R\n" +
 	"generation\x120\n" +
-	"\tinstances\x18\x04 \x03(\v2\x12.fleet.v1.InstanceR\tinstances\"\x90\x01\n" +
+	"\tinstances\x18\x04 \x03(\v2\x12.fleet.v1.InstanceR\tinstances\x12-\n" +
+	"\x12removals_confirmed\x18\x1e \x01(\x04R\x11removalsConfirmed\"\x90\x01\n" +
 	"\fStatusReport\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x126\n" +
 	"\tinstances\x18\x02 \x03(\v2\x18.fleet.v1.InstanceReportR\tinstances\x128\n" +

@@ -77,6 +77,8 @@ type GetClusterStatusResponse struct {
 	Services      int64                  `protobuf:"varint,12,opt,name=services,proto3" json:"services,omitempty"`
 	Instances     int64                  `protobuf:"varint,13,opt,name=instances,proto3" json:"instances,omitempty"`
 	StartTime     *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Since a restore nothing is placed, stopped or moved, until an operator confirms what nodes may remove.
+	RemovalsHeld  bool `protobuf:"varint,30,opt,name=removals_held,json=removalsHeld,proto3" json:"removals_held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -207,6 +209,13 @@ func (x *GetClusterStatusResponse) GetStartTime() *timestamppb.Timestamp {
 		return x.StartTime
 	}
 	return nil
+}
+
+func (x *GetClusterStatusResponse) GetRemovalsHeld() bool {
+	if x != nil {
+		return x.RemovalsHeld
+	}
+	return false
 }
 
 // Member is one scheduler.
@@ -1108,7 +1117,7 @@ var File_fleet_v1_cluster_proto protoreflect.FileDescriptor
 const file_fleet_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x16fleet/v1/cluster.proto\x12\bfleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x19\n" +
-	"\x17GetClusterStatusRequest\"\xfb\x03\n" +
+	"\x17GetClusterStatusRequest\"\xa0\x04\n" +
 	"\x18GetClusterStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12#\n" +
@@ -1128,7 +1137,8 @@ const file_fleet_v1_cluster_proto_rawDesc = "" +
 	"\bservices\x18\f \x01(\x03R\bservices\x12\x1c\n" +
 	"\tinstances\x18\r \x01(\x03R\tinstances\x129\n" +
 	"\n" +
-	"start_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\xb6\x04\n" +
+	"start_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12#\n" +
+	"\rremovals_held\x18\x1e \x01(\bR\fremovalsHeld\"\xb6\x04\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +

@@ -135,7 +135,9 @@ type InstanceSpec struct {
 	// Set when it is one of several that make up one instance of the service.
 	Gang *Gang `protobuf:"bytes,27,opt,name=gang,proto3" json:"gang,omitempty"`
 	// Model of each device, in the order of device_ids: quotas count by it.
-	DeviceModels  []string `protobuf:"bytes,28,rep,name=device_models,json=deviceModels,proto3" json:"device_models,omitempty"`
+	DeviceModels []string `protobuf:"bytes,28,rep,name=device_models,json=deviceModels,proto3" json:"device_models,omitempty"`
+	// As the service had it when it was placed; unset means that it is kept.
+	OnDisconnect  *OnDisconnect `protobuf:"bytes,30,opt,name=on_disconnect,json=onDisconnect,proto3" json:"on_disconnect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -366,6 +368,70 @@ func (x *InstanceSpec) GetDeviceModels() []string {
 	return nil
 }
 
+func (x *InstanceSpec) GetOnDisconnect() *OnDisconnect {
+	if x != nil {
+		return x.OnDisconnect
+	}
+	return nil
+}
+
+// OnDisconnect says what becomes of an instance whose node has lost the schedulers.
+type OnDisconnect struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long it is waited for before it is replaced: 0–86400, default 60.
+	ReplaceAfterSeconds *int32 `protobuf:"varint,1,opt,name=replace_after_seconds,json=replaceAfterSeconds,proto3,oneof" json:"replace_after_seconds,omitempty"`
+	// Default true: it runs on where it is, for as long as the node is cut off. With false its agent stops it when
+	// it has had no scheduler for replace_after_seconds, and it is replaced only when that must have happened: it
+	// never runs twice.
+	Keep          *bool `protobuf:"varint,2,opt,name=keep,proto3,oneof" json:"keep,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OnDisconnect) Reset() {
+	*x = OnDisconnect{}
+	mi := &file_fleet_v1_instance_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OnDisconnect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OnDisconnect) ProtoMessage() {}
+
+func (x *OnDisconnect) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_instance_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OnDisconnect.ProtoReflect.Descriptor instead.
+func (*OnDisconnect) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *OnDisconnect) GetReplaceAfterSeconds() int32 {
+	if x != nil && x.ReplaceAfterSeconds != nil {
+		return *x.ReplaceAfterSeconds
+	}
+	return 0
+}
+
+func (x *OnDisconnect) GetKeep() bool {
+	if x != nil && x.Keep != nil {
+		return *x.Keep
+	}
+	return false
+}
+
 // Gang is one logical instance on several nodes: placed together or not at all, and replaced as a whole.
 // Each member finds DROVER_GANG_ID, DROVER_GANG_RANK, DROVER_GANG_SIZE and DROVER_GANG_ADDRESSES (by rank,
 // separated by commas) in its environment. The endpoint is that of rank 0.
@@ -382,7 +448,7 @@ type Gang struct {
 
 func (x *Gang) Reset() {
 	*x = Gang{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[2]
+	mi := &file_fleet_v1_instance_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -394,7 +460,7 @@ func (x *Gang) String() string {
 func (*Gang) ProtoMessage() {}
 
 func (x *Gang) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[2]
+	mi := &file_fleet_v1_instance_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -407,7 +473,7 @@ func (x *Gang) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gang.ProtoReflect.Descriptor instead.
 func (*Gang) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{2}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Gang) GetId() string {
@@ -454,7 +520,7 @@ type InstanceDesired struct {
 
 func (x *InstanceDesired) Reset() {
 	*x = InstanceDesired{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[3]
+	mi := &file_fleet_v1_instance_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +532,7 @@ func (x *InstanceDesired) String() string {
 func (*InstanceDesired) ProtoMessage() {}
 
 func (x *InstanceDesired) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[3]
+	mi := &file_fleet_v1_instance_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +545,7 @@ func (x *InstanceDesired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceDesired.ProtoReflect.Descriptor instead.
 func (*InstanceDesired) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{3}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *InstanceDesired) GetState() string {
@@ -526,7 +592,7 @@ type Leave struct {
 
 func (x *Leave) Reset() {
 	*x = Leave{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[4]
+	mi := &file_fleet_v1_instance_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +604,7 @@ func (x *Leave) String() string {
 func (*Leave) ProtoMessage() {}
 
 func (x *Leave) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[4]
+	mi := &file_fleet_v1_instance_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +617,7 @@ func (x *Leave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leave.ProtoReflect.Descriptor instead.
 func (*Leave) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{4}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Leave) GetCause() string {
@@ -611,7 +677,7 @@ type InstanceObserved struct {
 
 func (x *InstanceObserved) Reset() {
 	*x = InstanceObserved{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[5]
+	mi := &file_fleet_v1_instance_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +689,7 @@ func (x *InstanceObserved) String() string {
 func (*InstanceObserved) ProtoMessage() {}
 
 func (x *InstanceObserved) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[5]
+	mi := &file_fleet_v1_instance_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +702,7 @@ func (x *InstanceObserved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceObserved.ProtoReflect.Descriptor instead.
 func (*InstanceObserved) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{5}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *InstanceObserved) GetState() string {
@@ -752,7 +818,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[6]
+	mi := &file_fleet_v1_instance_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +830,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[6]
+	mi := &file_fleet_v1_instance_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +843,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{6}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ExitStatus) GetCode() uint32 {
@@ -827,7 +893,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[7]
+	mi := &file_fleet_v1_instance_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +905,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[7]
+	mi := &file_fleet_v1_instance_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +918,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{7}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListInstancesRequest) GetProject() string {
@@ -885,7 +951,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[8]
+	mi := &file_fleet_v1_instance_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +963,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[8]
+	mi := &file_fleet_v1_instance_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +976,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{8}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -931,7 +997,7 @@ type GetInstanceRequest struct {
 
 func (x *GetInstanceRequest) Reset() {
 	*x = GetInstanceRequest{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[9]
+	mi := &file_fleet_v1_instance_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1009,7 @@ func (x *GetInstanceRequest) String() string {
 func (*GetInstanceRequest) ProtoMessage() {}
 
 func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[9]
+	mi := &file_fleet_v1_instance_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1022,7 @@ func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceRequest.ProtoReflect.Descriptor instead.
 func (*GetInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{9}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetInstanceRequest) GetProject() string {
@@ -982,7 +1048,7 @@ type GetInstanceResponse struct {
 
 func (x *GetInstanceResponse) Reset() {
 	*x = GetInstanceResponse{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[10]
+	mi := &file_fleet_v1_instance_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -994,7 +1060,7 @@ func (x *GetInstanceResponse) String() string {
 func (*GetInstanceResponse) ProtoMessage() {}
 
 func (x *GetInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[10]
+	mi := &file_fleet_v1_instance_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1007,7 +1073,7 @@ func (x *GetInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceResponse.ProtoReflect.Descriptor instead.
 func (*GetInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{10}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetInstanceResponse) GetInstance() *Instance {
@@ -1035,7 +1101,7 @@ type LogQuery struct {
 
 func (x *LogQuery) Reset() {
 	*x = LogQuery{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[11]
+	mi := &file_fleet_v1_instance_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1113,7 @@ func (x *LogQuery) String() string {
 func (*LogQuery) ProtoMessage() {}
 
 func (x *LogQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[11]
+	mi := &file_fleet_v1_instance_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1126,7 @@ func (x *LogQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogQuery.ProtoReflect.Descriptor instead.
 func (*LogQuery) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{11}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LogQuery) GetSince() *timestamppb.Timestamp {
@@ -1116,7 +1182,7 @@ type GetInstanceLogsRequest struct {
 
 func (x *GetInstanceLogsRequest) Reset() {
 	*x = GetInstanceLogsRequest{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[12]
+	mi := &file_fleet_v1_instance_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1194,7 @@ func (x *GetInstanceLogsRequest) String() string {
 func (*GetInstanceLogsRequest) ProtoMessage() {}
 
 func (x *GetInstanceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[12]
+	mi := &file_fleet_v1_instance_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1207,7 @@ func (x *GetInstanceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceLogsRequest.ProtoReflect.Descriptor instead.
 func (*GetInstanceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{12}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetInstanceLogsRequest) GetProject() string {
@@ -1174,7 +1240,7 @@ type GetInstanceLogsResponse struct {
 
 func (x *GetInstanceLogsResponse) Reset() {
 	*x = GetInstanceLogsResponse{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[13]
+	mi := &file_fleet_v1_instance_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1252,7 @@ func (x *GetInstanceLogsResponse) String() string {
 func (*GetInstanceLogsResponse) ProtoMessage() {}
 
 func (x *GetInstanceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[13]
+	mi := &file_fleet_v1_instance_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1265,7 @@ func (x *GetInstanceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceLogsResponse.ProtoReflect.Descriptor instead.
 func (*GetInstanceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{13}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetInstanceLogsResponse) GetLines() []*LogLine {
@@ -1222,7 +1288,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[14]
+	mi := &file_fleet_v1_instance_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +1300,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[14]
+	mi := &file_fleet_v1_instance_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +1313,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{14}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LogLine) GetTime() *timestamppb.Timestamp {
@@ -1283,7 +1349,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[15]
+	mi := &file_fleet_v1_instance_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +1361,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[15]
+	mi := &file_fleet_v1_instance_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1308,7 +1374,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{15}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExecStart) GetCommand() []string {
@@ -1352,7 +1418,7 @@ type ExecInput struct {
 
 func (x *ExecInput) Reset() {
 	*x = ExecInput{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[16]
+	mi := &file_fleet_v1_instance_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1430,7 @@ func (x *ExecInput) String() string {
 func (*ExecInput) ProtoMessage() {}
 
 func (x *ExecInput) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[16]
+	mi := &file_fleet_v1_instance_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1443,7 @@ func (x *ExecInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInput.ProtoReflect.Descriptor instead.
 func (*ExecInput) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{16}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExecInput) GetStdin() []byte {
@@ -1420,7 +1486,7 @@ type ExecOutput struct {
 
 func (x *ExecOutput) Reset() {
 	*x = ExecOutput{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[17]
+	mi := &file_fleet_v1_instance_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1432,7 +1498,7 @@ func (x *ExecOutput) String() string {
 func (*ExecOutput) ProtoMessage() {}
 
 func (x *ExecOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[17]
+	mi := &file_fleet_v1_instance_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1445,7 +1511,7 @@ func (x *ExecOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOutput.ProtoReflect.Descriptor instead.
 func (*ExecOutput) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{17}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExecOutput) GetStdout() []byte {
@@ -1483,7 +1549,7 @@ type ExecInstanceRequest struct {
 
 func (x *ExecInstanceRequest) Reset() {
 	*x = ExecInstanceRequest{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[18]
+	mi := &file_fleet_v1_instance_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1495,7 +1561,7 @@ func (x *ExecInstanceRequest) String() string {
 func (*ExecInstanceRequest) ProtoMessage() {}
 
 func (x *ExecInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[18]
+	mi := &file_fleet_v1_instance_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1508,7 +1574,7 @@ func (x *ExecInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInstanceRequest.ProtoReflect.Descriptor instead.
 func (*ExecInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{18}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExecInstanceRequest) GetProject() string {
@@ -1548,7 +1614,7 @@ type ExecInstanceResponse struct {
 
 func (x *ExecInstanceResponse) Reset() {
 	*x = ExecInstanceResponse{}
-	mi := &file_fleet_v1_instance_proto_msgTypes[19]
+	mi := &file_fleet_v1_instance_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +1626,7 @@ func (x *ExecInstanceResponse) String() string {
 func (*ExecInstanceResponse) ProtoMessage() {}
 
 func (x *ExecInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_instance_proto_msgTypes[19]
+	mi := &file_fleet_v1_instance_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +1639,7 @@ func (x *ExecInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInstanceResponse.ProtoReflect.Descriptor instead.
 func (*ExecInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{19}
+	return file_fleet_v1_instance_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExecInstanceResponse) GetOutput() *ExecOutput {
@@ -1592,7 +1658,7 @@ const file_fleet_v1_instance_proto_rawDesc = "" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12*\n" +
 	"\x04spec\x18\x02 \x01(\v2\x16.fleet.v1.InstanceSpecR\x04spec\x123\n" +
 	"\adesired\x18\x03 \x01(\v2\x19.fleet.v1.InstanceDesiredR\adesired\x126\n" +
-	"\bobserved\x18\x04 \x01(\v2\x1a.fleet.v1.InstanceObservedR\bobserved\"\x86\b\n" +
+	"\bobserved\x18\x04 \x01(\v2\x1a.fleet.v1.InstanceObservedR\bobserved\"\xc3\b\n" +
 	"\fInstanceSpec\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12!\n" +
@@ -1626,10 +1692,16 @@ const file_fleet_v1_instance_proto_rawDesc = "" +
 	"\bpriority\x18\x19 \x01(\x05R\bpriority\x12 \n" +
 	"\vpreemptible\x18\x1a \x01(\bR\vpreemptible\x12\"\n" +
 	"\x04gang\x18\x1b \x01(\v2\x0e.fleet.v1.GangR\x04gang\x12#\n" +
-	"\rdevice_models\x18\x1c \x03(\tR\fdeviceModels\x1a6\n" +
+	"\rdevice_models\x18\x1c \x03(\tR\fdeviceModels\x12;\n" +
+	"\ron_disconnect\x18\x1e \x01(\v2\x16.fleet.v1.OnDisconnectR\fonDisconnect\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x83\x01\n" +
+	"\fOnDisconnect\x127\n" +
+	"\x15replace_after_seconds\x18\x01 \x01(\x05H\x00R\x13replaceAfterSeconds\x88\x01\x01\x12\x17\n" +
+	"\x04keep\x18\x02 \x01(\bH\x01R\x04keep\x88\x01\x01B\x18\n" +
+	"\x16_replace_after_secondsB\a\n" +
+	"\x05_keep\"\\\n" +
 	"\x04Gang\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04rank\x18\x02 \x01(\x05R\x04rank\x12\x12\n" +
@@ -1740,76 +1812,78 @@ func file_fleet_v1_instance_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_instance_proto_rawDescData
 }
 
-var file_fleet_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_fleet_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_fleet_v1_instance_proto_goTypes = []any{
 	(*Instance)(nil),                // 0: fleet.v1.Instance
 	(*InstanceSpec)(nil),            // 1: fleet.v1.InstanceSpec
-	(*Gang)(nil),                    // 2: fleet.v1.Gang
-	(*InstanceDesired)(nil),         // 3: fleet.v1.InstanceDesired
-	(*Leave)(nil),                   // 4: fleet.v1.Leave
-	(*InstanceObserved)(nil),        // 5: fleet.v1.InstanceObserved
-	(*ExitStatus)(nil),              // 6: fleet.v1.ExitStatus
-	(*ListInstancesRequest)(nil),    // 7: fleet.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),   // 8: fleet.v1.ListInstancesResponse
-	(*GetInstanceRequest)(nil),      // 9: fleet.v1.GetInstanceRequest
-	(*GetInstanceResponse)(nil),     // 10: fleet.v1.GetInstanceResponse
-	(*LogQuery)(nil),                // 11: fleet.v1.LogQuery
-	(*GetInstanceLogsRequest)(nil),  // 12: fleet.v1.GetInstanceLogsRequest
-	(*GetInstanceLogsResponse)(nil), // 13: fleet.v1.GetInstanceLogsResponse
-	(*LogLine)(nil),                 // 14: fleet.v1.LogLine
-	(*ExecStart)(nil),               // 15: fleet.v1.ExecStart
-	(*ExecInput)(nil),               // 16: fleet.v1.ExecInput
-	(*ExecOutput)(nil),              // 17: fleet.v1.ExecOutput
-	(*ExecInstanceRequest)(nil),     // 18: fleet.v1.ExecInstanceRequest
-	(*ExecInstanceResponse)(nil),    // 19: fleet.v1.ExecInstanceResponse
-	nil,                             // 20: fleet.v1.InstanceSpec.EnvEntry
-	(*Meta)(nil),                    // 21: fleet.v1.Meta
-	(*Limits)(nil),                  // 22: fleet.v1.Limits
-	(*ModelAPI)(nil),                // 23: fleet.v1.ModelAPI
-	(*HealthCheck)(nil),             // 24: fleet.v1.HealthCheck
-	(*Mount)(nil),                   // 25: fleet.v1.Mount
-	(*timestamppb.Timestamp)(nil),   // 26: google.protobuf.Timestamp
+	(*OnDisconnect)(nil),            // 2: fleet.v1.OnDisconnect
+	(*Gang)(nil),                    // 3: fleet.v1.Gang
+	(*InstanceDesired)(nil),         // 4: fleet.v1.InstanceDesired
+	(*Leave)(nil),                   // 5: fleet.v1.Leave
+	(*InstanceObserved)(nil),        // 6: fleet.v1.InstanceObserved
+	(*ExitStatus)(nil),              // 7: fleet.v1.ExitStatus
+	(*ListInstancesRequest)(nil),    // 8: fleet.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),   // 9: fleet.v1.ListInstancesResponse
+	(*GetInstanceRequest)(nil),      // 10: fleet.v1.GetInstanceRequest
+	(*GetInstanceResponse)(nil),     // 11: fleet.v1.GetInstanceResponse
+	(*LogQuery)(nil),                // 12: fleet.v1.LogQuery
+	(*GetInstanceLogsRequest)(nil),  // 13: fleet.v1.GetInstanceLogsRequest
+	(*GetInstanceLogsResponse)(nil), // 14: fleet.v1.GetInstanceLogsResponse
+	(*LogLine)(nil),                 // 15: fleet.v1.LogLine
+	(*ExecStart)(nil),               // 16: fleet.v1.ExecStart
+	(*ExecInput)(nil),               // 17: fleet.v1.ExecInput
+	(*ExecOutput)(nil),              // 18: fleet.v1.ExecOutput
+	(*ExecInstanceRequest)(nil),     // 19: fleet.v1.ExecInstanceRequest
+	(*ExecInstanceResponse)(nil),    // 20: fleet.v1.ExecInstanceResponse
+	nil,                             // 21: fleet.v1.InstanceSpec.EnvEntry
+	(*Meta)(nil),                    // 22: fleet.v1.Meta
+	(*Limits)(nil),                  // 23: fleet.v1.Limits
+	(*ModelAPI)(nil),                // 24: fleet.v1.ModelAPI
+	(*HealthCheck)(nil),             // 25: fleet.v1.HealthCheck
+	(*Mount)(nil),                   // 26: fleet.v1.Mount
+	(*timestamppb.Timestamp)(nil),   // 27: google.protobuf.Timestamp
 }
 var file_fleet_v1_instance_proto_depIdxs = []int32{
-	21, // 0: fleet.v1.Instance.meta:type_name -> fleet.v1.Meta
+	22, // 0: fleet.v1.Instance.meta:type_name -> fleet.v1.Meta
 	1,  // 1: fleet.v1.Instance.spec:type_name -> fleet.v1.InstanceSpec
-	3,  // 2: fleet.v1.Instance.desired:type_name -> fleet.v1.InstanceDesired
-	5,  // 3: fleet.v1.Instance.observed:type_name -> fleet.v1.InstanceObserved
-	20, // 4: fleet.v1.InstanceSpec.env:type_name -> fleet.v1.InstanceSpec.EnvEntry
-	22, // 5: fleet.v1.InstanceSpec.limits:type_name -> fleet.v1.Limits
-	23, // 6: fleet.v1.InstanceSpec.api:type_name -> fleet.v1.ModelAPI
-	24, // 7: fleet.v1.InstanceSpec.health:type_name -> fleet.v1.HealthCheck
-	25, // 8: fleet.v1.InstanceSpec.mounts:type_name -> fleet.v1.Mount
-	2,  // 9: fleet.v1.InstanceSpec.gang:type_name -> fleet.v1.Gang
-	4,  // 10: fleet.v1.InstanceDesired.leave:type_name -> fleet.v1.Leave
-	26, // 11: fleet.v1.Leave.deadline:type_name -> google.protobuf.Timestamp
-	26, // 12: fleet.v1.InstanceObserved.start_time:type_name -> google.protobuf.Timestamp
-	6,  // 13: fleet.v1.InstanceObserved.last_exit:type_name -> fleet.v1.ExitStatus
-	26, // 14: fleet.v1.InstanceObserved.retry_time:type_name -> google.protobuf.Timestamp
-	26, // 15: fleet.v1.ExitStatus.time:type_name -> google.protobuf.Timestamp
-	0,  // 16: fleet.v1.ListInstancesResponse.instances:type_name -> fleet.v1.Instance
-	0,  // 17: fleet.v1.GetInstanceResponse.instance:type_name -> fleet.v1.Instance
-	26, // 18: fleet.v1.LogQuery.since:type_name -> google.protobuf.Timestamp
-	26, // 19: fleet.v1.LogQuery.until:type_name -> google.protobuf.Timestamp
-	11, // 20: fleet.v1.GetInstanceLogsRequest.query:type_name -> fleet.v1.LogQuery
-	14, // 21: fleet.v1.GetInstanceLogsResponse.lines:type_name -> fleet.v1.LogLine
-	26, // 22: fleet.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	15, // 23: fleet.v1.ExecInstanceRequest.start:type_name -> fleet.v1.ExecStart
-	16, // 24: fleet.v1.ExecInstanceRequest.input:type_name -> fleet.v1.ExecInput
-	17, // 25: fleet.v1.ExecInstanceResponse.output:type_name -> fleet.v1.ExecOutput
-	7,  // 26: fleet.v1.InstanceService.ListInstances:input_type -> fleet.v1.ListInstancesRequest
-	9,  // 27: fleet.v1.InstanceService.GetInstance:input_type -> fleet.v1.GetInstanceRequest
-	12, // 28: fleet.v1.InstanceService.GetInstanceLogs:input_type -> fleet.v1.GetInstanceLogsRequest
-	18, // 29: fleet.v1.InstanceService.ExecInstance:input_type -> fleet.v1.ExecInstanceRequest
-	8,  // 30: fleet.v1.InstanceService.ListInstances:output_type -> fleet.v1.ListInstancesResponse
-	10, // 31: fleet.v1.InstanceService.GetInstance:output_type -> fleet.v1.GetInstanceResponse
-	13, // 32: fleet.v1.InstanceService.GetInstanceLogs:output_type -> fleet.v1.GetInstanceLogsResponse
-	19, // 33: fleet.v1.InstanceService.ExecInstance:output_type -> fleet.v1.ExecInstanceResponse
-	30, // [30:34] is the sub-list for method output_type
-	26, // [26:30] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	4,  // 2: fleet.v1.Instance.desired:type_name -> fleet.v1.InstanceDesired
+	6,  // 3: fleet.v1.Instance.observed:type_name -> fleet.v1.InstanceObserved
+	21, // 4: fleet.v1.InstanceSpec.env:type_name -> fleet.v1.InstanceSpec.EnvEntry
+	23, // 5: fleet.v1.InstanceSpec.limits:type_name -> fleet.v1.Limits
+	24, // 6: fleet.v1.InstanceSpec.api:type_name -> fleet.v1.ModelAPI
+	25, // 7: fleet.v1.InstanceSpec.health:type_name -> fleet.v1.HealthCheck
+	26, // 8: fleet.v1.InstanceSpec.mounts:type_name -> fleet.v1.Mount
+	3,  // 9: fleet.v1.InstanceSpec.gang:type_name -> fleet.v1.Gang
+	2,  // 10: fleet.v1.InstanceSpec.on_disconnect:type_name -> fleet.v1.OnDisconnect
+	5,  // 11: fleet.v1.InstanceDesired.leave:type_name -> fleet.v1.Leave
+	27, // 12: fleet.v1.Leave.deadline:type_name -> google.protobuf.Timestamp
+	27, // 13: fleet.v1.InstanceObserved.start_time:type_name -> google.protobuf.Timestamp
+	7,  // 14: fleet.v1.InstanceObserved.last_exit:type_name -> fleet.v1.ExitStatus
+	27, // 15: fleet.v1.InstanceObserved.retry_time:type_name -> google.protobuf.Timestamp
+	27, // 16: fleet.v1.ExitStatus.time:type_name -> google.protobuf.Timestamp
+	0,  // 17: fleet.v1.ListInstancesResponse.instances:type_name -> fleet.v1.Instance
+	0,  // 18: fleet.v1.GetInstanceResponse.instance:type_name -> fleet.v1.Instance
+	27, // 19: fleet.v1.LogQuery.since:type_name -> google.protobuf.Timestamp
+	27, // 20: fleet.v1.LogQuery.until:type_name -> google.protobuf.Timestamp
+	12, // 21: fleet.v1.GetInstanceLogsRequest.query:type_name -> fleet.v1.LogQuery
+	15, // 22: fleet.v1.GetInstanceLogsResponse.lines:type_name -> fleet.v1.LogLine
+	27, // 23: fleet.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	16, // 24: fleet.v1.ExecInstanceRequest.start:type_name -> fleet.v1.ExecStart
+	17, // 25: fleet.v1.ExecInstanceRequest.input:type_name -> fleet.v1.ExecInput
+	18, // 26: fleet.v1.ExecInstanceResponse.output:type_name -> fleet.v1.ExecOutput
+	8,  // 27: fleet.v1.InstanceService.ListInstances:input_type -> fleet.v1.ListInstancesRequest
+	10, // 28: fleet.v1.InstanceService.GetInstance:input_type -> fleet.v1.GetInstanceRequest
+	13, // 29: fleet.v1.InstanceService.GetInstanceLogs:input_type -> fleet.v1.GetInstanceLogsRequest
+	19, // 30: fleet.v1.InstanceService.ExecInstance:input_type -> fleet.v1.ExecInstanceRequest
+	9,  // 31: fleet.v1.InstanceService.ListInstances:output_type -> fleet.v1.ListInstancesResponse
+	11, // 32: fleet.v1.InstanceService.GetInstance:output_type -> fleet.v1.GetInstanceResponse
+	14, // 33: fleet.v1.InstanceService.GetInstanceLogs:output_type -> fleet.v1.GetInstanceLogsResponse
+	20, // 34: fleet.v1.InstanceService.ExecInstance:output_type -> fleet.v1.ExecInstanceResponse
+	31, // [31:35] is the sub-list for method output_type
+	27, // [27:31] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_instance_proto_init() }
@@ -1819,14 +1893,15 @@ func file_fleet_v1_instance_proto_init() {
 	}
 	file_fleet_v1_meta_proto_init()
 	file_fleet_v1_model_proto_init()
-	file_fleet_v1_instance_proto_msgTypes[17].OneofWrappers = []any{}
+	file_fleet_v1_instance_proto_msgTypes[2].OneofWrappers = []any{}
+	file_fleet_v1_instance_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_instance_proto_rawDesc), len(file_fleet_v1_instance_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

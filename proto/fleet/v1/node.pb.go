@@ -102,9 +102,11 @@ type NodeSpec struct {
 	// Devices on which nothing new is placed, ordered by ID. A cordon outlives the device's absence.
 	DeviceCordons []*DeviceCordon `protobuf:"bytes,3,rep,name=device_cordons,json=deviceCordons,proto3" json:"device_cordons,omitempty"`
 	// Set while the node is being drained; it is cordoned then.
-	Drain         *Drain `protobuf:"bytes,4,opt,name=drain,proto3" json:"drain,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Drain *Drain `protobuf:"bytes,4,opt,name=drain,proto3" json:"drain,omitempty"`
+	// Restore epoch up to which the node may remove what its assignment sets don't name.
+	RemovalsConfirmed uint64 `protobuf:"varint,30,opt,name=removals_confirmed,json=removalsConfirmed,proto3" json:"removals_confirmed,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *NodeSpec) Reset() {
@@ -163,6 +165,13 @@ func (x *NodeSpec) GetDrain() *Drain {
 		return x.Drain
 	}
 	return nil
+}
+
+func (x *NodeSpec) GetRemovalsConfirmed() uint64 {
+	if x != nil {
+		return x.RemovalsConfirmed
+	}
+	return 0
 }
 
 // DeviceCordon keeps a device, and the slices cut from it, out of placement.
@@ -454,7 +463,9 @@ type NodeFacts struct {
 	// A line for each vendor of which fewer devices are there than the agent's configuration declares.
 	DeviceShortfall []string `protobuf:"bytes,20,rep,name=device_shortfall,json=deviceShortfall,proto3" json:"device_shortfall,omitempty"`
 	// Digests of images on the node, at most 64, ordered; told at most once a minute.
-	ImageDigests  []string `protobuf:"bytes,21,rep,name=image_digests,json=imageDigests,proto3" json:"image_digests,omitempty"`
+	ImageDigests []string `protobuf:"bytes,21,rep,name=image_digests,json=imageDigests,proto3" json:"image_digests,omitempty"`
+	// Set while the node keeps what it should not run, or would.
+	Hold          *NodeHold `protobuf:"bytes,30,opt,name=hold,proto3" json:"hold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -632,6 +643,13 @@ func (x *NodeFacts) GetDeviceShortfall() []string {
 func (x *NodeFacts) GetImageDigests() []string {
 	if x != nil {
 		return x.ImageDigests
+	}
+	return nil
+}
+
+func (x *NodeFacts) GetHold() *NodeHold {
+	if x != nil {
+		return x.Hold
 	}
 	return nil
 }
@@ -1297,17 +1315,18 @@ var File_fleet_v1_node_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x13fleet/v1/node.proto\x12\bfleet.v1\x1a\x15fleet/v1/device.proto\x1a\x13fleet/v1/meta.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x01\n" +
+	"\x13fleet/v1/node.proto\x12\bfleet.v1\x1a\x15fleet/v1/backup.proto\x1a\x15fleet/v1/device.proto\x1a\x13fleet/v1/meta.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x01\n" +
 	"\x04Node\x12\"\n" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.fleet.v1.NodeSpecR\x04spec\x12)\n" +
 	"\x05facts\x18\x03 \x01(\v2\x13.fleet.v1.NodeFactsR\x05facts\x12,\n" +
-	"\x06status\x18\x04 \x01(\v2\x14.fleet.v1.NodeStatusR\x06status\"\xb1\x01\n" +
+	"\x06status\x18\x04 \x01(\v2\x14.fleet.v1.NodeStatusR\x06status\"\xe0\x01\n" +
 	"\bNodeSpec\x12\x1a\n" +
 	"\bcordoned\x18\x01 \x01(\bR\bcordoned\x12#\n" +
 	"\rcordon_reason\x18\x02 \x01(\tR\fcordonReason\x12=\n" +
 	"\x0edevice_cordons\x18\x03 \x03(\v2\x16.fleet.v1.DeviceCordonR\rdeviceCordons\x12%\n" +
-	"\x05drain\x18\x04 \x01(\v2\x0f.fleet.v1.DrainR\x05drain\"\xb2\x01\n" +
+	"\x05drain\x18\x04 \x01(\v2\x0f.fleet.v1.DrainR\x05drain\x12-\n" +
+	"\x12removals_confirmed\x18\x1e \x01(\x04R\x11removalsConfirmed\"\xb2\x01\n" +
 	"\fDeviceCordon\x12\x1b\n" +
 	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
@@ -1329,7 +1348,7 @@ const file_fleet_v1_node_proto_rawDesc = "" +
 	"\vpreemptible\x18\x05 \x01(\bR\vpreemptible\x12\x16\n" +
 	"\x06target\x18\x06 \x01(\tR\x06target\x12\x14\n" +
 	"\x05state\x18\a \x01(\tR\x05state\x12\x16\n" +
-	"\x06detail\x18\b \x01(\tR\x06detail\"\xad\x06\n" +
+	"\x06detail\x18\b \x01(\tR\x06detail\"\xd5\x06\n" +
 	"\tNodeFacts\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
@@ -1355,7 +1374,8 @@ const file_fleet_v1_node_proto_rawDesc = "" +
 	"\aruntime\x18\x12 \x01(\tR\aruntime\x12!\n" +
 	"\fhttp_address\x18\x13 \x01(\tR\vhttpAddress\x12)\n" +
 	"\x10device_shortfall\x18\x14 \x03(\tR\x0fdeviceShortfall\x12#\n" +
-	"\rimage_digests\x18\x15 \x03(\tR\fimageDigests\x1a9\n" +
+	"\rimage_digests\x18\x15 \x03(\tR\fimageDigests\x12&\n" +
+	"\x04hold\x18\x1e \x01(\v2\x12.fleet.v1.NodeHoldR\x04hold\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd2\x03\n" +
@@ -1448,6 +1468,7 @@ var file_fleet_v1_node_proto_goTypes = []any{
 	(*Meta)(nil),                  // 18: fleet.v1.Meta
 	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
 	(*Device)(nil),                // 20: fleet.v1.Device
+	(*NodeHold)(nil),              // 21: fleet.v1.NodeHold
 }
 var file_fleet_v1_node_proto_depIdxs = []int32{
 	18, // 0: fleet.v1.Node.meta:type_name -> fleet.v1.Meta
@@ -1462,29 +1483,30 @@ var file_fleet_v1_node_proto_depIdxs = []int32{
 	19, // 9: fleet.v1.Drain.deadline:type_name -> google.protobuf.Timestamp
 	17, // 10: fleet.v1.NodeFacts.labels:type_name -> fleet.v1.NodeFacts.LabelsEntry
 	20, // 11: fleet.v1.NodeFacts.devices:type_name -> fleet.v1.Device
-	19, // 12: fleet.v1.NodeStatus.state_time:type_name -> google.protobuf.Timestamp
-	19, // 13: fleet.v1.NodeStatus.heartbeat_time:type_name -> google.protobuf.Timestamp
-	0,  // 14: fleet.v1.ListNodesResponse.nodes:type_name -> fleet.v1.Node
-	0,  // 15: fleet.v1.GetNodeResponse.node:type_name -> fleet.v1.Node
-	0,  // 16: fleet.v1.SetNodeCordonResponse.node:type_name -> fleet.v1.Node
-	4,  // 17: fleet.v1.DrainNodeResponse.moves:type_name -> fleet.v1.DrainMove
-	3,  // 18: fleet.v1.GetDrainResponse.drain:type_name -> fleet.v1.Drain
-	4,  // 19: fleet.v1.GetDrainResponse.moves:type_name -> fleet.v1.DrainMove
-	7,  // 20: fleet.v1.NodeService.ListNodes:input_type -> fleet.v1.ListNodesRequest
-	9,  // 21: fleet.v1.NodeService.GetNode:input_type -> fleet.v1.GetNodeRequest
-	11, // 22: fleet.v1.NodeService.SetNodeCordon:input_type -> fleet.v1.SetNodeCordonRequest
-	13, // 23: fleet.v1.NodeService.DrainNode:input_type -> fleet.v1.DrainNodeRequest
-	15, // 24: fleet.v1.NodeService.GetDrain:input_type -> fleet.v1.GetDrainRequest
-	8,  // 25: fleet.v1.NodeService.ListNodes:output_type -> fleet.v1.ListNodesResponse
-	10, // 26: fleet.v1.NodeService.GetNode:output_type -> fleet.v1.GetNodeResponse
-	12, // 27: fleet.v1.NodeService.SetNodeCordon:output_type -> fleet.v1.SetNodeCordonResponse
-	14, // 28: fleet.v1.NodeService.DrainNode:output_type -> fleet.v1.DrainNodeResponse
-	16, // 29: fleet.v1.NodeService.GetDrain:output_type -> fleet.v1.GetDrainResponse
-	25, // [25:30] is the sub-list for method output_type
-	20, // [20:25] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	21, // 12: fleet.v1.NodeFacts.hold:type_name -> fleet.v1.NodeHold
+	19, // 13: fleet.v1.NodeStatus.state_time:type_name -> google.protobuf.Timestamp
+	19, // 14: fleet.v1.NodeStatus.heartbeat_time:type_name -> google.protobuf.Timestamp
+	0,  // 15: fleet.v1.ListNodesResponse.nodes:type_name -> fleet.v1.Node
+	0,  // 16: fleet.v1.GetNodeResponse.node:type_name -> fleet.v1.Node
+	0,  // 17: fleet.v1.SetNodeCordonResponse.node:type_name -> fleet.v1.Node
+	4,  // 18: fleet.v1.DrainNodeResponse.moves:type_name -> fleet.v1.DrainMove
+	3,  // 19: fleet.v1.GetDrainResponse.drain:type_name -> fleet.v1.Drain
+	4,  // 20: fleet.v1.GetDrainResponse.moves:type_name -> fleet.v1.DrainMove
+	7,  // 21: fleet.v1.NodeService.ListNodes:input_type -> fleet.v1.ListNodesRequest
+	9,  // 22: fleet.v1.NodeService.GetNode:input_type -> fleet.v1.GetNodeRequest
+	11, // 23: fleet.v1.NodeService.SetNodeCordon:input_type -> fleet.v1.SetNodeCordonRequest
+	13, // 24: fleet.v1.NodeService.DrainNode:input_type -> fleet.v1.DrainNodeRequest
+	15, // 25: fleet.v1.NodeService.GetDrain:input_type -> fleet.v1.GetDrainRequest
+	8,  // 26: fleet.v1.NodeService.ListNodes:output_type -> fleet.v1.ListNodesResponse
+	10, // 27: fleet.v1.NodeService.GetNode:output_type -> fleet.v1.GetNodeResponse
+	12, // 28: fleet.v1.NodeService.SetNodeCordon:output_type -> fleet.v1.SetNodeCordonResponse
+	14, // 29: fleet.v1.NodeService.DrainNode:output_type -> fleet.v1.DrainNodeResponse
+	16, // 30: fleet.v1.NodeService.GetDrain:output_type -> fleet.v1.GetDrainResponse
+	26, // [26:31] is the sub-list for method output_type
+	21, // [21:26] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_node_proto_init() }
@@ -1492,6 +1514,7 @@ func file_fleet_v1_node_proto_init() {
 	if File_fleet_v1_node_proto != nil {
 		return
 	}
+	file_fleet_v1_backup_proto_init()
 	file_fleet_v1_device_proto_init()
 	file_fleet_v1_meta_proto_init()
 	type x struct{}

@@ -878,9 +878,12 @@ type Cluster struct {
 	// Those of nodes are kept until the last certificate that they refuse has expired, those of schedulers for ever.
 	Revocations []*Revocation `protobuf:"bytes,11,rep,name=revocations,proto3" json:"revocations,omitempty"`
 	// One at rest, two while a new key replaces the one before.
-	GossipKeys    []*GossipKey `protobuf:"bytes,20,rep,name=gossip_keys,json=gossipKeys,proto3" json:"gossip_keys,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	GossipKeys []*GossipKey `protobuf:"bytes,20,rep,name=gossip_keys,json=gossipKeys,proto3" json:"gossip_keys,omitempty"`
+	// Restore epoch up to which an operator has confirmed the removals: below restore_epoch the leader's loops
+	// place, stop and move nothing.
+	RemovalsConfirmed uint64 `protobuf:"varint,30,opt,name=removals_confirmed,json=removalsConfirmed,proto3" json:"removals_confirmed,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
@@ -946,6 +949,13 @@ func (x *Cluster) GetGossipKeys() []*GossipKey {
 		return x.GossipKeys
 	}
 	return nil
+}
+
+func (x *Cluster) GetRemovalsConfirmed() uint64 {
+	if x != nil {
+		return x.RemovalsConfirmed
+	}
+	return 0
 }
 
 // Token lets a caller in. Only the SHA-256 of its secret is kept.
@@ -1365,7 +1375,7 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\vnode_events\x18\x03 \x03(\v2\x17.fleet.v1.ReportedEventR\n" +
 	"nodeEvents\"5\n" +
 	"\aReports\x12*\n" +
-	"\areports\x18\x01 \x03(\v2\x10.fleet.v1.ReportR\areports\"\xe6\x01\n" +
+	"\areports\x18\x01 \x03(\v2\x10.fleet.v1.ReportR\areports\"\x95\x02\n" +
 	"\aCluster\x12\"\n" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12#\n" +
 	"\rrestore_epoch\x18\x02 \x01(\x04R\frestoreEpoch\x12$\n" +
@@ -1373,7 +1383,8 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	" \x03(\v2\x0e.fleet.v1.RootR\x05roots\x126\n" +
 	"\vrevocations\x18\v \x03(\v2\x14.fleet.v1.RevocationR\vrevocations\x124\n" +
 	"\vgossip_keys\x18\x14 \x03(\v2\x13.fleet.v1.GossipKeyR\n" +
-	"gossipKeys\"d\n" +
+	"gossipKeys\x12-\n" +
+	"\x12removals_confirmed\x18\x1e \x01(\x04R\x11removalsConfirmed\"d\n" +
 	"\x05Token\x12\"\n" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12#\n" +
 	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\x12\x12\n" +

@@ -108,10 +108,13 @@ type ServiceSpec struct {
 	MaxInvalidInstances int32 `protobuf:"varint,6,opt,name=max_invalid_instances,json=maxInvalidInstances,proto3" json:"max_invalid_instances,omitempty"`
 	// Between SIGTERM and SIGKILL: 0–180, default 30.
 	GracePeriodSeconds *int32 `protobuf:"varint,7,opt,name=grace_period_seconds,json=gracePeriodSeconds,proto3,oneof" json:"grace_period_seconds,omitempty"`
-	// How long an instance on an unreachable node is waited for before it is replaced: 0–86400, default 60.
+	// Taken from older clients, and found in what older schedulers have stored: it means
+	// on_disconnect.replace_after_seconds.
 	RescheduleAfterSeconds *int32 `protobuf:"varint,8,opt,name=reschedule_after_seconds,json=rescheduleAfterSeconds,proto3,oneof" json:"reschedule_after_seconds,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	// What becomes of an instance whose node has lost the schedulers.
+	OnDisconnect  *OnDisconnect `protobuf:"bytes,15,opt,name=on_disconnect,json=onDisconnect,proto3" json:"on_disconnect,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ServiceSpec) Reset() {
@@ -198,6 +201,13 @@ func (x *ServiceSpec) GetRescheduleAfterSeconds() int32 {
 		return *x.RescheduleAfterSeconds
 	}
 	return 0
+}
+
+func (x *ServiceSpec) GetOnDisconnect() *OnDisconnect {
+	if x != nil {
+		return x.OnDisconnect
+	}
+	return nil
 }
 
 // ServiceVersion is one model version within a service.
@@ -2642,7 +2652,7 @@ const file_fleet_v1_service_proto_rawDesc = "" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12)\n" +
 	"\x04spec\x18\x02 \x01(\v2\x15.fleet.v1.ServiceSpecR\x04spec\x122\n" +
 	"\adesired\x18\x03 \x01(\v2\x18.fleet.v1.ServiceDesiredR\adesired\x12/\n" +
-	"\x06status\x18\x04 \x01(\v2\x17.fleet.v1.ServiceStatusR\x06status\"\xe7\x03\n" +
+	"\x06status\x18\x04 \x01(\v2\x17.fleet.v1.ServiceStatusR\x06status\"\xa4\x04\n" +
 	"\vServiceSpec\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x124\n" +
@@ -2651,7 +2661,8 @@ const file_fleet_v1_service_proto_rawDesc = "" +
 	"\x0fauto_stop_hours\x18\x05 \x01(\x05R\rautoStopHours\x122\n" +
 	"\x15max_invalid_instances\x18\x06 \x01(\x05R\x13maxInvalidInstances\x125\n" +
 	"\x14grace_period_seconds\x18\a \x01(\x05H\x00R\x12gracePeriodSeconds\x88\x01\x01\x12=\n" +
-	"\x18reschedule_after_seconds\x18\b \x01(\x05H\x01R\x16rescheduleAfterSeconds\x88\x01\x01B\x17\n" +
+	"\x18reschedule_after_seconds\x18\b \x01(\x05H\x01R\x16rescheduleAfterSeconds\x88\x01\x01\x12;\n" +
+	"\ron_disconnect\x18\x0f \x01(\v2\x16.fleet.v1.OnDisconnectR\fonDisconnectB\x17\n" +
 	"\x15_grace_period_secondsB\x1b\n" +
 	"\x19_reschedule_after_secondsJ\x04\b\t\x10\x0fR\rtraffic_limitR\twebsocketR\x0fcustom_settingsR\asecretsR\bpriorityR\x06spread\"\x8e\x04\n" +
 	"\x0eServiceVersion\x12\x14\n" +
@@ -2915,10 +2926,11 @@ var file_fleet_v1_service_proto_goTypes = []any{
 	nil,                            // 41: fleet.v1.PlacementRules.RequiredEntry
 	nil,                            // 42: fleet.v1.ListServicesRequest.TagsEntry
 	(*Meta)(nil),                   // 43: fleet.v1.Meta
-	(*Mount)(nil),                  // 44: fleet.v1.Mount
-	(*Limits)(nil),                 // 45: fleet.v1.Limits
-	(*timestamppb.Timestamp)(nil),  // 46: google.protobuf.Timestamp
-	(*Instance)(nil),               // 47: fleet.v1.Instance
+	(*OnDisconnect)(nil),           // 44: fleet.v1.OnDisconnect
+	(*Mount)(nil),                  // 45: fleet.v1.Mount
+	(*Limits)(nil),                 // 46: fleet.v1.Limits
+	(*timestamppb.Timestamp)(nil),  // 47: google.protobuf.Timestamp
+	(*Instance)(nil),               // 48: fleet.v1.Instance
 }
 var file_fleet_v1_service_proto_depIdxs = []int32{
 	43, // 0: fleet.v1.Service.meta:type_name -> fleet.v1.Meta
@@ -2926,70 +2938,71 @@ var file_fleet_v1_service_proto_depIdxs = []int32{
 	6,  // 2: fleet.v1.Service.desired:type_name -> fleet.v1.ServiceDesired
 	7,  // 3: fleet.v1.Service.status:type_name -> fleet.v1.ServiceStatus
 	2,  // 4: fleet.v1.ServiceSpec.versions:type_name -> fleet.v1.ServiceVersion
-	40, // 5: fleet.v1.ServiceVersion.env:type_name -> fleet.v1.ServiceVersion.EnvEntry
-	44, // 6: fleet.v1.ServiceVersion.mounts:type_name -> fleet.v1.Mount
-	45, // 7: fleet.v1.ServiceVersion.limits:type_name -> fleet.v1.Limits
-	3,  // 8: fleet.v1.ServiceVersion.placement:type_name -> fleet.v1.PlacementRules
-	41, // 9: fleet.v1.PlacementRules.required:type_name -> fleet.v1.PlacementRules.RequiredEntry
-	4,  // 10: fleet.v1.PlacementRules.preferred:type_name -> fleet.v1.PreferredLabel
-	5,  // 11: fleet.v1.PlacementRules.spread:type_name -> fleet.v1.SpreadRule
-	46, // 12: fleet.v1.ServiceDesired.start_time:type_name -> google.protobuf.Timestamp
-	46, // 13: fleet.v1.ServiceStatus.state_time:type_name -> google.protobuf.Timestamp
-	8,  // 14: fleet.v1.ServiceStatus.versions:type_name -> fleet.v1.ServiceVersionStatus
-	46, // 15: fleet.v1.ServiceStatus.auto_stop_time:type_name -> google.protobuf.Timestamp
-	46, // 16: fleet.v1.ServiceStatus.deploy_time:type_name -> google.protobuf.Timestamp
-	46, // 17: fleet.v1.ServiceVersionStatus.waiting_since:type_name -> google.protobuf.Timestamp
-	9,  // 18: fleet.v1.ServiceVersionStatus.reservation:type_name -> fleet.v1.Reservation
-	10, // 19: fleet.v1.ServiceVersionStatus.explanation:type_name -> fleet.v1.Explanation
-	46, // 20: fleet.v1.Reservation.since:type_name -> google.protobuf.Timestamp
-	11, // 21: fleet.v1.Explanation.filters:type_name -> fleet.v1.FilterCount
-	12, // 22: fleet.v1.Explanation.near_misses:type_name -> fleet.v1.NearMiss
-	0,  // 23: fleet.v1.PlanServiceRequest.service:type_name -> fleet.v1.Service
-	15, // 24: fleet.v1.PlanServiceResponse.instances:type_name -> fleet.v1.PlannedInstance
-	17, // 25: fleet.v1.PlanServiceResponse.waits:type_name -> fleet.v1.PlannedWait
-	16, // 26: fleet.v1.PlannedInstance.members:type_name -> fleet.v1.PlannedMember
-	10, // 27: fleet.v1.PlannedWait.explanation:type_name -> fleet.v1.Explanation
-	0,  // 28: fleet.v1.DeployServiceRequest.service:type_name -> fleet.v1.Service
-	0,  // 29: fleet.v1.DeployServiceResponse.service:type_name -> fleet.v1.Service
-	42, // 30: fleet.v1.ListServicesRequest.tags:type_name -> fleet.v1.ListServicesRequest.TagsEntry
-	0,  // 31: fleet.v1.ListServicesResponse.services:type_name -> fleet.v1.Service
-	0,  // 32: fleet.v1.GetServiceResponse.service:type_name -> fleet.v1.Service
-	47, // 33: fleet.v1.GetServiceResponse.instances:type_name -> fleet.v1.Instance
-	0,  // 34: fleet.v1.WatchServiceResponse.service:type_name -> fleet.v1.Service
-	47, // 35: fleet.v1.WatchServiceResponse.instances:type_name -> fleet.v1.Instance
-	39, // 36: fleet.v1.WatchServiceResponse.pulls:type_name -> fleet.v1.PullProgress
-	0,  // 37: fleet.v1.ScaleServiceResponse.service:type_name -> fleet.v1.Service
-	0,  // 38: fleet.v1.StartServiceResponse.service:type_name -> fleet.v1.Service
-	0,  // 39: fleet.v1.StopServiceResponse.service:type_name -> fleet.v1.Service
-	0,  // 40: fleet.v1.RestartServiceResponse.service:type_name -> fleet.v1.Service
-	38, // 41: fleet.v1.ListEndpointsResponse.endpoints:type_name -> fleet.v1.Endpoint
-	18, // 42: fleet.v1.ServiceService.DeployService:input_type -> fleet.v1.DeployServiceRequest
-	20, // 43: fleet.v1.ServiceService.ListServices:input_type -> fleet.v1.ListServicesRequest
-	22, // 44: fleet.v1.ServiceService.GetService:input_type -> fleet.v1.GetServiceRequest
-	24, // 45: fleet.v1.ServiceService.WatchService:input_type -> fleet.v1.WatchServiceRequest
-	26, // 46: fleet.v1.ServiceService.ScaleService:input_type -> fleet.v1.ScaleServiceRequest
-	28, // 47: fleet.v1.ServiceService.StartService:input_type -> fleet.v1.StartServiceRequest
-	30, // 48: fleet.v1.ServiceService.StopService:input_type -> fleet.v1.StopServiceRequest
-	32, // 49: fleet.v1.ServiceService.RestartService:input_type -> fleet.v1.RestartServiceRequest
-	34, // 50: fleet.v1.ServiceService.DeleteService:input_type -> fleet.v1.DeleteServiceRequest
-	36, // 51: fleet.v1.ServiceService.ListEndpoints:input_type -> fleet.v1.ListEndpointsRequest
-	13, // 52: fleet.v1.ServiceService.PlanService:input_type -> fleet.v1.PlanServiceRequest
-	19, // 53: fleet.v1.ServiceService.DeployService:output_type -> fleet.v1.DeployServiceResponse
-	21, // 54: fleet.v1.ServiceService.ListServices:output_type -> fleet.v1.ListServicesResponse
-	23, // 55: fleet.v1.ServiceService.GetService:output_type -> fleet.v1.GetServiceResponse
-	25, // 56: fleet.v1.ServiceService.WatchService:output_type -> fleet.v1.WatchServiceResponse
-	27, // 57: fleet.v1.ServiceService.ScaleService:output_type -> fleet.v1.ScaleServiceResponse
-	29, // 58: fleet.v1.ServiceService.StartService:output_type -> fleet.v1.StartServiceResponse
-	31, // 59: fleet.v1.ServiceService.StopService:output_type -> fleet.v1.StopServiceResponse
-	33, // 60: fleet.v1.ServiceService.RestartService:output_type -> fleet.v1.RestartServiceResponse
-	35, // 61: fleet.v1.ServiceService.DeleteService:output_type -> fleet.v1.DeleteServiceResponse
-	37, // 62: fleet.v1.ServiceService.ListEndpoints:output_type -> fleet.v1.ListEndpointsResponse
-	14, // 63: fleet.v1.ServiceService.PlanService:output_type -> fleet.v1.PlanServiceResponse
-	53, // [53:64] is the sub-list for method output_type
-	42, // [42:53] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	44, // 5: fleet.v1.ServiceSpec.on_disconnect:type_name -> fleet.v1.OnDisconnect
+	40, // 6: fleet.v1.ServiceVersion.env:type_name -> fleet.v1.ServiceVersion.EnvEntry
+	45, // 7: fleet.v1.ServiceVersion.mounts:type_name -> fleet.v1.Mount
+	46, // 8: fleet.v1.ServiceVersion.limits:type_name -> fleet.v1.Limits
+	3,  // 9: fleet.v1.ServiceVersion.placement:type_name -> fleet.v1.PlacementRules
+	41, // 10: fleet.v1.PlacementRules.required:type_name -> fleet.v1.PlacementRules.RequiredEntry
+	4,  // 11: fleet.v1.PlacementRules.preferred:type_name -> fleet.v1.PreferredLabel
+	5,  // 12: fleet.v1.PlacementRules.spread:type_name -> fleet.v1.SpreadRule
+	47, // 13: fleet.v1.ServiceDesired.start_time:type_name -> google.protobuf.Timestamp
+	47, // 14: fleet.v1.ServiceStatus.state_time:type_name -> google.protobuf.Timestamp
+	8,  // 15: fleet.v1.ServiceStatus.versions:type_name -> fleet.v1.ServiceVersionStatus
+	47, // 16: fleet.v1.ServiceStatus.auto_stop_time:type_name -> google.protobuf.Timestamp
+	47, // 17: fleet.v1.ServiceStatus.deploy_time:type_name -> google.protobuf.Timestamp
+	47, // 18: fleet.v1.ServiceVersionStatus.waiting_since:type_name -> google.protobuf.Timestamp
+	9,  // 19: fleet.v1.ServiceVersionStatus.reservation:type_name -> fleet.v1.Reservation
+	10, // 20: fleet.v1.ServiceVersionStatus.explanation:type_name -> fleet.v1.Explanation
+	47, // 21: fleet.v1.Reservation.since:type_name -> google.protobuf.Timestamp
+	11, // 22: fleet.v1.Explanation.filters:type_name -> fleet.v1.FilterCount
+	12, // 23: fleet.v1.Explanation.near_misses:type_name -> fleet.v1.NearMiss
+	0,  // 24: fleet.v1.PlanServiceRequest.service:type_name -> fleet.v1.Service
+	15, // 25: fleet.v1.PlanServiceResponse.instances:type_name -> fleet.v1.PlannedInstance
+	17, // 26: fleet.v1.PlanServiceResponse.waits:type_name -> fleet.v1.PlannedWait
+	16, // 27: fleet.v1.PlannedInstance.members:type_name -> fleet.v1.PlannedMember
+	10, // 28: fleet.v1.PlannedWait.explanation:type_name -> fleet.v1.Explanation
+	0,  // 29: fleet.v1.DeployServiceRequest.service:type_name -> fleet.v1.Service
+	0,  // 30: fleet.v1.DeployServiceResponse.service:type_name -> fleet.v1.Service
+	42, // 31: fleet.v1.ListServicesRequest.tags:type_name -> fleet.v1.ListServicesRequest.TagsEntry
+	0,  // 32: fleet.v1.ListServicesResponse.services:type_name -> fleet.v1.Service
+	0,  // 33: fleet.v1.GetServiceResponse.service:type_name -> fleet.v1.Service
+	48, // 34: fleet.v1.GetServiceResponse.instances:type_name -> fleet.v1.Instance
+	0,  // 35: fleet.v1.WatchServiceResponse.service:type_name -> fleet.v1.Service
+	48, // 36: fleet.v1.WatchServiceResponse.instances:type_name -> fleet.v1.Instance
+	39, // 37: fleet.v1.WatchServiceResponse.pulls:type_name -> fleet.v1.PullProgress
+	0,  // 38: fleet.v1.ScaleServiceResponse.service:type_name -> fleet.v1.Service
+	0,  // 39: fleet.v1.StartServiceResponse.service:type_name -> fleet.v1.Service
+	0,  // 40: fleet.v1.StopServiceResponse.service:type_name -> fleet.v1.Service
+	0,  // 41: fleet.v1.RestartServiceResponse.service:type_name -> fleet.v1.Service
+	38, // 42: fleet.v1.ListEndpointsResponse.endpoints:type_name -> fleet.v1.Endpoint
+	18, // 43: fleet.v1.ServiceService.DeployService:input_type -> fleet.v1.DeployServiceRequest
+	20, // 44: fleet.v1.ServiceService.ListServices:input_type -> fleet.v1.ListServicesRequest
+	22, // 45: fleet.v1.ServiceService.GetService:input_type -> fleet.v1.GetServiceRequest
+	24, // 46: fleet.v1.ServiceService.WatchService:input_type -> fleet.v1.WatchServiceRequest
+	26, // 47: fleet.v1.ServiceService.ScaleService:input_type -> fleet.v1.ScaleServiceRequest
+	28, // 48: fleet.v1.ServiceService.StartService:input_type -> fleet.v1.StartServiceRequest
+	30, // 49: fleet.v1.ServiceService.StopService:input_type -> fleet.v1.StopServiceRequest
+	32, // 50: fleet.v1.ServiceService.RestartService:input_type -> fleet.v1.RestartServiceRequest
+	34, // 51: fleet.v1.ServiceService.DeleteService:input_type -> fleet.v1.DeleteServiceRequest
+	36, // 52: fleet.v1.ServiceService.ListEndpoints:input_type -> fleet.v1.ListEndpointsRequest
+	13, // 53: fleet.v1.ServiceService.PlanService:input_type -> fleet.v1.PlanServiceRequest
+	19, // 54: fleet.v1.ServiceService.DeployService:output_type -> fleet.v1.DeployServiceResponse
+	21, // 55: fleet.v1.ServiceService.ListServices:output_type -> fleet.v1.ListServicesResponse
+	23, // 56: fleet.v1.ServiceService.GetService:output_type -> fleet.v1.GetServiceResponse
+	25, // 57: fleet.v1.ServiceService.WatchService:output_type -> fleet.v1.WatchServiceResponse
+	27, // 58: fleet.v1.ServiceService.ScaleService:output_type -> fleet.v1.ScaleServiceResponse
+	29, // 59: fleet.v1.ServiceService.StartService:output_type -> fleet.v1.StartServiceResponse
+	31, // 60: fleet.v1.ServiceService.StopService:output_type -> fleet.v1.StopServiceResponse
+	33, // 61: fleet.v1.ServiceService.RestartService:output_type -> fleet.v1.RestartServiceResponse
+	35, // 62: fleet.v1.ServiceService.DeleteService:output_type -> fleet.v1.DeleteServiceResponse
+	37, // 63: fleet.v1.ServiceService.ListEndpoints:output_type -> fleet.v1.ListEndpointsResponse
+	14, // 64: fleet.v1.ServiceService.PlanService:output_type -> fleet.v1.PlanServiceResponse
+	54, // [54:65] is the sub-list for method output_type
+	43, // [43:54] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_service_proto_init() }

@@ -1,0 +1,185 @@
+package scheduler
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/drover-fleet/drover/scheduler/auth"
+)
+
+// limits bound what callers may take of this scheduler: memory, streams, goroutines and connections. What is beyond
+// them is refused at once, in one line.
+type limits struct {
+	maxOperatorMessage int // bytes of a request; agents' messages may have maxMessage
+	streamsPerClient   int // of operators: watches, logs, exec, backups; a client is a token at an address
+	streams            int // of all operators together
+	callsPerConnection uint32
+	grpcConnections    int // each agent has one
+	httpConnections    int
+	httpRequests       int // under way at once
+
+	mu       sync.Mutex
+	open     int
+	byClient map[string]int
+}
+
+func defaultLimits() *limits {
+	return &limits{
+		maxOperatorMessage: 4 << 20, streamsPerClient: 256, streams: 4096, callsPerConnection: 512,
+		grpcConnections: 32_768, httpConnections: 8192, httpRequests: 1024, byClient: map[string]int{},
+	}
+}
+
+// agentMethods are exempt from what is for operators: a node has one session, and relays are ordered by this scheduler.
+const agentMethods = "/fleet.v1.AgentService/"
+
+func (l *limits) tooLong(m any) error {
+	msg, ok := m.(proto.Message)
+	if !ok {
+		return nil
+	}
+	if n := proto.Size(msg); n > l.maxOperatorMessage {
+		return status.Errorf(codes.ResourceExhausted, "the request has %d bytes, at most %d are taken: send less at once", n, l.maxOperatorMessage)
+	}
+	return nil
+}
+
+func (l *limits) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if err := l.tooLong(req); err != nil && !strings.HasPrefix(info.FullMethod, agentMethods) {
+		return nil, err
+	}
+	return next(ctx, req)
+}
+
+// stream is for after the caller is known.
+func (l *limits) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if strings.HasPrefix(info.FullMethod, agentMethods) {
+		return next(srv, ss)
+	}
+	client := clientOf(ss.Context())
+	if err := l.take(client); err != nil {
+		return err
+	}
+	defer l.giveBack(client)
+	return next(srv, &limitedStream{ss, l})
+}
+
+func clientOf(ctx context.Context) string {
+	caller, _ := auth.FromContext(ctx)
+	host := ""
+	if p, ok := peer.FromContext(ctx); ok {
+		host = p.Addr.String()
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
+	}
+	return caller.Name + "@" + host
+}
+
+func (l *limits) take(client string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.byClient[client] >= l.streamsPerClient:
+		return status.Errorf(codes.ResourceExhausted, "%s has %d streams open already: end some of them", client, l.streamsPerClient)
+	case l.open >= l.streams:
+		return status.Errorf(codes.ResourceExhausted, "%d streams are open on this scheduler already: try again later, or another scheduler", l.streams)
+	}
+	l.open++
+	l.byClient[client]++
+	return nil
+}
+
+func (l *limits) giveBack(client string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if l.byClient[client]--; l.byClient[client] == 0 {
+		delete(l.byClient, client)
+	}
+}
+
+type limitedStream struct {
+	grpc.ServerStream
+	l *limits
+}
+
+func (s *limitedStream) RecvMsg(m any) error {
+	if err := s.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	return s.l.tooLong(m)
+}
+
+// boundedListener accepts so many connections at once; of those beyond it says goodbye and closes them.
+type boundedListener struct {
+	net.Listener
+	slots   chan struct{}
+	goodbye string
+}
+
+func bound(l net.Listener, connections int, goodbye string) net.Listener {
+	return &boundedListener{l, make(chan struct{}, connections), goodbye}
+}
+
+func (l *boundedListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case l.slots <- struct{}{}:
+			return &boundedConn{Conn: c, free: sync.OnceFunc(func() { <-l.slots })}, nil
+		default:
+			l.refuse(c)
+		}
+	}
+}
+
+// refuse doesn't wait for the caller: what it writes fits into the kernel's buffer. Closing may lose it, which is then all
+// that the caller is told.
+func (l *boundedListener) refuse(c net.Conn) {
+	if l.goodbye != "" && c.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
+		_, _ = c.Write([]byte(l.goodbye)) // a caller that is gone needs none
+	}
+	_ = c.Close()
+}
+
+type boundedConn struct {
+	net.Conn
+	free func()
+}
+
+func (c *boundedConn) Close() error {
+	defer c.free()
+	return c.Conn.Close()
+}
+
+// tooManyConnections is an HTTP answer.
+const tooManyConnections = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+// requests answers 429 while too many requests are under way.
+func (l *limits) requests(next http.Handler) http.Handler {
+	slots := make(chan struct{}, l.httpRequests)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			next.ServeHTTP(w, r)
+		default:
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "too many requests are under way on this scheduler: try again, or another scheduler", http.StatusTooManyRequests)
+		}
+	})
+}
