@@ -50,7 +50,7 @@ func DefaultConfig() Config {
 		SnapshotThreshold: 8192,
 		TrailingLogs:      4096,
 		SegmentSize:       16 << 20,
-		StallLimit:        15 * time.Second,
+		StallLimit:        5 * time.Second,
 	}
 }
 

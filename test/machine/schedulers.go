@@ -32,6 +32,8 @@ type Schedulers struct {
 
 // SchedulersOptions of a cluster.
 type SchedulersOptions struct {
+	// Dir is where they keep everything; empty: a temporary directory.
+	Dir string
 	// Config is merged into every scheduler's configuration file.
 	Config map[string]any
 	// Command answers what is run in place of a scheduler's command line, such as that under strace; nil: itself.
@@ -59,7 +61,10 @@ type SchedulerProcess struct {
 // n is odd.
 func StartSchedulers(t testing.TB, n int, options SchedulersOptions) *Schedulers {
 	t.Helper()
-	s := &Schedulers{t: t, dir: t.TempDir(), binary: Binary(t), options: options}
+	s := &Schedulers{t: t, dir: options.Dir, binary: Binary(t), options: options}
+	if s.dir == "" {
+		s.dir = t.TempDir()
+	}
 	for range n {
 		s.Add()
 	}
