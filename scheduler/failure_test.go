@@ -80,7 +80,11 @@ func TestLeadershipFlaps(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// The store shows a change before its events are appended.
 	told, err := s.events.List(ctx, events.Query{Kind: fleetv1.KindNode, Name: "n1"})
+	for err == nil && len(told) == 0 {
+		told, err = s.events.List(ctx, events.Query{Kind: fleetv1.KindNode, Name: "n1"})
+	}
 	if err != nil || len(told) != 1 || told[0].GetReason() != "NodeUnreachable" {
 		t.Errorf("events %v, %v", told, err)
 	}
