@@ -135,6 +135,8 @@ func (o *one) propose(m interface {
 		mutation = state.Put(0, m)
 	case *fleetv1.Flavor:
 		mutation = state.Put(0, m)
+	case *fleetv1.Scheduler:
+		mutation = state.Put(0, m)
 	}
 	cmd := &fleetv1.Command{Time: timestamppb.Now(), Caller: "test", Op: &fleetv1.Command_Write{Write: &fleetv1.Write{Mutations: []*fleetv1.Mutation{mutation}}}}
 	cmd.Introduced = state.Introduced(cmd)
