@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/authority"
 	"github.com/drover-fleet/drover/scheduler/gossip"
 	"github.com/drover-fleet/drover/scheduler/member"
 	"github.com/drover-fleet/drover/scheduler/state"
@@ -17,33 +18,18 @@ import (
 // gossipRetry is how often a gossip that could not be started, or could not take its keys, is tried again.
 const gossipRetry = 5 * time.Second
 
-// gossipKeyAbout is what a gossip key is sealed for.
-const gossipKeyAbout = "the schedulers' gossip"
-
+// newGossipKey makes a key, encrypted under the first key of the key file.
 func (s *Server) newGossipKey() (*fleetv1.GossipKey, error) {
 	keys, err := s.cfg.keyFile().Read()
 	if err != nil {
 		return nil, err
 	}
 	key := gossip.NewKey()
-	sealed, err := keys.Seal(key, gossipKeyAbout)
+	sealed, err := keys.Seal(key, authority.GossipKeyAbout)
 	if err != nil {
 		return nil, err
 	}
 	return &fleetv1.GossipKey{Id: gossip.KeyID(key), Sealed: sealed, CreateTime: timestamppb.New(s.clock.Now())}, nil
-}
-
-// resealGossipKey encrypts a gossip key under the first key of the key file.
-func (s *Server) resealGossipKey(sealed *fleetv1.SealedKey) (*fleetv1.SealedKey, error) {
-	keys, err := s.cfg.keyFile().Read()
-	if err != nil {
-		return nil, err
-	}
-	key, err := keys.Open(sealed, gossipKeyAbout)
-	if err != nil {
-		return nil, err
-	}
-	return keys.Seal(key, gossipKeyAbout)
 }
 
 // gossipKeys are the cluster's, that of our own messages first.
@@ -57,7 +43,7 @@ func (s *Server) gossipKeys(cluster *fleetv1.Cluster) ([][]byte, error) {
 	}
 	var out [][]byte
 	for _, k := range cluster.GetGossipKeys() {
-		key, err := keys.Open(k.GetSealed(), gossipKeyAbout)
+		key, err := keys.Open(k.GetSealed(), authority.GossipKeyAbout)
 		if err != nil {
 			return nil, err
 		}

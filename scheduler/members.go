@@ -40,7 +40,7 @@ func (s *Server) wireMembers() {
 		Dial: s.dialPeer, Peer: peerID, Gossip: s.hearsay, Seeds: s.seeds,
 	}
 	if s.keeper != nil {
-		cfg.Revoke, cfg.NewGossipKey, cfg.ResealGossipKey = s.revokeScheduler, s.newGossipKey, s.resealGossipKey
+		cfg.Revoke, cfg.NewGossipKey = s.revokeScheduler, s.newGossipKey
 	}
 	s.members = member.New(cfg)
 	s.proposals.gate = s.members.Gate

@@ -159,7 +159,30 @@ func revoke(cluster *fleetv1.Cluster, role, name, caller string, until int64, no
 	return state.Put(cluster.GetMeta().GetRevision(), cluster)
 }
 
-// Reseal encrypts the CA's key under the first key of the key file.
+// GossipKeyAbout is what the keys of the schedulers' gossip are sealed for.
+const GossipKeyAbout = "the schedulers' gossip"
+
+// resealGossip encrypts the gossip keys under the first key. Those that can't be opened are an error, or are dropped.
+func resealGossip(c *fleetv1.Cluster, keys identity.Keys, drop bool) error {
+	var out []*fleetv1.GossipKey
+	for _, k := range c.GetGossipKeys() {
+		key, err := keys.Open(k.GetSealed(), GossipKeyAbout)
+		if err != nil && drop {
+			continue
+		}
+		if err == nil {
+			k.Sealed, err = keys.Seal(key, GossipKeyAbout)
+		}
+		if err != nil {
+			return fmt.Errorf("gossip key %s: %w", k.GetId(), err)
+		}
+		out = append(out, k)
+	}
+	c.GossipKeys = out
+	return nil
+}
+
+// Reseal encrypts the CA's key, and those of the gossip, under the first key of the key file.
 func (i Issuer) Reseal(c *fleetv1.Cluster) (*fleetv1.Cluster, error) {
 	a, keys, err := i.open(c)
 	if err != nil {
@@ -171,12 +194,12 @@ func (i Issuer) Reseal(c *fleetv1.Cluster) (*fleetv1.Cluster, error) {
 	}
 	c = proto.CloneOf(c)
 	c.Roots[0] = root
-	return c, nil
+	return c, resealGossip(c, keys, false)
 }
 
 // Rotate makes the next root, which issues from now on and is trusted beside the one before. The one before signs it,
 // unless its key can't be had and alone says that it must be done all the same: then only those hear of the new root
-// who are connected before the schedulers renew.
+// who are connected before the schedulers renew, and gossip keys that can't be had are forgotten.
 func (i Issuer) Rotate(c *fleetv1.Cluster, alone bool, now time.Time) (*fleetv1.Cluster, error) {
 	var next *identity.Authority
 	a, keys, err := i.open(c)
@@ -198,7 +221,7 @@ func (i Issuer) Rotate(c *fleetv1.Cluster, alone bool, now time.Time) (*fleetv1.
 	c = proto.CloneOf(c)
 	c.Roots[0].Key = nil
 	c.Roots = append([]*fleetv1.Root{root}, c.Roots...)
-	return c, nil
+	return c, resealGossip(c, keys, alone)
 }
 
 // Finish ends the trust in all roots but the one that issues.

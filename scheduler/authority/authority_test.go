@@ -1,6 +1,9 @@
 package authority
 
 import (
+	"bytes"
+	"encoding/base64"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -177,4 +180,36 @@ func TestRotation(t *testing.T) {
 		t.Errorf("roots %v", ids)
 	}
 	w.must(w.issuer.Check(w.view().Cluster()))
+}
+
+// The gossip keys change hands with the CA's: under a new key-encryption key, or forgotten where the old one is lost.
+func TestGossipKeysFollow(t *testing.T) {
+	w := newWorld(t)
+	before, err := w.issuer.KeyFile.Read()
+	w.must(err)
+	sealed, err := before.Seal([]byte("gossip"), GossipKeyAbout)
+	w.must(err)
+	cluster := proto.CloneOf(w.view().Cluster())
+	cluster.GossipKeys = []*fleetv1.GossipKey{{Id: "k", Sealed: sealed, Primary: true}}
+
+	old, err := os.ReadFile(string(w.issuer.KeyFile))
+	w.must(err)
+	fresh := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)) + "\n"
+	w.must(os.WriteFile(string(w.issuer.KeyFile), append([]byte(fresh), old...), 0o600))
+	after, err := w.issuer.Reseal(cluster)
+	w.must(err)
+	w.must(os.WriteFile(string(w.issuer.KeyFile), []byte(fresh), 0o600)) // the old one is taken away
+	keys, err := w.issuer.KeyFile.Read()
+	w.must(err)
+	if secret, err := keys.Open(after.GetGossipKeys()[0].GetSealed(), GossipKeyAbout); err != nil || string(secret) != "gossip" || !after.GetGossipKeys()[0].GetPrimary() {
+		t.Errorf("%q, %v, %v", secret, err, after.GetGossipKeys())
+	}
+	if _, err := w.issuer.Reseal(cluster); err == nil {
+		t.Error("encrypted anew without the old key")
+	}
+	alone, err := w.issuer.Rotate(cluster, true, w.now)
+	w.must(err)
+	if len(alone.GetGossipKeys()) != 0 {
+		t.Errorf("keys that nobody can open are kept: %v", alone.GetGossipKeys())
+	}
 }

@@ -45,7 +45,7 @@ func (g *Gossip) note(n *memberlist.Node, alive bool) {
 		told = &fleetv1.Scheduler{Meta: &fleetv1.Meta{Id: n.Name}}
 	}
 	g.mu.Lock()
-	g.heard[n.Name] = &hearing{told, alive}
+	g.heard[n.Name] = &hearing{told, n.Address(), alive}
 	g.mu.Unlock()
 	g.cfg.Logger.Debug("gossip", "scheduler", n.Name, "address", n.Address(), "alive", alive)
 }

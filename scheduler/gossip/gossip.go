@@ -56,6 +56,7 @@ type Gossip struct {
 	self *fleetv1.Scheduler
 	list *memberlist.Memberlist
 	ring *memberlist.Keyring
+	addr string
 	wake chan struct{} // holds one token when Known may answer more
 
 	mu    sync.Mutex
@@ -65,6 +66,7 @@ type Gossip struct {
 
 type hearing struct {
 	what  *fleetv1.Scheduler
+	addr  string
 	alive bool
 }
 
@@ -122,7 +124,8 @@ func Start(cfg Config) (*Gossip, error) {
 	}
 	// The port may have been chosen just now.
 	g.mu.Lock()
-	g.self.GossipAddress = g.list.LocalNode().Address()
+	g.addr = g.heard[g.self.GetMeta().GetId()].addr
+	g.self.GossipAddress = g.addr
 	g.mu.Unlock()
 	if err := g.list.UpdateNode(0); err != nil {
 		return nil, errors.Join(fmt.Errorf("start gossip: %w", err), g.list.Shutdown())
@@ -187,10 +190,12 @@ func (g *Gossip) Nudge() {
 
 // rejoin is done when everybody has answered or has had dialTimeout to.
 func (g *Gossip) rejoin() {
-	heard := map[string]bool{g.Addr(): true}
-	for _, n := range g.list.Members() {
-		heard[n.Address()] = true
+	heard := map[string]bool{}
+	g.mu.Lock()
+	for _, h := range g.heard { // not memberlist's own list, which changes under its readers' hands
+		heard[h.addr] = h.alive || heard[h.addr]
 	}
+	g.mu.Unlock()
 	var wg sync.WaitGroup
 	for _, addr := range g.cfg.Known() {
 		if addr == "" || heard[addr] {
@@ -207,7 +212,7 @@ func (g *Gossip) rejoin() {
 }
 
 // Addr is where others reach this one.
-func (g *Gossip) Addr() string { return g.list.LocalNode().Address() }
+func (g *Gossip) Addr() string { return g.addr }
 
 // Keys are the IDs of the keys in use, that of our own messages first.
 func (g *Gossip) Keys() []string {

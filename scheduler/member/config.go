@@ -91,8 +91,6 @@ type Config struct {
 	Revoke func(ctx context.Context, id string) error
 	// NewGossipKey makes a gossip key, encrypted; nil while there is no gossip.
 	NewGossipKey func() (*fleetv1.GossipKey, error)
-	// ResealGossipKey encrypts a gossip key under the key that the CA's key is encrypted under now. Set with NewGossipKey.
-	ResealGossipKey func(sealed *fleetv1.SealedKey) (*fleetv1.SealedKey, error)
 	// Gossip may answer nil.
 	Gossip func() Gossip
 	Clock  *Clock

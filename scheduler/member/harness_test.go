@@ -135,6 +135,8 @@ func (o *one) propose(m interface {
 		mutation = state.Put(0, m)
 	case *fleetv1.Flavor:
 		mutation = state.Put(0, m)
+	case *fleetv1.Scheduler:
+		mutation = state.Put(0, m)
 	}
 	cmd := &fleetv1.Command{Time: timestamppb.Now(), Caller: "test", Op: &fleetv1.Command_Write{Write: &fleetv1.Write{Mutations: []*fleetv1.Mutation{mutation}}}}
 	cmd.Introduced = state.Introduced(cmd)
@@ -187,16 +189,16 @@ func three(t *testing.T, tune func(i int, c *Config)) []*one {
 	return all
 }
 
-// leader waits for the one that leads.
+// leader waits until one leads and nobody else still thinks so.
 func leader(t *testing.T, all []*one) *one {
 	t.Helper()
 	var found *one
 	poll(t, "a leader", func() bool {
-		i := slices.IndexFunc(all, func(o *one) bool { return o.cancel != nil && o.raft.IsLeader() })
-		if i >= 0 {
-			found = all[i]
+		leads := slices.DeleteFunc(slices.Clone(all), func(o *one) bool { return o.cancel == nil || !o.raft.IsLeader() })
+		if len(leads) == 1 {
+			found = leads[0]
 		}
-		return i >= 0
+		return len(leads) == 1
 	})
 	return found
 }

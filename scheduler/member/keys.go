@@ -30,12 +30,6 @@ func (m *Members) rotate(ctx context.Context) error {
 		k.Primary = true
 		return m.setKeys(ctx, cluster, []*fleetv1.GossipKey{k}, byItself())
 	}
-	switch next, err := m.resealed(cluster); {
-	case err != nil:
-		return err
-	case next != nil:
-		return m.setKeys(ctx, cluster, next, byItself())
-	}
 	if len(keys) == 1 {
 		return nil
 	}
@@ -56,33 +50,6 @@ func (m *Members) rotate(ctx context.Context) error {
 		next = append(next, k)
 	}
 	return m.setKeys(ctx, cluster, next, byItself())
-}
-
-// resealed are the keys under the key-encryption key that the cluster has changed to, nil when they are.
-func (m *Members) resealed(cluster *fleetv1.Cluster) ([]*fleetv1.GossipKey, error) {
-	if len(cluster.GetRoots()) == 0 || m.cfg.ResealGossipKey == nil {
-		return nil, nil
-	}
-	want := cluster.GetRoots()[0].GetKey().GetKeyId()
-	var next []*fleetv1.GossipKey
-	changed := false
-	for _, k := range cluster.GetGossipKeys() {
-		if k.GetSealed().GetKeyId() != want {
-			sealed, err := m.cfg.ResealGossipKey(k.GetSealed())
-			if err != nil {
-				return nil, fmt.Errorf("encrypt gossip key %s anew: %w", k.GetId(), err)
-			}
-			if sealed.GetKeyId() == want { // else this scheduler's key file isn't the one that was changed to
-				k, changed = proto.CloneOf(k), true
-				k.Sealed = sealed
-			}
-		}
-		next = append(next, k)
-	}
-	if !changed {
-		return nil, nil
-	}
-	return next, nil
 }
 
 // lacking names the members that don't report what is wanted of their gossip keys, or "".

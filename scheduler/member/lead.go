@@ -135,6 +135,9 @@ func (m *Members) learn(ctx context.Context) error {
 func (m *Members) reform(ctx context.Context) error {
 	m.changing.Lock()
 	defer m.changing.Unlock()
+	if err := m.sweep(ctx); err != nil {
+		return err
+	}
 	c := next(m.standings(), m.cfg.MinVoters)
 	switch {
 	case c.promote != "":
@@ -152,6 +155,23 @@ func (m *Members) reform(ctx context.Context) error {
 		return m.take(ctx, c.remove, "removed by the leader: "+c.why, byItself())
 	}
 	return nil
+}
+
+// sweep deletes the objects of schedulers that are no members: a leader was lost between removing one and saying so.
+// The caller holds changing, under which a new member's object is written before it is one.
+func (m *Members) sweep(ctx context.Context) error {
+	members := m.cfg.Raft.Members()
+	w := &fleetv1.Write{}
+	for _, s := range m.cfg.State.View().Schedulers() {
+		if !slices.ContainsFunc(members, func(r raftMember) bool { return r.ID == s.GetMeta().GetId() }) {
+			w.Mutations = append(w.Mutations, state.Delete(s.GetMeta().GetRevision(), state.SchedulerKey(s.GetMeta().GetId())))
+			w.Events = append(w.Events, schedulerEvent(s, fleetv1.EventWarning, "SchedulerRemoved", "it is no member"))
+		}
+	}
+	if len(w.Mutations) == 0 {
+		return nil
+	}
+	return m.write(ctx, w)
 }
 
 // take removes a member from the configuration, then from the store. The caller holds changing.

@@ -145,6 +145,15 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// A leader that was lost between removing a scheduler and deleting its object leaves the object to the next.
+func TestObjectsOfNoMemberAreSwept(t *testing.T) {
+	first := newOne(t, "s1").start(true)
+	first.propose(&fleetv1.Scheduler{Meta: &fleetv1.Meta{Id: "gone", Name: "s9"}})
+	first.await("the object to go", func() bool {
+		return first.st.View().Scheduler("gone") == nil && first.st.View().Scheduler(first.id) != nil
+	})
+}
+
 func TestTransfer(t *testing.T) {
 	all := three(t, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), limit)

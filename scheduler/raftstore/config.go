@@ -25,7 +25,8 @@ type Config struct {
 	Bootstrap bool
 	Logger    *slog.Logger
 
-	// A follower that hears nothing for HeartbeatTimeout stands for election; a leader that reaches no
+	// A follower that hears nothing for HeartbeatTimeout stands for election. It is elected when a majority has missed the
+	// leader for as long, each looking at a time of its own: about two of them after the leader's death. A leader that reaches no
 	// majority for LeaderLease (at most HeartbeatTimeout) steps down.
 	HeartbeatTimeout, ElectionTimeout, LeaderLease time.Duration
 	// Every SnapshotInterval, a snapshot is made when more than SnapshotThreshold entries came since the
@@ -43,9 +44,9 @@ func DefaultConfig() Config {
 	return Config{
 		Addr:              "127.0.0.1:7402",
 		Logger:            slog.Default(),
-		HeartbeatTimeout:  600 * time.Millisecond,
-		ElectionTimeout:   600 * time.Millisecond,
-		LeaderLease:       400 * time.Millisecond,
+		HeartbeatTimeout:  450 * time.Millisecond,
+		ElectionTimeout:   450 * time.Millisecond,
+		LeaderLease:       350 * time.Millisecond,
 		SnapshotInterval:  2 * time.Minute,
 		SnapshotThreshold: 8192,
 		TrailingLogs:      4096,

@@ -2,10 +2,13 @@ package cluster
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +22,7 @@ import (
 	"github.com/drover-fleet/drover/client"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler"
+	"github.com/drover-fleet/drover/scheduler/gossip"
 )
 
 func bounded(t *testing.T) context.Context {
@@ -95,10 +99,11 @@ func TestFailoverUnderWrites(t *testing.T) {
 	writers.Wait()
 	total := 0
 	for _, one := range s.All {
-		have, err := flavors(ctx, one.Client)
-		if err != nil {
-			t.Fatal(err)
-		}
+		var have map[string]*fleetv1.Flavor
+		s.Poll(one.Name+" answers", func() (err error) { // its client may still wait before it connects again
+			have, err = flavors(ctx, one.Client)
+			return err
+		})
 		for _, names := range acknowledged {
 			total += len(names)
 			for _, name := range names {
@@ -407,6 +412,44 @@ func TestRotateGossipKey(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// The key-encryption key is replaced, and the old one taken away: gossip goes on, also on who starts anew.
+func TestGossipKeyFollowsTheKeyFile(t *testing.T) {
+	s := Three(t, Options{})
+	ctx := bounded(t)
+	gossips := func(one *Scheduler) func() error {
+		return func() error {
+			all, err := s.Members()
+			for _, m := range all {
+				if m.GetName() == one.Name && (len(m.GetGossipKeys()) != 1 || !m.GetGossipAlive()) {
+					err = fmt.Errorf("%v", m)
+				}
+			}
+			return err
+		}
+	}
+	one := s.Follower()
+	s.Poll("it gossips", gossips(one))
+	file := filepath.Join(s.dir, "cluster.key")
+	old, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := base64.StdEncoding.EncodeToString(gossip.NewKey()) + "\n" // any 32 random bytes
+	if err := os.WriteFile(file, append([]byte(fresh), old...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := one.Client.Identity.RotateKey(ctx, &fleetv1.RotateKeyRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(fresh), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	one.Stop()
+	one.Start()
+	s.WaitVoters(3)
+	s.Poll("it gossips again", gossips(one))
 }
 
 // The wall clock of the leader jumps by an hour and back: it hands over, loudly, and no service is stopped early.
