@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/drover-fleet/drover/client"
 	"github.com/drover-fleet/drover/devices"
@@ -13,14 +14,18 @@ import (
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
-// lookup asks for the endpoints over HTTP and calls each of them.
-func lookup(t *testing.T, c *Cluster, service string) []client.Endpoint {
+// lookup asks for the endpoints over HTTP until there are so many, and calls each of them. Answers are rendered a moment
+// after a watch of the service has told of a change.
+func lookup(t *testing.T, c *Cluster, service string, want int) []client.Endpoint {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	answer, err := client.Lookup(ctx, http.DefaultClient, "http://"+c.HTTPAddr(), c.Token, "default", service)
+	for ; err == nil && len(answer.HostEndpoints) != want; answer, err = client.Lookup(ctx, http.DefaultClient, "http://"+c.HTTPAddr(), c.Token, "default", service) {
+		time.Sleep(time.Millisecond)
+	}
 	if err != nil {
-		t.Fatalf("look %s up: %v", service, err)
+		t.Fatalf("look up %d endpoints of %s: %v", want, service, err)
 	}
 	for _, e := range answer.HostEndpoints {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s://%s:%d/", e.Schema, e.IP, e.Port), nil)
@@ -53,9 +58,7 @@ func TestAServicesLife(t *testing.T) {
 	if len(nodes) != 2 {
 		t.Errorf("not spread over both nodes: %v", nodes)
 	}
-	if n := len(lookup(t, c, "iris")); n != 3 {
-		t.Errorf("%d endpoints", n)
-	}
+	lookup(t, c, "iris", 3)
 
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
@@ -74,7 +77,7 @@ func TestDaemonsRestart(t *testing.T) {
 	c.Declare()
 	c.Deploy("iris", 1)
 	before := c.WaitState("iris", fleetv1.ServiceRunning).Instances[0]
-	endpoints := lookup(t, c, "iris")
+	endpoints := lookup(t, c, "iris", 1)
 
 	c.StopScheduler()
 	c.StartScheduler()
@@ -87,7 +90,7 @@ func TestDaemonsRestart(t *testing.T) {
 	if after.Meta.Id != before.Meta.Id || after.Observed.Attempt != before.Observed.Attempt || after.Observed.Pid != before.Observed.Pid {
 		t.Errorf("before %v, after %v", before, after)
 	}
-	if got := lookup(t, c, "iris"); !slices.Equal(got, endpoints) {
+	if got := lookup(t, c, "iris", 1); !slices.Equal(got, endpoints) {
 		t.Errorf("endpoints %v, before %v", got, endpoints)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -141,7 +144,7 @@ func TestDeviceFails(t *testing.T) {
 			return i.GetObserved().GetReady() && i.Meta.Id != was.Meta.Id && i.Spec.DeviceIds[0] != device
 		})
 	})
-	if endpoints := lookup(t, c, "iris"); len(endpoints) != 1 || endpoints[0].InstanceID == was.Meta.Id {
+	if endpoints := lookup(t, c, "iris", 1); endpoints[0].InstanceID == was.Meta.Id {
 		t.Errorf("endpoints %v", endpoints)
 	}
 	c.WaitNode(c.Nodes[0].Name, "to show the device's fault", func(n *fleetv1.Node) bool {
