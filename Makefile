@@ -68,7 +68,7 @@ clean: ## remove what was built here
 	rm -rf bin .cache coverage.out
 
 ##@ Check it
-.PHONY: test race e2e bench sim fuzz lint check
+.PHONY: test race e2e bench sim soak fuzz lint check
 test: ## run all tests (those that need root and containerd too)
 	@scripts/setup run build test
 	go test -p 2 -timeout 9m $(PKGS)
@@ -92,6 +92,12 @@ SIM_NODES ?= 10000
 sim: ## simulate a day of SIM_NODES (10000) nodes with 8 devices each, and check the invariants (minutes)
 	@scripts/setup build
 	go test -C test/sim -run '^TestLarge$$' -count=1 -v -timeout 60m -args -sim.nodes=$(SIM_NODES) $(SIM)
+
+soak: ## inject every fault as long and as often as before a release (hours; needs root)
+	@[ "$$(id -u)" = 0 ] || { echo "make soak: containers and network namespaces need root; run it as root" >&2; exit 1; }
+	@scripts/setup run build test
+	go test -C test/fault -count=1 -v -timeout 3h . -args -full
+	go test -C test/sim -run '^TestRandomFaults$$' -count=1 -v -timeout 12h . -args -sim.soak=100 -sim.hours=72
 
 fuzz: ## fuzz each parser for FUZZTIME (30s)
 	@scripts/setup build
