@@ -208,6 +208,23 @@ func TestStallIsReported(t *testing.T) {
 	release()
 }
 
+// A process that was stopped while it wrote has no disk that hangs.
+func TestStoppedProcessIsNoStall(t *testing.T) {
+	w := newStallWatch(time.Hour, func(err error) { t.Error(err) })
+	defer w.close()
+	w.begin()
+	now := time.Now()
+	if d := w.longest(now.Add(2*time.Hour), time.Minute); d < 2*time.Hour {
+		t.Errorf("a write that hangs for two hours is taken to take %s", d)
+	}
+	if d := w.longest(now.Add(3*time.Hour), 3*time.Hour); d != 0 {
+		t.Errorf("a write during which the process was stopped is taken to take %s", d)
+	}
+	if d := w.longest(now.Add(5*time.Hour), time.Minute); d != 2*time.Hour {
+		t.Errorf("two hours later it is taken to take %s", d)
+	}
+}
+
 func TestDamagedEntryStopsApplying(t *testing.T) {
 	s, st := mustOpen(t, testConfig(t.TempDir()), nil)
 	awaitLeader(t, s)

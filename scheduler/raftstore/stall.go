@@ -43,25 +43,32 @@ func (w *stallWatch) run() {
 	defer close(w.done)
 	tick := time.NewTicker(w.limit / 4)
 	defer tick.Stop()
-	for {
+	for last := time.Now(); ; {
 		select {
 		case <-w.stop:
 			return
 		case <-tick.C:
 		}
-		if d := w.longest(); d > w.limit {
+		now := time.Now()
+		d := w.longest(now, now.Sub(last))
+		if last = now; d > w.limit {
 			w.fail(fmt.Errorf("a write to the Raft log hangs since %s: the disk doesn't answer", d.Round(time.Millisecond)))
 			return
 		}
 	}
 }
 
-func (w *stallWatch) longest() time.Duration {
+// longest is how long the oldest write under way takes. When this was not asked for far longer than it should be, the
+// process was stopped and not the disk: then all writes begin anew.
+func (w *stallWatch) longest(now time.Time, since time.Duration) (longest time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var longest time.Duration
-	for _, t := range w.since {
-		longest = max(longest, time.Since(t))
+	for key, begun := range w.since {
+		if since > w.limit/2 {
+			w.since[key] = now
+			continue
+		}
+		longest = max(longest, now.Sub(begun))
 	}
 	return longest
 }
