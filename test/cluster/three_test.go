@@ -445,6 +445,26 @@ func TestOlderSchedulerHoldsBackNewCommands(t *testing.T) {
 	})
 }
 
+// With certificates that last for months, too, a new root lets hosts in at once.
+func TestJoinAfterANewRoot(t *testing.T) {
+	s := Three(t, Options{})
+	ctx := bounded(t)
+	resp, err := s.Follower().Client.Identity.RotateCA(ctx, &fleetv1.RotateCARequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Add(nil)
+	s.Poll("all schedulers have certificates of the new root", func() error {
+		list, err := s.Leader().Client.Identity.ListCertificates(ctx, &fleetv1.ListCertificatesRequest{})
+		for _, c := range list.GetCertificates() {
+			if c.GetRoot() != resp.GetRoots()[0] {
+				err = fmt.Errorf("%v", c)
+			}
+		}
+		return err
+	})
+}
+
 func TestRotateGossipKey(t *testing.T) {
 	s := Three(t, Options{})
 	ctx := bounded(t)
