@@ -62,6 +62,7 @@ func TestARestoredClusterHasItsCA(t *testing.T) {
 	cfg := secureConfig(t.TempDir())
 	cfg.KeyFile = filepath.Join(old.DataDir, "cluster.key")
 	s = runSecure(t, cfg)
+	s.within("it gossips as a cluster of its own", func() bool { return s.log.line("scheduler gossips") != "" })
 	resp, err := s.restore(file)
 	s.must(err)
 	if len(resp.GetHeader().GetEncryptionKeyIds()) != 1 {
@@ -76,6 +77,9 @@ func TestARestoredClusterHasItsCA(t *testing.T) {
 	if err != nil || !list.GetHeld() {
 		t.Errorf("with the CA and the token of before: %v, %v", list, err)
 	}
+	s.within("it gossips as a member of the restored cluster", func() bool {
+		return s.log.line("scheduler gossips", "cluster="+resp.GetHeader().GetClusterId()) != ""
+	})
 	// The scheduler of before may still run: its log would go on over the restored one.
 	raft, err := tls.Dial("tcp", s.RaftAddr(), former.PeerTLS()) // whose end of the handshake comes first
 	s.must(err)
