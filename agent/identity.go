@@ -71,7 +71,7 @@ func (a *Agent) schedulers() []string {
 // here goes on meanwhile.
 func (a *Agent) connect(ctx context.Context) error {
 	if a.joining != nil {
-		if _, err := a.identity.Join(ctx, *a.joining, fleetv1.RoleAgent, a.cfg.NodeName, nil); err != nil {
+		if err := a.identity.Join(ctx, *a.joining, fleetv1.RoleAgent, a.cfg.NodeName, nil, nil); err != nil {
 			return err
 		}
 		a.deps.Logger.Info("this node has a certificate", "expires", a.identity.Expires())

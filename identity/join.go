@@ -27,16 +27,16 @@ const (
 )
 
 // Join gets this process its first certificate, with a join token: it asks the schedulers of the file in turn until
-// one answers or ctx ends. A refusal by a scheduler is final. Hosts are those of Prepare. The answered key ID is empty
-// for agents.
-func (k *Keeper) Join(ctx context.Context, file JoinFile, role, name string, hosts []string) (keyID string, err error) {
+// one answers or ctx ends. A refusal by a scheduler is final. Hosts are those of Prepare. keys are a scheduler's, nil
+// for an agent: without the one that the cluster's CA needs no certificate is kept, and joining again asks again.
+func (k *Keeper) Join(ctx context.Context, file JoinFile, role, name string, hosts []string, keys *Keys) error {
 	key, err := k.joinKey()
 	if err != nil {
-		return "", err
+		return err
 	}
 	p, err := request(key, name, hosts)
 	if err != nil {
-		return "", err
+		return err
 	}
 	req := &fleetv1.JoinRequest{Secret: file.Token.Secret, Csr: p.CSR, Role: role}
 	var resp *fleetv1.JoinResponse
@@ -49,20 +49,23 @@ func (k *Keeper) Join(ctx context.Context, file JoinFile, role, name string, hos
 	}, func(addr string, err error) {
 		k.log.Warn("can't join yet", "scheduler", addr, "error", err)
 	})
+	if err == nil && keys != nil {
+		err = keys.Require(resp.GetKeyId())
+	}
 	if err != nil {
-		return "", fmt.Errorf("join the cluster: %w", err)
+		return fmt.Errorf("join the cluster: %w", err)
 	}
 	trust := resp.GetTrust()
 	if len(trust.GetSchedulers()) == 0 {
 		trust.Schedulers = file.Schedulers
 	}
 	if err := k.Adopt(p, resp.GetCertificate(), trust); err != nil {
-		return "", fmt.Errorf("join the cluster: %w", err)
+		return fmt.Errorf("join the cluster: %w", err)
 	}
 	if err := os.Remove(filepath.Join(k.dir, joinKeyFile)); err != nil {
-		return "", fmt.Errorf("join the cluster: %w", err)
+		return fmt.Errorf("join the cluster: %w", err)
 	}
-	return resp.GetKeyId(), nil
+	return nil
 }
 
 // Renew asks the schedulers in turn, once each, for another certificate for the pending key.

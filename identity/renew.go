@@ -12,7 +12,7 @@ import (
 // Renewal asks for a certificate for the pending key.
 type Renewal func(ctx context.Context, p *Pending) (*fleetv1.IssuedCertificate, *fleetv1.Trust, error)
 
-// Bounds of the growing pause after a failed renewal, and of how long who learns of a new root waits: a whole fleet does.
+// Bounds of the growing pause after a failed renewal, and of how long a node waits that learns of a new root: a whole fleet does.
 const (
 	leastRetry   = 200 * time.Millisecond
 	mostRetry    = time.Hour
@@ -82,6 +82,9 @@ func (k *Keeper) due(g *generation, hosts []string) time.Time {
 	}
 	at := g.self.Issued.Add(g.lifetime()*2/3 - rand.N(g.lifetime()/30+1))
 	if !bytes.Equal(g.issuer(), g.trust.GetRoots()[0]) {
+		if g.self.Role == fleetv1.RoleScheduler {
+			return now // they are few, and new join files let nobody in before: those name the new root
+		}
 		if soon := now.Add(rand.N(min(g.lifetime()/1000, mostNewRoots) + 1)); soon.Before(at) {
 			return soon
 		}

@@ -98,6 +98,10 @@ func (s *Server) followGossip(ctx context.Context) {
 	var last *fleetv1.Cluster
 	for {
 		if cluster := s.state.View().Cluster(); cluster != last {
+			if last != nil && cluster.GetMeta().GetId() != last.GetMeta().GetId() { // it was restored from a backup, and has another label
+				stop()
+				running, stop = false, func() {}
+			}
 			if err := s.takeGossipKeys(cluster); err != nil {
 				s.log.Error("the schedulers' gossip can't be followed, trying again", "error", err)
 			} else {
@@ -147,7 +151,7 @@ func (s *Server) takeGossipKeys(cluster *fleetv1.Cluster) error {
 	g, err := s.startGossip(cluster, keys)
 	if err == nil {
 		s.gossip.Store(g)
-		s.log.Info("scheduler gossips", "address", g.Addr())
+		s.log.Info("scheduler gossips", "address", g.Addr(), "cluster", cluster.GetMeta().GetId())
 	}
 	return err
 }

@@ -75,11 +75,7 @@ func (s *Server) join(keeper *identity.Keeper, id string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
 	defer cancel()
-	keyID, err := keeper.Join(ctx, file, fleetv1.RoleScheduler, id, s.cfg.hosts())
-	if err != nil {
-		return err
-	}
-	if err := keys.Require(keyID); err != nil {
+	if err := keeper.Join(ctx, file, fleetv1.RoleScheduler, id, s.cfg.hosts(), &keys); err != nil {
 		return err
 	}
 	s.log.Info("this scheduler has a certificate of the cluster", "expires", keeper.Expires())

@@ -10,7 +10,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -20,11 +19,11 @@ import (
 // limits bound what callers may take of this scheduler: memory, streams, goroutines and connections. What is beyond
 // them is refused at once, in one line.
 type limits struct {
-	maxOperatorMessage int // bytes of a request; agents' messages may have maxMessage
-	streamsPerClient   int // of operators: watches, logs, exec, backups; a client is a token at an address
-	streams            int // of all operators together
-	callsPerConnection uint32
-	grpcConnections    int // each agent has one
+	maxOperatorMessage int    // bytes of a request; agents' messages may have maxMessage
+	streamsPerClient   int    // of operators: watches, logs, exec, backups; a client is a token at an address
+	streams            int    // of all operators together
+	callsPerConnection uint32 // more than streams: another scheduler passes all of its on one, which it also asks on how this one is
+	grpcConnections    int    // each agent has one
 	httpConnections    int
 	httpRequests       int // under way at once
 
@@ -35,7 +34,7 @@ type limits struct {
 
 func defaultLimits() *limits {
 	return &limits{
-		maxOperatorMessage: 4 << 20, streamsPerClient: 256, streams: 4096, callsPerConnection: 512,
+		maxOperatorMessage: 4 << 20, streamsPerClient: 256, streams: 4096, callsPerConnection: 8192,
 		grpcConnections: 32_768, httpConnections: 8192, httpRequests: 1024, byClient: map[string]int{},
 	}
 }
@@ -76,12 +75,9 @@ func (l *limits) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 
 func clientOf(ctx context.Context) string {
 	caller, _ := auth.FromContext(ctx)
-	host := ""
-	if p, ok := peer.FromContext(ctx); ok {
-		host = p.Addr.String()
-		if h, _, err := net.SplitHostPort(host); err == nil {
-			host = h
-		}
+	host := auth.Address(ctx)
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
 	}
 	return caller.Name + "@" + host
 }

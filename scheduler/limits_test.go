@@ -83,6 +83,28 @@ func TestStreamsAreCounted(t *testing.T) {
 	}
 }
 
+// Another scheduler passes on for many clients, over one connection: they are told apart, and there is room for all.
+func TestPassedOnStreamsAreCounted(t *testing.T) {
+	l := defaultLimits()
+	if int(l.callsPerConnection) < 2*l.streams {
+		t.Errorf("%d streams, and the calls besides, have to fit into %d calls", l.streams, l.callsPerConnection)
+	}
+	l.streamsPerClient = 1
+	passed := func(addr string) error {
+		ss := streamOf("a", "10.0.0.1") // the other scheduler
+		ss.ctx = auth.NewContext(ss.ctx, auth.Caller{Name: "a", From: net.JoinHostPort(addr, "1")})
+		return l.take(clientOf(ss.ctx))
+	}
+	for _, addr := range []string{"10.0.0.2", "10.0.0.3"} {
+		if err := passed(addr); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := passed("10.0.0.2"); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "a@10.0.0.2") {
+		t.Errorf("the second of a client: %v", err)
+	}
+}
+
 // A flood of connections takes no more memory than those that are let in; the others are told why.
 func TestConnectionsAreBounded(t *testing.T) {
 	inner, err := net.Listen("tcp", "127.0.0.1:0")

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/authority"
 	"github.com/drover-fleet/drover/scheduler/backup"
 	"github.com/drover-fleet/drover/scheduler/events"
 	"github.com/drover-fleet/drover/scheduler/raftstore"
@@ -88,11 +89,15 @@ func (s *Server) afterRecovery(ctx context.Context) error {
 	}
 }
 
+// raiseEpoch gives the state its restore epoch, and refuses the schedulers that were given up: with their data they would
+// go on as the cluster that they were, over what is written here.
 func (s *Server) raiseEpoch(ctx context.Context) error {
 	now, cluster := time.Now(), proto.CloneOf(s.state.View().Cluster())
 	cluster.RestoreEpoch = backup.NextEpoch(now, cluster.GetRestoreEpoch())
-	cmd := &fleetv1.Command{Time: timestamppb.New(now), Caller: "scheduler", Op: &fleetv1.Command_Write{Write: &fleetv1.Write{
-		Mutations: []*fleetv1.Mutation{state.Put(cluster.GetMeta().GetRevision(), cluster)}}}}
+	self := func(id string) bool { return id == s.raft.ID() }
+	write := &fleetv1.Write{Mutations: authority.Retire(s.state.View(), cluster, self, "recover", now)}
+	write.Mutations = append(write.Mutations, state.Put(cluster.GetMeta().GetRevision(), cluster))
+	cmd := &fleetv1.Command{Time: timestamppb.New(now), Caller: "scheduler", Op: &fleetv1.Command_Write{Write: write}}
 	cmd.Introduced = state.Introduced(cmd)
 	result, err := s.proposals.Propose(ctx, cmd)
 	if err == nil && len(result.Rejections) > 0 {

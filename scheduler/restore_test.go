@@ -1,8 +1,10 @@
 package scheduler_test
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/drover-fleet/drover/client"
+	"github.com/drover-fleet/drover/identity"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler"
 )
@@ -41,6 +44,8 @@ func TestARestoredClusterHasItsCA(t *testing.T) {
 		s.must(err)
 		file = append(file, m.GetData()...)
 	}
+	former, err := identity.Open(filepath.Join(old.DataDir, "identity"), slog.New(slog.DiscardHandler))
+	s.must(err)
 	ca, err := os.ReadFile(s.CAPath())
 	s.must(err)
 	token, err := os.ReadFile(filepath.Join(old.DataDir, scheduler.AdminTokenFile))
@@ -57,6 +62,7 @@ func TestARestoredClusterHasItsCA(t *testing.T) {
 	cfg := secureConfig(t.TempDir())
 	cfg.KeyFile = filepath.Join(old.DataDir, "cluster.key")
 	s = runSecure(t, cfg)
+	s.within("it gossips as a cluster of its own", func() bool { return s.log.line("scheduler gossips") != "" })
 	resp, err := s.restore(file)
 	s.must(err)
 	if len(resp.GetHeader().GetEncryptionKeyIds()) != 1 {
@@ -71,6 +77,14 @@ func TestARestoredClusterHasItsCA(t *testing.T) {
 	if err != nil || !list.GetHeld() {
 		t.Errorf("with the CA and the token of before: %v, %v", list, err)
 	}
+	s.within("it gossips as a member of the restored cluster", func() bool {
+		return s.log.line("scheduler gossips", "cluster="+resp.GetHeader().GetClusterId()) != ""
+	})
+	// The scheduler of before may still run: its log would go on over the restored one.
+	raft, err := tls.Dial("tcp", s.RaftAddr(), former.PeerTLS()) // whose end of the handshake comes first
+	s.must(err)
+	defer raft.Close()
+	s.audited("port=Raft", "its certificate is revoked")
 	stream, err := fleetv1.NewAgentServiceClient(s.dial(node)).Session(s.context())
 	s.must(err)
 	s.must(stream.Send(&fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Hello{Hello: &fleetv1.Hello{NodeName: "n1", Facts: facts()}}}))

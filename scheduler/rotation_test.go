@@ -218,36 +218,45 @@ func TestSchedulerJoins(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := runSecure(t, secureConfig(dir))
-	join := func(key string) (scheduler.Config, error) {
-		cfg := secureConfig(t.TempDir())
-		resp, err := s.client.Identity.CreateJoinToken(s.context(), &fleetv1.CreateJoinTokenRequest{Role: fleetv1.RoleScheduler})
-		s.must(err)
-		token, err := identity.ParseToken(resp.GetSecret())
-		s.must(err)
-		file, err := identity.JoinFile{Schedulers: resp.GetSchedulers(), Token: token}.Encode()
-		s.must(err)
+	var cfg scheduler.Config
+	var file []byte
+	start := func() error {
 		cfg.JoinFile, cfg.Stdin = "-", bytes.NewReader(file)
-		if key != "" {
-			s.must(os.WriteFile(filepath.Join(cfg.DataDir, "cluster.key"), []byte(key), 0o600))
-		}
 		server, err := scheduler.New(cfg, slog.New(slog.DiscardHandler))
 		if err == nil {
 			ctx, cancel := context.WithCancel(context.Background())
 			cancel()
 			s.must(server.Run(ctx)) // gives everything back
 		}
-		return cfg, err
+		return err
 	}
-	if _, err := join(""); err == nil || !strings.Contains(err.Error(), "cluster.key does not exist: copy it") {
+	join := func(key string) error {
+		cfg = secureConfig(t.TempDir())
+		resp, err := s.client.Identity.CreateJoinToken(s.context(), &fleetv1.CreateJoinTokenRequest{Role: fleetv1.RoleScheduler})
+		s.must(err)
+		token, err := identity.ParseToken(resp.GetSecret())
+		s.must(err)
+		file, err = identity.JoinFile{Schedulers: resp.GetSchedulers(), Token: token}.Encode()
+		s.must(err)
+		if key != "" {
+			s.must(os.WriteFile(filepath.Join(cfg.DataDir, "cluster.key"), []byte(key), 0o600))
+		}
+		return start()
+	}
+	if err := join(""); err == nil || !strings.Contains(err.Error(), "cluster.key does not exist: copy it") {
 		t.Errorf("without a key file: %v", err)
 	}
-	if _, err := join(base64.StdEncoding.EncodeToString(make([]byte, 32))); err == nil || !strings.Contains(err.Error(), "copy the file from another scheduler") {
-		t.Errorf("with a wrong key file: %v", err)
+	err := join(base64.StdEncoding.EncodeToString(make([]byte, 32)))
+	for range 2 { // a restart is none the wiser
+		if err == nil || !strings.Contains(err.Error(), "copy the file from another scheduler") {
+			t.Errorf("with a wrong key file: %v", err)
+		}
+		err = start()
 	}
 	key, err := os.ReadFile(filepath.Join(dir, "cluster.key"))
 	s.must(err)
-	cfg, err := join(string(key))
-	s.must(err)
+	s.must(os.WriteFile(filepath.Join(cfg.DataDir, "cluster.key"), key, 0o600))
+	s.must(start()) // with the join file of before, which is used up
 	k, err := identity.Open(filepath.Join(cfg.DataDir, "identity"), slog.New(slog.DiscardHandler))
 	s.must(err)
 	if self, ok := k.Self(); !ok || self.Role != fleetv1.RoleScheduler || s.certificate(fleetv1.RoleScheduler, self.Name) == nil {

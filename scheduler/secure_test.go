@@ -156,8 +156,7 @@ func (s *secured) empty() *identity.Keeper {
 }
 
 func (s *secured) join(k *identity.Keeper, file identity.JoinFile, role, name string) error {
-	_, err := k.Join(s.context(), file, role, name, nil)
-	return err
+	return k.Join(s.context(), file, role, name, nil, nil)
 }
 
 // member is an identity with a certificate of this cluster.

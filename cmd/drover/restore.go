@@ -133,7 +133,7 @@ func (a *app) drawRemovals(r *fleetv1.ListRemovalsResponse) error {
 				text("%s", map[bool]string{true: "under way", false: "not confirmed"}[n.GetHold().GetRemoving()]))
 		}
 	}
-	if err := a.draw(t, "no node runs what the restored state doesn't know"); err != nil {
+	if err := a.drawTable(t, "no node runs what the restored state doesn't know"); err != nil {
 		return err
 	}
 	if silent := r.GetSilentNodes(); len(silent) > 0 {

@@ -67,7 +67,7 @@ func (a *app) drawRecovery(r scheduler.Recovery) error {
 			text("%s", map[bool]string{true: "only voter", false: "removed"}[m.ID == r.ID]))
 	}
 	fmt.Fprintln(a.out)
-	if err := a.draw(t, "no members are known"); err != nil {
+	if err := a.drawTable(t, "no members are known"); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(a.out, "\nWrites that the others acknowledged after entry %d are lost; how many is not known here.\n"+

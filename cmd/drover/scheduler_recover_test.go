@@ -86,7 +86,7 @@ func TestRecoverFromALostMajority(t *testing.T) {
 	for range 2 { // looking changes nothing
 		code, out, errs := drover()
 		if code != exitFailed || !strings.Contains(errs, "nothing has been changed: add --yes") || strings.Count(out, "removed\n") != 2 ||
-			!strings.Contains(out, "only voter") || !strings.Contains(out, "are lost; how many is not known here") {
+			!strings.Contains(out, "\nMEMBER ") || !strings.Contains(out, "only voter") || !strings.Contains(out, "are lost; how many is not known here") {
 			t.Fatalf("code %d, says\n%s\n%s", code, out, errs)
 		}
 	}

@@ -29,6 +29,7 @@ type Caller struct {
 	Role    string // fleetv1.RoleAdmin, RoleAgent or RoleScheduler
 	Project string // used where a request names none
 	Account string
+	From    string // "host:port" of who called another scheduler, which passes it on; empty otherwise
 }
 
 type callerKey struct{}
@@ -148,8 +149,11 @@ func (i *Interceptors) admit(ctx context.Context, method string) (context.Contex
 	return nil, status.Error(no.code, no.why)
 }
 
-// Address is where a call comes from, for the audit.
+// Address is where a call comes from, for the audit: where the caller is, also when another scheduler passes it on.
 func Address(ctx context.Context) string {
+	if c, ok := FromContext(ctx); ok && c.From != "" {
+		return c.From
+	}
 	if p, ok := peer.FromContext(ctx); ok {
 		return p.Addr.String()
 	}

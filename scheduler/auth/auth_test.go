@@ -54,10 +54,10 @@ func TestAdmit(t *testing.T) {
 		code                 codes.Code
 		caller               Caller
 	}{
-		{"admin lists", "Bearer s-admin", list, full, codes.OK, Caller{"root", "admin", "vision", "default"}},
-		{"scheme in lower case", "bearer s-admin", list, full, codes.OK, Caller{"root", "admin", "vision", "default"}},
-		{"admin reflects", "Bearer s-admin", reflect, full, codes.OK, Caller{"root", "admin", "vision", "default"}},
-		{"agent connects", "Bearer s-agent", session, full, codes.OK, Caller{"nodes", "agent", "default", "default"}},
+		{"admin lists", "Bearer s-admin", list, full, codes.OK, Caller{"root", "admin", "vision", "default", ""}},
+		{"scheme in lower case", "bearer s-admin", list, full, codes.OK, Caller{"root", "admin", "vision", "default", ""}},
+		{"admin reflects", "Bearer s-admin", reflect, full, codes.OK, Caller{"root", "admin", "vision", "default", ""}},
+		{"agent connects", "Bearer s-agent", session, full, codes.OK, Caller{"nodes", "agent", "default", "default", ""}},
 		{"admin as agent", "Bearer s-admin", session, full, codes.PermissionDenied, Caller{}},
 		{"agent as admin", "Bearer s-agent", list, full, codes.PermissionDenied, Caller{}},
 		{"agent reflects", "Bearer s-agent", reflect, full, codes.PermissionDenied, Caller{}},

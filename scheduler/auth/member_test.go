@@ -77,7 +77,7 @@ func TestMembers(t *testing.T) {
 	full := &view{cluster: &fleetv1.Cluster{}, tokens: []*fleetv1.Token{
 		token("root", "s-admin", fleetv1.RoleAdmin, ""), token("nodes", "s-agent", fleetv1.RoleAgent, "")}}
 	const list, session, admin = "/fleet.v1.NodeService/ListNodes", "/fleet.v1.AgentService/Session", "Bearer s-admin"
-	eve := Caller{"eve", fleetv1.RoleAdmin, "p", "a"}
+	eve := Caller{"eve", fleetv1.RoleAdmin, "p", "a", "10.0.0.1:5"}
 	pass := forwarded(t, eve)
 	for _, c := range []struct {
 		name, method string

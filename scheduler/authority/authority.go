@@ -148,15 +148,31 @@ func Supersede(view state.ReadView, role, name, caller string, now time.Time) *f
 	return revoke(view.Cluster(), role, name, caller, view.Certificate(role, name).GetIssuedUnixNano(), now)
 }
 
+// Retire refuses, in the cluster, all certificates that schedulers have been given up to now, but for those of keep, and
+// answers what forgets the last ones: theirs is a history that this cluster doesn't go on with.
+func Retire(view state.ReadView, cluster *fleetv1.Cluster, keep func(id string) bool, caller string, now time.Time) (forget []*fleetv1.Mutation) {
+	for _, c := range view.Certificates() {
+		if c.GetRole() == fleetv1.RoleScheduler && !keep(c.GetName()) {
+			refuse(cluster, c.GetRole(), c.GetName(), caller, max(now.UnixNano(), c.GetIssuedUnixNano()), now)
+			forget = append(forget, state.Delete(c.GetMeta().GetRevision(), state.CertificateKey(c.GetRole(), c.GetName())))
+		}
+	}
+	return forget
+}
+
 func revoke(cluster *fleetv1.Cluster, role, name, caller string, until int64, now time.Time) *fleetv1.Mutation {
 	cluster = proto.CloneOf(cluster)
+	refuse(cluster, role, name, caller, until, now)
+	return state.Put(cluster.GetMeta().GetRevision(), cluster)
+}
+
+func refuse(cluster *fleetv1.Cluster, role, name, caller string, until int64, now time.Time) {
 	until = max(until, Revoked(cluster, role, name).GetUntilUnixNano())
 	cluster.Revocations = slices.DeleteFunc(cluster.Revocations, func(r *fleetv1.Revocation) bool {
 		old := time.Unix(0, r.GetUntilUnixNano()).Add(MaxLifetime).Before(now)
 		return r.GetRole() == role && r.GetName() == name || r.GetRole() == fleetv1.RoleAgent && old
 	})
 	cluster.Revocations = append(cluster.Revocations, &fleetv1.Revocation{Role: role, Name: name, UntilUnixNano: until, Caller: caller})
-	return state.Put(cluster.GetMeta().GetRevision(), cluster)
 }
 
 // GossipKeyAbout is what the keys of the schedulers' gossip are sealed for.

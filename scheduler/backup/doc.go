@@ -19,4 +19,8 @@
 // would not do: when the same backup is restored twice, agents have seen that already, and would take the second
 // restore's sets for current ones. If the clock of the scheduler is behind that of an earlier restore, agents and
 // schedulers refuse each other, which removes nothing; with the clock set right it is restored again.
+//
+// The backup's schedulers are others than this cluster's and have certificates of the same CA. They are revoked in the
+// restored state: Raft has no epoch, and one of them that still led at this one's address would overwrite what was
+// restored.
 package backup

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/authority"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
@@ -20,13 +21,16 @@ const TokenName = "restore"
 const KindScheduler = "scheduler"
 
 // Restored makes the state of a backup that of the cluster here: at a higher index, with a higher restore epoch,
-// and with the caller's token, if it has one, besides those of the backup: nobody is locked out. It answers the epoch.
+// and with the caller's token, if it has one, besides those of the backup: nobody is locked out. The backup's schedulers
+// are: should they still run, their log would go on over this one's. It answers the epoch.
 func Restored(st *state.Store, here state.ReadView, caller *fleetv1.Token, now time.Time) (epoch uint64, err error) {
 	view := st.View()
 	cluster := proto.CloneOf(view.Cluster())
 	epoch = NextEpoch(now, cluster.GetRestoreEpoch(), here.Cluster().GetRestoreEpoch())
 	cluster.RestoreEpoch = epoch
-	write := &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(cluster.GetMeta().GetRevision(), cluster)}}
+	members := func(id string) bool { return here.Scheduler(id) != nil }
+	write := &fleetv1.Write{Mutations: authority.Retire(view, cluster, members, "restore", now)}
+	write.Mutations = append(write.Mutations, state.Put(cluster.GetMeta().GetRevision(), cluster))
 	if caller != nil && view.TokenBySecret(caller.GetSecretSha256()) == nil {
 		token := proto.CloneOf(caller)
 		token.Meta.Name = TokenName

@@ -136,7 +136,7 @@ func (m *Members) refused(err error) {
 	case err == nil:
 		m.cfg.Logger.Info("the leader knows this scheduler as it is now")
 	default:
-		m.cfg.Logger.Warn("this scheduler could not tell the leader of itself, trying on", "error", err)
+		m.cfg.Logger.Warn("this scheduler could not tell the leader of itself, trying on; one that an operator has removed needs an empty data directory and a join file", "error", err)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +16,21 @@ type member struct {
 	*Store
 	st  *state.Store
 	cfg Config
+
+	mute atomic.Bool // it reaches none of the others, which reach it
+}
+
+// mutable is the stream of a member.
+type mutable struct {
+	tcpStream
+	m *member
+}
+
+func (s mutable) Dial(addr string, timeout time.Duration) (net.Conn, error) {
+	if s.m.mute.Load() {
+		return nil, errors.New("mute")
+	}
+	return s.tcpStream.Dial(addr, timeout)
 }
 
 // newCluster makes three schedulers; the first bootstraps and lets the others join.
@@ -26,9 +43,12 @@ func newCluster(t *testing.T) []*member {
 		cfg.TrailingLogs = 5
 		// Slower than alone: three elect on a machine that may be busy.
 		cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLease = 400*time.Millisecond, 400*time.Millisecond, 300*time.Millisecond
-		s, st := mustOpen(t, cfg, nil)
-		cfg.Addr = s.Addr()
-		members = append(members, &member{s, st, cfg})
+		m := &member{}
+		cfg.Stream = func(l net.Listener, _ string) (StreamLayer, error) { return mutable{tcpStream{l}, m}, nil }
+		m.Store, m.st = mustOpen(t, cfg, nil)
+		cfg.Addr = m.Addr()
+		m.cfg = cfg
+		members = append(members, m)
 	}
 	awaitLeader(t, members[0].Store)
 	for _, m := range members[1:] {
@@ -125,6 +145,22 @@ func TestThreeSchedulersFailOver(t *testing.T) {
 	propose(t, second.Store, "last")
 	_, st := mustOpen(t, first.cfg, nil)
 	awaitFlavors(t, st, 31)
+}
+
+// Who is to take over gets no vote: another is elected, and that isn't called a success.
+func TestATransferThatFails(t *testing.T) {
+	members := newCluster(t)
+	first := leaderOf(t, members)
+	propose(t, first.Store, "a")
+	to := members[0]
+	if to == first {
+		to = members[1]
+	}
+	awaitFlavors(t, to.st, 1)
+	to.mute.Store(true)
+	if err := first.TransferLeadership(testContext(t), to.ID()); err == nil {
+		t.Error("the leadership was transferred to one that can't have a vote")
+	}
 }
 
 // With its followers gone a leader can't answer, and says that it doesn't know.

@@ -9,6 +9,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
+// electionWait is how long a scheduler that hands over waits to hear who leads: several elections.
+const electionWait = 5 * time.Second
+
 // barred is how long a scheduler that must not stand for election would wait before it does: in effect for ever.
 const barred = 24 * time.Hour
 
@@ -79,12 +82,38 @@ func (s *Store) TransferLeadership(ctx context.Context, id string) error {
 		if errors.Is(err, raft.ErrNotLeader) {
 			err = s.mapped(err)
 		}
+		if err == nil {
+			err = s.awaitElected(ctx, id)
+		}
 		if err != nil {
 			return fmt.Errorf("transfer the leadership to %s: %w", id, err)
 		}
 		return nil
 	}
 	return fmt.Errorf("transfer the leadership to %s: it is no member", id)
+}
+
+// awaitElected waits until the scheduler with this ID leads. Raft calls a transfer done when it no longer leads itself,
+// which the other's mere candidacy is enough for.
+func (s *Store) awaitElected(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, electionWait)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		switch leader, _ := s.Leader(); leader {
+		case id:
+			return nil
+		case "":
+		default:
+			return fmt.Errorf("it stood for election and %s was elected", leader)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("it stood for election, and nobody has been elected yet: %w", ctx.Err())
+		case <-tick.C:
+		}
+	}
 }
 
 // BarFromStanding keeps this scheduler from standing for election, or lets it again. It votes all the same.

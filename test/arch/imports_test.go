@@ -30,7 +30,7 @@ var layers = map[string][]string{
 	"scheduler/state":     {"proto"},
 	"scheduler/place":     {"scheduler/state", "proto"},
 	"scheduler/boltfile":  {},
-	"scheduler/backup":    {"scheduler/state", "proto"},
+	"scheduler/backup":    {"scheduler/authority", "scheduler/state", "proto"},
 	"scheduler/events":    {"scheduler/state", "scheduler/boltfile", "proto"},
 	"scheduler/raftstore": {"scheduler/state", "scheduler/boltfile", "identity", "proto"},
 	"scheduler/gossip":    {"proto"},

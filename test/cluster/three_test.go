@@ -314,6 +314,59 @@ func TestRemoveMember(t *testing.T) {
 	s.WaitVoters(3)
 }
 
+// Who was given up as lost comes back with its data, and goes on as the cluster of before: without the one that was
+// recovered, which doesn't hear it.
+func TestTheLostDoNotUndoARecovery(t *testing.T) {
+	s := Three(t, Options{})
+	ctx := bounded(t)
+	one := s.Leader()
+	for _, other := range s.All {
+		other.Stop()
+	}
+	if err := scheduler.Recover(one.config(), s.logger, func(scheduler.Recovery) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	one.Start()
+	if _, err := one.Client.Flavors.CreateFlavor(ctx, flavorRequest("alone", "")); err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range s.All {
+		if other != one {
+			other.daemon.start("scheduler "+other.Name, mustMake(t, other).Run)
+		}
+	}
+	s.Poll("the lost ones lead one another", func() error {
+		for _, other := range s.All {
+			if other != one && other.Server.Leads() {
+				return nil
+			}
+		}
+		return errors.New("none does")
+	})
+	for n := range 20 { // a second and more: the other leader's heartbeats come within it
+		if _, err := one.Client.Flavors.CreateFlavor(ctx, flavorRequest(fmt.Sprintf("after-%d", n), "")); err != nil {
+			t.Fatal(err)
+		}
+		if !pause(ctx, 100*time.Millisecond) {
+			t.Fatal("too slow")
+		}
+	}
+	if have, err := flavors(ctx, one.Client); err != nil || have["alone"] == nil || len(have) != 21 {
+		t.Errorf("what was written since: %v, %v", have, err)
+	}
+}
+
+// mustMake makes a scheduler that may never be ready.
+func mustMake(t *testing.T, one *Scheduler) *scheduler.Server {
+	t.Helper()
+	server, err := scheduler.New(one.config(), one.s.logger.With("daemon", one.Name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	one.Server = server
+	return server
+}
+
 func TestReturnAtOtherAddresses(t *testing.T) {
 	s := Three(t, Options{})
 	ctx := bounded(t)
@@ -388,6 +441,26 @@ func TestOlderSchedulerHoldsBackNewCommands(t *testing.T) {
 	older.Start()
 	s.Poll("a join token is made", func() error {
 		_, err := s.Leader().Client.Identity.CreateJoinToken(ctx, &fleetv1.CreateJoinTokenRequest{})
+		return err
+	})
+}
+
+// With certificates that last for months, too, a new root lets hosts in at once.
+func TestJoinAfterANewRoot(t *testing.T) {
+	s := Three(t, Options{})
+	ctx := bounded(t)
+	resp, err := s.Follower().Client.Identity.RotateCA(ctx, &fleetv1.RotateCARequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Add(nil)
+	s.Poll("all schedulers have certificates of the new root", func() error {
+		list, err := s.Leader().Client.Identity.ListCertificates(ctx, &fleetv1.ListCertificatesRequest{})
+		for _, c := range list.GetCertificates() {
+			if c.GetRoot() != resp.GetRoots()[0] {
+				err = fmt.Errorf("%v", c)
+			}
+		}
 		return err
 	})
 }
