@@ -95,9 +95,13 @@ func (l *leases) promise(node string, p *pace) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if e := l.nodes[node]; e != nil {
-		e.promised = p
-		l.setLocked(e, max(e.told, p.lease))
+		l.promiseLocked(e, p)
 	}
+}
+
+func (l *leases) promiseLocked(e *lease, p *pace) {
+	e.promised = p
+	l.setLocked(e, max(e.told, p.lease))
 }
 
 // confirm notes that the agent of a node goes by the pace of this number.
@@ -124,8 +128,9 @@ func (l *leases) stop() {
 	l.clearLocked()
 }
 
-// renew gives the node a full lease from now and tells the hooks when it had none.
-func (l *leases) renew(node string) {
+// renew gives the node a full lease from now and tells the hooks when it had none. With a pace its agent is about to
+// be told of that; it must be there for the first lease, which would else be none.
+func (l *leases) renew(node string, p *pace) {
 	l.mu.Lock()
 	if !l.leading {
 		l.mu.Unlock()
@@ -136,6 +141,9 @@ func (l *leases) renew(node string) {
 	if e == nil {
 		e = &lease{node: node}
 		l.nodes[node] = e
+	}
+	if p != nil {
+		l.promiseLocked(e, p)
 	}
 	e.renewed, e.heard = now, now
 	returned := e.element == nil

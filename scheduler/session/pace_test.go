@@ -77,8 +77,7 @@ func TestLeaseIsNeverShorterThanTold(t *testing.T) {
 			case what == 0:
 				current = &pace{number: current.number + 1, lease: time.Duration(1+rng.IntN(20)) * time.Second}
 			case a == nil || what == 1: // it connects
-				l.renew(name)
-				l.promise(name, current)
+				l.renew(name, current)
 				going := current
 				if a != nil && a.going.lease > going.lease {
 					going = a.going // the welcome is on its way
@@ -91,7 +90,7 @@ func TestLeaseIsNeverShorterThanTold(t *testing.T) {
 				if len(a.coming) > 0 {
 					a.going, a.coming = a.coming[0], a.coming[1:]
 				}
-				l.renew(name)
+				l.renew(name, nil)
 				l.confirm(name, a.going.number)
 				a.renewed, a.ended = time.Now(), false
 			default:
@@ -211,4 +210,15 @@ func (w *world) connect(node string) *greeted {
 	p.in <- &fleetv1.SessionRequest{Message: &fleetv1.SessionRequest_Hello{Hello: &fleetv1.Hello{NodeName: node, Facts: facts()}}}
 	synctest.Wait()
 	return &greeted{p, time.Now(), (<-p.out).GetWelcome()}
+}
+
+// The first lease of all is as long as the agent is told, from the start: nobody may look in between.
+func TestFirstLeaseIsWhole(t *testing.T) {
+	var l leases
+	l.init()
+	l.start(nil, time.Second)
+	l.renew("n1", &pace{number: 1, heartbeat: time.Second, lease: time.Minute})
+	if lost, next := l.expire(); len(lost) > 0 || next < 59*time.Second {
+		t.Errorf("lost %v, and the next one after %s", lost, next)
+	}
 }

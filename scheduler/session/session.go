@@ -118,8 +118,7 @@ func (h *Hub) welcome(s *session, hello *fleetv1.Hello) error {
 	// Before the node becomes Ready, so that nobody takes it for one that has gone silent. The pace may change before
 	// the agent is greeted: then it is told next.
 	p := h.pace.Load()
-	h.leases.renew(s.node)
-	h.leases.promise(s.node, p)
+	h.leases.renew(s.node, p)
 	nodeID, err := h.register(s.ctx, s.node, hello.GetFacts())
 	if err != nil {
 		return err
@@ -201,7 +200,7 @@ func (s *session) take(m *fleetv1.SessionRequest) error {
 	if s.ctx.Err() != nil {
 		return context.Cause(s.ctx) // replaced: an old session must not renew the lease
 	}
-	s.hub.leases.renew(s.node)
+	s.hub.leases.renew(s.node, nil)
 	switch m := m.GetMessage().(type) {
 	case *fleetv1.SessionRequest_Heartbeat:
 		s.hub.leases.confirm(s.node, m.Heartbeat.GetPaceNumber())
