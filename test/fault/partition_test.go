@@ -11,13 +11,7 @@ import (
 func onHosts(t *testing.T) (*machine.Network, *machine.Schedulers, *load) {
 	t.Helper()
 	n := machine.NewNetwork(t, 3)
-	s := machine.StartSchedulers(t, 3, machine.SchedulersOptions{
-		Host: func(i int) string { return n.Hosts[i].Addr.String() },
-		Command: func(i int, argv []string) []string {
-			program, args := n.Hosts[i].Wrap(argv[0], argv[1:]...)
-			return append([]string{program}, args...)
-		},
-	})
+	s := machine.StartSchedulers(t, 3, n.Schedulers())
 	watchTerms(t, s)
 	l := startLoad(t, s.Clients(), 6)
 	l.resumes(limit)
