@@ -182,6 +182,9 @@ func TestConfigValidate(t *testing.T) {
 		{"lease_duration", func(c *scheduler.Config) { c.LeaseDuration = c.HeartbeatInterval }},
 		{"max_services_per_user", func(c *scheduler.Config) { c.MaxServicesPerUser = 0 }},
 		{"reserve_after", func(c *scheduler.Config) { c.ReserveAfter = 0 }},
+		{"snapshot_interval", func(c *scheduler.Config) { c.SnapshotInterval = 0 }},
+		{"snapshot_entries", func(c *scheduler.Config) { c.SnapshotEntries = 0 }},
+		{"trailing_entries", func(c *scheduler.Config) { c.TrailingEntries = -1 }},
 		{"lookup_max_age", func(c *scheduler.Config) { c.LookupMaxAge = 1500 * time.Millisecond }},
 	} {
 		cfg := scheduler.DefaultConfig()

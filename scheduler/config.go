@@ -61,6 +61,12 @@ type Config struct {
 	// sooner, more leaves less idle.
 	ReserveAfter time.Duration   `yaml:"reserve_after"`
 	Registry     registry.Config `yaml:"registry"`
+	// About every SnapshotInterval, at most twice that, a snapshot of the state is written when SnapshotEntries of the Raft
+	// log came since the last one. Then TrailingEntries of the log are kept, for schedulers that are behind: one that is
+	// further behind is sent the snapshot.
+	SnapshotInterval time.Duration `yaml:"snapshot_interval"`
+	SnapshotEntries  int           `yaml:"snapshot_entries"`
+	TrailingEntries  int           `yaml:"trailing_entries"`
 	// Version of the program, as status and metrics show it; empty means what the Go build recorded.
 	Version string `yaml:"-"`
 	// Stdin is where a join file "-" is read.
@@ -92,6 +98,9 @@ func DefaultConfig() Config {
 		MaxServicesPerUser:  20,
 		LookupMaxAge:        3 * time.Second,
 		ReserveAfter:        30 * time.Second,
+		SnapshotInterval:    2 * time.Minute,
+		SnapshotEntries:     8192,
+		TrailingEntries:     4096,
 	}
 }
 
@@ -147,8 +156,20 @@ func (c Config) Validate() error {
 	if c.ReserveAfter < time.Second || c.ReserveAfter > time.Hour {
 		bad("reserve_after", "%v is out of range 1s–1h", c.ReserveAfter)
 	}
+	if c.SnapshotInterval < 100*time.Millisecond || c.SnapshotInterval > time.Hour {
+		bad("snapshot_interval", "%v is out of range 100ms–1h", c.SnapshotInterval)
+	}
+	if c.SnapshotEntries < 1 || c.SnapshotEntries > maxLogEntries {
+		bad("snapshot_entries", "%d is out of range 1–%d", c.SnapshotEntries, maxLogEntries)
+	}
+	if c.TrailingEntries < 1 || c.TrailingEntries > maxLogEntries {
+		bad("trailing_entries", "%d is out of range 1–%d", c.TrailingEntries, maxLogEntries)
+	}
 	return errors.Join(errs...)
 }
+
+// maxLogEntries is how many entries a scheduler may have to read and apply at its start.
+const maxLogEntries = 1_000_000
 
 // minCertificateLifetime leaves time for renewing.
 const minCertificateLifetime = 10 * time.Second

@@ -131,6 +131,8 @@ func (s *Server) open() (err error) {
 	raftConfig := raftstore.DefaultConfig()
 	raftConfig.DataDir, raftConfig.Addr = s.cfg.DataDir, s.cfg.RaftAddr
 	raftConfig.Bootstrap, raftConfig.Logger = s.bootstraps(), s.log
+	raftConfig.SnapshotInterval = s.cfg.SnapshotInterval
+	raftConfig.SnapshotThreshold, raftConfig.TrailingLogs = uint64(s.cfg.SnapshotEntries), uint64(s.cfg.TrailingEntries)
 	if !s.cfg.Insecure {
 		raftConfig.Stream, raftConfig.Advertise = s.secureRaft, s.cfg.raftAdvertise()
 	}

@@ -83,7 +83,7 @@ func Open(dir string) (*Journal, error) {
 
 func (j *Journal) corrupt(why error) error {
 	return fmt.Errorf("%w: %s: %w; the containers of this node run on. Restore the file from a copy, or, to give up "+
-		"what it knew, move the whole data directory away: the agent then takes its instances from the scheduler again, restarts each, and removes the old containers",
+		"what it knew, move the whole data directory away and give the agent a new join file: it then takes its instances from the scheduler again, restarts each, and removes the old containers",
 		ErrCorrupt, j.path, why)
 }
 

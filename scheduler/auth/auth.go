@@ -49,7 +49,7 @@ func FromContext(ctx context.Context) (c Caller, ok bool) {
 var (
 	ErrNoToken      = errors.New("no token: send one, --token-file or DROVER_TOKEN names it")
 	ErrUnknownToken = errors.New("the token is not known to this cluster: check --token-file or DROVER_TOKEN")
-	ErrNotReady     = errors.New("the cluster is not bootstrapped yet: try again in a moment")
+	ErrNotReady     = errors.New("this scheduler knows nothing of the cluster before it has heard a leader: try again in a moment; there is none while a majority of the schedulers is down")
 )
 
 // NewSecret makes the secret of a new token.

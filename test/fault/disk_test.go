@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/test/machine"
@@ -90,7 +91,7 @@ func TestDiskIsFull(t *testing.T) {
 	p := s.All[0]
 	write := func(n int) error {
 		_, err := p.Client.Quotas.SetQuota(t.Context(), &fleetv1.SetQuotaRequest{Quota: &fleetv1.Quota{
-			Meta: &fleetv1.Meta{Name: fmt.Sprintf("p%05d", n), Tags: map[string]string{"filling": strings.Repeat("x", 200)}}, Spec: &fleetv1.QuotaSpec{}}})
+			Meta: &fleetv1.Meta{Name: fmt.Sprintf("p%05d", n), Tags: map[string]string{"filling": strings.Repeat("x", 200)}}, Spec: &fleetv1.QuotaSpec{Instances: proto.Int64(1)}}})
 		return err
 	}
 	if err := write(0); err != nil {

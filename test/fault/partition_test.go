@@ -1,6 +1,8 @@
 package fault
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -11,13 +13,7 @@ import (
 func onHosts(t *testing.T) (*machine.Network, *machine.Schedulers, *load) {
 	t.Helper()
 	n := machine.NewNetwork(t, 3)
-	s := machine.StartSchedulers(t, 3, machine.SchedulersOptions{
-		Host: func(i int) string { return n.Hosts[i].Addr.String() },
-		Command: func(i int, argv []string) []string {
-			program, args := n.Hosts[i].Wrap(argv[0], argv[1:]...)
-			return append([]string{program}, args...)
-		},
-	})
+	s := machine.StartSchedulers(t, 3, n.Schedulers())
 	watchTerms(t, s)
 	l := startLoad(t, s.Clients(), 6)
 	l.resumes(limit)
@@ -82,4 +78,39 @@ func TestNetworkFails(t *testing.T) {
 			l.finish(s.Leader().Client)
 		})
 	}
+}
+
+// A scheduler hears no other for a while, and they don't hear it. When the network is whole, gossip is, too.
+func TestGossipIsWholeAfterASplit(t *testing.T) {
+	t.Parallel()
+	n, s, l := onHosts(t)
+	apart := s.Others(s.Leader())[0]
+	whole := func() error {
+		for _, p := range s.All {
+			heard := 0
+			all, err := p.Gossip()
+			for _, m := range all {
+				if m.GetGossipAlive() {
+					heard++
+				}
+			}
+			if err != nil || heard != 3 {
+				return fmt.Errorf("%s hears %d of %d: %w", p.Name, heard, len(all), err)
+			}
+		}
+		return nil
+	}
+	s.Within(limit, "gossip is whole at first", whole)
+	n.Between(apart.Number(), machine.Link{Down: true}, others(apart.Number())...)
+	s.Within(limit, "the split is noticed", func() error {
+		if whole() == nil {
+			return errors.New("everybody hears everybody")
+		}
+		return nil
+	})
+	pause(t.Context(), scaled(8*time.Second, time.Minute))
+	n.Between(apart.Number(), machine.Link{}, others(apart.Number())...)
+	s.Within(30*time.Second, "gossip is whole again", whole)
+	l.resumes(healed)
+	l.finish(s.Leader().Client)
 }

@@ -48,6 +48,11 @@ type Options struct {
 	AgentEnv    []string
 	// Schedulers is how many there are, 1, 3 or 5; default 1.
 	Schedulers int
+	// Network has the schedulers on its hosts from 1 on; the agent, its containers and the test are on host 0. Nil: all are
+	// on loopback.
+	Network *Network
+	// SchedulerConfig is merged into the configuration files of the schedulers on a Network.
+	SchedulerConfig map[string]any
 }
 
 type addresses struct{ grpc, http, raft, gossip, agent string }
@@ -60,6 +65,12 @@ func Start(t testing.TB, options Options) *Machine {
 	t.Helper()
 	m := &Machine{Env: containerdtest.New(t), t: t, binary: Binary(t), Node: "n1", options: options}
 	m.dir = t.TempDir()
+	if n := options.Network; n != nil {
+		on := n.Schedulers()
+		on.Config = options.SchedulerConfig
+		m.startWith(StartSchedulers(t, max(options.Schedulers, 1), on))
+		return m
+	}
 	if options.Schedulers > 1 {
 		m.startWith(StartSchedulers(t, options.Schedulers, SchedulersOptions{}))
 		return m
@@ -203,6 +214,13 @@ func (m *Machine) StartAgent(env ...string) {
 	m.t.Helper()
 	m.LaunchAgent(env...)
 	m.WaitNode("Ready")
+}
+
+// Rejoin starts the agent, which has lost its certificate, with a join token for its node, and waits until that is Ready.
+func (m *Machine) Rejoin() {
+	m.t.Helper()
+	m.WriteJoinFile(m.configFile("join"), m.Node)
+	m.StartAgent()
 }
 
 // LaunchAgent starts `drover agent` and does not wait.

@@ -160,6 +160,17 @@ func (h *Host) Wrap(program string, args ...string) (string, []string) {
 	return "ip", append([]string{"netns", "exec", h.name, program}, args...)
 }
 
+// Schedulers are the options of schedulers of which the first is on host 1, and so on.
+func (n *Network) Schedulers() SchedulersOptions {
+	return SchedulersOptions{
+		Host: func(i int) string { return n.Hosts[i].Addr.String() },
+		Command: func(i int, argv []string) []string {
+			program, args := n.Hosts[i].Wrap(argv[0], argv[1:]...)
+			return append([]string{program}, args...)
+		},
+	}
+}
+
 func openTun(t testing.TB, name string) *os.File {
 	t.Helper()
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)

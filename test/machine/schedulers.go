@@ -334,3 +334,23 @@ func (s *Schedulers) Within(limit time.Duration, what string, fn func() error) {
 	s.t.Helper()
 	(&Machine{t: s.t}).Within(limit, what, fn)
 }
+
+// Rejoin starts a scheduler that is out of the cluster with an empty data directory and a join token of its own, which
+// the first one makes; it isn't the first one.
+func (p *SchedulerProcess) Rejoin() {
+	p.s.t.Helper()
+	p.s.must(os.RemoveAll(p.Dir()))
+	p.s.writeJoinFile(filepath.Join(p.s.dir, p.Name+".join"))
+	p.Start()
+}
+
+// Recover runs `drover scheduler recover` for this scheduler, which doesn't run.
+func (p *SchedulerProcess) Recover(flags ...string) (stdout, stderr string, code int) {
+	p.s.t.Helper()
+	return p.Drover(append([]string{"scheduler", "recover", "--config", p.config}, flags...)...)
+}
+
+// Gossip is how this scheduler sees the members by itself.
+func (p *SchedulerProcess) Gossip() ([]*fleetv1.Member, error) {
+	return p.members(fleetv1.ConsistencyStale)
+}
