@@ -8,14 +8,17 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -27,43 +30,79 @@ const (
 	nodesPerRack   = 16
 	sampleEvery    = 5 * time.Second // as agents with vendors' devices do
 	connecting     = 64              // at the same time
+
+	// Those of agent/session.
+	firstPause, lastPause = 100 * time.Millisecond, 5 * time.Second
+	greetingTime          = 10 * time.Second
 )
 
 // agents are simulated nodes: each has a connection and a session of its own, heartbeats as often as it is told to,
 // samples of its devices, and reports what it is assigned as running, or as gone, at once. Nothing is run. One whose
-// session ends looks for the scheduler that leads now.
+// session ends looks for the scheduler that leads now, with an agent's pauses.
 type agents struct {
 	addrs []string
+	// credentials of a node's connection; nil for plain text. Set before the first agent.
+	credentials func(node string) credentials.TransportCredentials
 
-	ctx    context.Context
-	cancel context.CancelFunc
-	work   sync.WaitGroup
-	lost   atomic.Int64 // sessions that ended by themselves
+	ctx       context.Context
+	cancel    context.CancelFunc
+	work      sync.WaitGroup
+	connected atomic.Int64 // sessions
+	lost      atomic.Int64 // sessions that ended by themselves
+
+	mu  sync.Mutex
+	all map[int]*agent // by number
 
 	// Instances that nodes were given, and that were acknowledged as running.
 	given, running atomic.Int64
 }
 
+// newAgents has none yet. The token is empty where agents have certificates.
+func newAgents(addrs []string, token string) *agents {
+	f := &agents{addrs: addrs, all: map[int]*agent{}}
+	ctx := context.Background()
+	if token != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	}
+	f.ctx, f.cancel = context.WithCancel(ctx)
+	return f
+}
+
 // startAgents connects nodes with the numbers from 0 on and returns when all have been welcomed.
 func startAgents(addrs []string, token string, nodes int) (*agents, error) {
-	f := &agents{addrs: addrs}
-	f.ctx, f.cancel = context.WithCancel(metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+token))
-	errs := make([]error, connecting)
-	var next atomic.Int64
-	var all sync.WaitGroup
-	for w := range connecting {
-		all.Go(func() {
-			for i := int(next.Add(1)) - 1; i < nodes && errs[w] == nil; i = int(next.Add(1)) - 1 {
-				errs[w] = f.connect(i)
-			}
-		})
-	}
-	all.Wait()
-	if err := errors.Join(errs...); err != nil {
+	f := newAgents(addrs, token)
+	if err := f.add(0, nodes); err != nil {
 		f.stop()
 		return nil, err
 	}
 	return f, nil
+}
+
+// add connects nodes with the numbers from..to-1 and returns when all have been welcomed.
+func (f *agents) add(from, to int) error { return each(from, to, f.connect) }
+
+// each calls do for the numbers from..to-1, several at a time, until one fails.
+func each(from, to int, do func(number int) error) error {
+	errs := make([]error, connecting)
+	var next atomic.Int64
+	next.Store(int64(from))
+	var all sync.WaitGroup
+	for w := range connecting {
+		all.Go(func() {
+			for i := int(next.Add(1)) - 1; i < to && errs[w] == nil; i = int(next.Add(1)) - 1 {
+				errs[w] = do(i)
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// silence has a node say nothing any more, as after a loss of power: its connection stays open.
+func (f *agents) silence(number int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all[number].silent.Store(true)
 }
 
 // stop ends all sessions.
@@ -83,6 +122,7 @@ type agent struct {
 	sending    sync.Mutex
 	stream     grpc.BidiStreamingClient[fleetv1.SessionRequest, fleetv1.SessionResponse]
 	generation atomic.Uint64
+	silent     atomic.Bool
 	pace       atomic.Pointer[fleetv1.Pace]
 
 	// The receiver's alone.
@@ -103,6 +143,9 @@ func (f *agents) connect(number int) error {
 	if err := a.open(f.addrs[0]); err != nil {
 		return err
 	}
+	f.mu.Lock()
+	f.all[number] = a
+	f.mu.Unlock()
 	f.work.Go(a.run)
 	f.work.Go(a.beat)
 	return nil
@@ -110,12 +153,19 @@ func (f *agents) connect(number int) error {
 
 // open opens a session.
 func (a *agent) open(addr string) (err error) {
-	a.conn, err = grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	transport := insecure.NewCredentials()
+	if a.fleet.credentials != nil {
+		transport = a.fleet.credentials(a.node)
+	}
+	a.conn, err = grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(transport),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 30 * time.Second}),
 		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10))
 	if err != nil {
 		return fmt.Errorf("agent of %s: %w", a.node, err)
 	}
+	conn := a.conn
+	greeting := time.AfterFunc(greetingTime, func() { _ = conn.Close() }) // which ends the call
+	defer greeting.Stop()
 	facts := nodeFacts(a.number)
 	stream, err := fleetv1.NewAgentServiceClient(a.conn).Session(a.fleet.ctx)
 	if err == nil {
@@ -128,6 +178,7 @@ func (a *agent) open(addr string) (err error) {
 	if err != nil || first.GetWelcome() == nil {
 		return errors.Join(fmt.Errorf("welcome of %s: %v: %w", a.node, first, err), a.conn.Close())
 	}
+	a.fleet.connected.Add(1)
 	a.sending.Lock()
 	defer a.sending.Unlock()
 	a.stream, a.devices = stream, facts.GetDevices()
@@ -136,22 +187,37 @@ func (a *agent) open(addr string) (err error) {
 	return nil
 }
 
-// run receives, and opens another session when one has ended, until the fleet is stopped.
+var leaderHint = regexp.MustCompile(`the leader is at (\S+)$`) // as agents look for it
+
+// run receives, and opens another session when one has ended, until the fleet is stopped or the node is silent.
 func (a *agent) run() {
-	for {
+	for next := 0; ; {
 		_ = a.receive() // the next session finds out, too
+		a.fleet.connected.Add(-1)
 		_ = a.conn.Close()
-		for try := 0; ; try++ {
+		if a.silent.Load() || a.fleet.ctx.Err() != nil {
+			return
+		}
+		a.fleet.lost.Add(1)
+		hint := ""
+		for pause := firstPause; ; pause = min(2*pause, lastPause) {
 			select {
 			case <-a.fleet.ctx.Done():
 				return
-			case <-time.After(100 * time.Millisecond):
+			case <-time.After(pause/2 + rand.N(pause)):
 			}
-			if try == 0 {
-				a.fleet.lost.Add(1)
+			addr := hint
+			if addr == "" {
+				addr = a.fleet.addrs[next%len(a.fleet.addrs)]
+				next++
 			}
-			if err := a.open(a.fleet.addrs[try%len(a.fleet.addrs)]); err == nil {
+			err := a.open(addr)
+			if err == nil {
 				break
+			}
+			hint = ""
+			if found := leaderHint.FindStringSubmatch(status.Convert(err).Message()); found != nil && found[1] != addr {
+				hint = found[1]
 			}
 		}
 		a.unacked = nil
@@ -164,6 +230,9 @@ func (a *agent) run() {
 func (a *agent) send(m *fleetv1.SessionRequest) error {
 	a.sending.Lock()
 	defer a.sending.Unlock()
+	if a.silent.Load() {
+		return nil
+	}
 	return a.stream.Send(m)
 }
 

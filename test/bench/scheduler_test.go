@@ -41,7 +41,7 @@ func schedulerConfig(t testing.TB) scheduler.Config {
 	t.Helper()
 	cfg := scheduler.DefaultConfig()
 	cfg.DataDir, cfg.Insecure = filepath.Join(t.TempDir(), "data"), true
-	for _, addr := range []*string{&cfg.GRPCAddr, &cfg.HTTPAddr, &cfg.RaftAddr} {
+	for _, addr := range []*string{&cfg.GRPCAddr, &cfg.HTTPAddr, &cfg.RaftAddr, &cfg.GossipAddr} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)

@@ -47,11 +47,15 @@ type cluster struct {
 	token     string   // the operator's
 }
 
-// newCluster starts so many schedulers and waits until one leads.
-func (b *bench) newCluster(schedulers int) *cluster {
+// newCluster starts so many schedulers and waits until one leads. Each change is made to every configuration.
+func (b *bench) newCluster(schedulers int, changes ...func(*scheduler.Config)) *cluster {
 	c := &cluster{b: b}
 	for range schedulers {
-		c.cfgs = append(c.cfgs, schedulerConfig(b.t))
+		cfg := schedulerConfig(b.t)
+		for _, change := range changes {
+			change(&cfg)
+		}
+		c.cfgs = append(c.cfgs, cfg)
 	}
 	if schedulers > 1 {
 		b.must(join(b.t.Context(), c.cfgs))
