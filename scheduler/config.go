@@ -156,6 +156,11 @@ func (c Config) Validate() error {
 	if c.ReserveAfter < time.Second || c.ReserveAfter > time.Hour {
 		bad("reserve_after", "%v is out of range 1s–1h", c.ReserveAfter)
 	}
+	c.validateSnapshots(bad)
+	return errors.Join(errs...)
+}
+
+func (c Config) validateSnapshots(bad func(field, format string, args ...any)) {
 	if c.SnapshotInterval < 100*time.Millisecond || c.SnapshotInterval > time.Hour {
 		bad("snapshot_interval", "%v is out of range 100ms–1h", c.SnapshotInterval)
 	}
@@ -165,7 +170,6 @@ func (c Config) Validate() error {
 	if c.TrailingEntries < 1 || c.TrailingEntries > maxLogEntries {
 		bad("trailing_entries", "%d is out of range 1–%d", c.TrailingEntries, maxLogEntries)
 	}
-	return errors.Join(errs...)
 }
 
 // maxLogEntries is how many entries a scheduler may have to read and apply at its start.
