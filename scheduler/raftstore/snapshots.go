@@ -105,6 +105,9 @@ func checkSnapshots(dir string, s sealedSnapshots) (newest uint64, err error) {
 			continue
 		}
 		index, err := checkSnapshot(e.Name(), s)
+		if errors.Is(err, state.ErrNewer) {
+			return 0, fmt.Errorf("%s: %w", path, err)
+		}
 		if err != nil {
 			return 0, &CorruptError{File: path, Err: err}
 		}

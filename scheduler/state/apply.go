@@ -90,6 +90,9 @@ func (s *Store) ApplyAll(commands []Indexed) []Applied {
 		}
 		t = a.t
 		t.index = c.Index
+		if v := c.Command.GetIntroduced(); v <= CommandVersion { // a newer one is refused
+			t.introduced = max(t.introduced, v)
+		}
 		if len(a.changes) > 0 {
 			changed = append(changed, ChangeSet{Index: c.Index, Changes: a.changes})
 		}

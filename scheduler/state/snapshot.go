@@ -27,6 +27,9 @@ const (
 // ErrSnapshot is wrapped by every error of Restore that means that the snapshot itself is damaged.
 var ErrSnapshot = errors.New("snapshot is damaged")
 
+// ErrNewer means that a snapshot was made from commands of a newer program, which this one might read wrongly.
+var ErrNewer = errors.New("snapshot is of a newer program")
+
 // Snapshot is the store at one index, to be written while later commands are applied.
 type Snapshot struct {
 	view  view
@@ -52,7 +55,7 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	buffered := bufio.NewWriterSize(w, 1<<16)
 	out := &recordWriter{w: buffered, crc: crc32.New(crc32.MakeTable(crc32.Castagnoli))}
 	out.write(&fleetv1.SnapshotRecord{Record: &fleetv1.SnapshotRecord_Header{
-		Header: &fleetv1.SnapshotHeader{Format: snapshotFormat, Index: s.Index()},
+		Header: &fleetv1.SnapshotHeader{Format: snapshotFormat, Index: s.Index(), Introduced: s.view.t.introduced},
 	}})
 	for _, kind := range objectKinds() {
 		if slices.Contains(s.leave, kind) {
@@ -144,7 +147,9 @@ func readSnapshot(r io.Reader, words *alike) (*tables, error) {
 	if header.GetFormat() != snapshotFormat {
 		return nil, fmt.Errorf("snapshot has format %d, this scheduler reads %d", header.GetFormat(), snapshotFormat)
 	}
+	newer := header.GetIntroduced() > CommandVersion // if that isn't damage: its records are read, and mean nothing
 	a := &applying{view: view{newTables()}, alike: words}
+	a.t.introduced = header.GetIntroduced()
 	for {
 		records, crc := in.records, in.crc.Sum32()
 		rec, err := in.next()
@@ -152,7 +157,20 @@ func readSnapshot(r io.Reader, words *alike) (*tables, error) {
 			return nil, err
 		}
 		switch k := rec.GetRecord().(type) {
+		case *fleetv1.SnapshotRecord_Trailer:
+			if err := in.end(k.Trailer, records, crc); err != nil {
+				return nil, err
+			}
+			if newer {
+				return nil, fmt.Errorf("%w: it holds what came with command version %d, and this scheduler knows up to %d: run the newer program again",
+					ErrNewer, header.GetIntroduced(), CommandVersion)
+			}
+			a.t.index = header.GetIndex()
+			return a.t, nil
 		case *fleetv1.SnapshotRecord_Object:
+			if newer {
+				continue
+			}
 			err = a.restoreObject(k.Object)
 		case *fleetv1.SnapshotRecord_Request:
 			if k.Request.GetId() == "" || a.Request(k.Request.GetId()) != nil {
@@ -161,13 +179,10 @@ func readSnapshot(r io.Reader, words *alike) (*tables, error) {
 			}
 			a.t.requests.Set(k.Request.GetId(), k.Request)
 			a.t.requestsByAge.Set(requestAge(k.Request), k.Request)
-		case *fleetv1.SnapshotRecord_Trailer:
-			if err := in.end(k.Trailer, records, crc); err != nil {
-				return nil, err
-			}
-			a.t.index = header.GetIndex()
-			return a.t, nil
 		default:
+			if newer {
+				continue
+			}
 			err = fmt.Errorf("%w: record %d is of an unknown type", ErrSnapshot, in.records)
 		}
 		if err != nil {

@@ -1,9 +1,11 @@
 package state
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"testing"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -140,5 +142,50 @@ func TestRestoreNotesModels(t *testing.T) {
 	}
 	if got := v.Instance("i1").GetSpec().GetDeviceModels(); len(got) != 1 || got[0] != model {
 		t.Errorf("models %q", got)
+	}
+}
+
+// A snapshot tells which program's commands it was made of, also after it was restored, and an older one refuses it.
+func TestNewerSnapshotIsRefused(t *testing.T) {
+	f := newFixture(t)
+	cmd := writeCommand(1, Put(0, &fleetv1.JoinToken{Meta: &fleetv1.Meta{Name: "t", Id: "t"}}))
+	cmd.Introduced = Introduced(cmd)
+	f.must(cmd)
+	var b bytes.Buffer
+	for range 2 {
+		b.Reset()
+		if _, err := f.Snapshot().WriteTo(&b); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Restore(bytes.NewReader(b.Bytes())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := f.view().t.introduced; got != 3 {
+		t.Errorf("the restored store came with %d, want 3", got)
+	}
+	in := &recordReader{r: bufio.NewReader(bytes.NewReader(b.Bytes())), crc: crc32.New(crc32.MakeTable(crc32.Castagnoli))}
+	header, err := in.next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	header.GetHeader().Introduced = CommandVersion + 1
+	var newer bytes.Buffer
+	out := &recordWriter{w: &newer, crc: crc32.New(crc32.MakeTable(crc32.Castagnoli))}
+	out.write(header)
+	for {
+		rec, err := in.next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if trailer := rec.GetTrailer(); trailer != nil {
+			trailer.Crc32C = out.crc.Sum32()
+			out.write(rec)
+			break
+		}
+		out.write(rec)
+	}
+	if _, err := CheckSnapshot(&newer); !errors.Is(err, ErrNewer) || errors.Is(err, ErrSnapshot) {
+		t.Errorf("a snapshot of a newer program: %v", err)
 	}
 }

@@ -24,8 +24,9 @@ type table[V any] = btree.Map[string, V]
 // tables is all that is stored at one index. Once published it is never changed: a command changes a copy,
 // which shares with it every branch of a tree that stays as it is.
 type tables struct {
-	index  uint64
-	writer uint64 // of the command that they are being made by: no other has this number
+	index      uint64
+	introduced uint32 // the newest Command.introduced that was applied
+	writer     uint64 // of the command that they are being made by: no other has this number
 
 	cluster, tokens, nodes, flavors, pools, quotas, models, services, instances *table[*fleetv1.Object]
 	joinTokens, certificates, schedulers                                        *table[*fleetv1.Object]

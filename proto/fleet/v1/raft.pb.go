@@ -1208,7 +1208,9 @@ type SnapshotHeader struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Format uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
 	// Raft index that the snapshot stands at.
-	Index         uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Index uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	// The newest Command.introduced that has been applied: a program that knows less does not read the snapshot.
+	Introduced    uint32 `protobuf:"varint,3,opt,name=introduced,proto3" json:"introduced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1253,6 +1255,13 @@ func (x *SnapshotHeader) GetFormat() uint32 {
 func (x *SnapshotHeader) GetIndex() uint64 {
 	if x != nil {
 		return x.Index
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetIntroduced() uint32 {
+	if x != nil {
+		return x.Introduced
 	}
 	return 0
 }
@@ -1399,10 +1408,13 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\x06object\x18\x02 \x01(\v2\x10.fleet.v1.ObjectH\x00R\x06object\x123\n" +
 	"\arequest\x18\x03 \x01(\v2\x17.fleet.v1.RequestRecordH\x00R\arequest\x125\n" +
 	"\atrailer\x18\x04 \x01(\v2\x19.fleet.v1.SnapshotTrailerH\x00R\atrailerB\b\n" +
-	"\x06record\">\n" +
+	"\x06record\"^\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05index\"C\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1e\n" +
+	"\n" +
+	"introduced\x18\x03 \x01(\rR\n" +
+	"introduced\"C\n" +
 	"\x0fSnapshotTrailer\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x16\n" +
 	"\x06crc32c\x18\x02 \x01(\rR\x06crc32cB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
