@@ -42,6 +42,7 @@ const (
 	keepaliveTime   = 30 * time.Second
 	keepaliveAnswer = 10 * time.Second
 	keepaliveLeast  = 5 * time.Second // between a client's pings
+	readBuffer      = 4 << 10         // of a connection
 	windowSize      = 1 << 20         // of a stream and of a connection
 	headerTimeout   = 5 * time.Second
 	idleTimeout     = 2 * time.Minute
@@ -173,6 +174,8 @@ func (s *Server) wire() {
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveAnswer}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
+		// Ten thousand agents are connected and say little: none keeps a large buffer for itself.
+		grpc.ReadBufferSize(readBuffer), grpc.SharedWriteBuffer(true),
 		// A window that grpc need not find out by itself: for that it answers each heartbeat of each agent with a ping.
 		grpc.StaticStreamWindowSize(windowSize), grpc.StaticConnWindowSize(windowSize),
 		grpc.MaxConcurrentStreams(s.limits.callsPerConnection),

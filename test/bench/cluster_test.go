@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -272,7 +273,7 @@ func (b *bench) streams() {
 	keepers := make([]*identity.Keeper, streamsWithTLS)
 	b.must(each(0, streamsWithTLS, func(i int) error {
 		name := fmt.Sprintf("node-%05d", i)
-		k, err := identity.Open(filepath.Join(dir, name), nil)
+		k, err := identity.Open(filepath.Join(dir, name), slog.New(slog.DiscardHandler))
 		if err == nil {
 			err = k.Join(ctx, identity.JoinFile{Schedulers: resp.GetSchedulers(), Token: token}, fleetv1.RoleAgent, name, nil, nil)
 		}
