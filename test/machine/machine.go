@@ -90,10 +90,6 @@ func Start(t testing.TB, options Options) *Machine {
 		m.Scheduler.Stop()
 	})
 	m.StartScheduler()
-	var err error
-	if m.Client, err = client.Dial(client.Config{Addr: m.addrs.grpc, TokenFile: m.AdminToken(), CAFile: m.CAFile()}); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() { _ = m.Client.Close() })
 	m.WriteJoinFile(m.configFile("join"), m.Node)
 	m.StartAgent()
@@ -205,6 +201,18 @@ func (m *Machine) StartScheduler() {
 		if err == nil {
 			_, err = os.Stat(m.CAFile())
 		}
+		return err
+	})
+	if m.Client == nil {
+		var err error
+		m.Client, err = client.Dial(client.Config{Addr: m.addrs.grpc, TokenFile: m.AdminToken(), CAFile: m.CAFile()})
+		m.must(err)
+	}
+	// Its own certificate is the last that a new cluster makes; before that no handshake succeeds.
+	m.poll("the scheduler answers the operator", func() error {
+		ctx, cancel := m.context()
+		defer cancel()
+		_, err := m.Client.Cluster.GetClusterStatus(ctx, &fleetv1.GetClusterStatusRequest{})
 		return err
 	})
 }

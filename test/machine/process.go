@@ -60,9 +60,9 @@ func (p *Process) Kill() {
 	p.Wait(5 * time.Second)
 }
 
-// Stop asks the process to end, waits for it, and kills it when it doesn't.
+// Stop asks the process to end, waits for it, and kills it when it doesn't. One that was never started has ended.
 func (p *Process) Stop() {
-	if p.Exited() {
+	if p == nil || p.Exited() {
 		return
 	}
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended meanwhile
@@ -99,6 +99,9 @@ func (p *Process) Wait(limit time.Duration) int {
 
 // Log is what the process has printed.
 func (p *Process) Log() string {
+	if p == nil {
+		return "(it was never started)"
+	}
 	b, err := os.ReadFile(p.log)
 	if err != nil {
 		return fmt.Sprintf("(no log of %s: %v)", p.name, err)
