@@ -32,8 +32,8 @@
 // scheduler shares the machine's processors with ten thousand agents; what the leader itself used for one instance stands
 // beside the rates. An instance counts as placed when its node has been sent it. Memory without transport is that of a
 // scheduler that was started with nobody connected, 10 s later; a stream is the difference that connecting makes.
-// Leases are an hour there, so that nodes without agents stay. Schedulers can't join each other yet, so the logs of three
-// are given three voters before they start. The planner alone runs its own benchmarks, on one core, by processor time.
+// Leases are an hour there, so that nodes without agents stay. They speak plain text on loopback, which schedulers that join
+// each other don't: the logs of three are given three voters before they start. The planner alone runs its own benchmarks, on one core, by processor time.
 // First-fit is the bare program of what test/sim/quality measures.
 //
 // Those of the log are taken by scheduler/raftstore's own benchmark: writers that each wait for the answer to one write of
@@ -41,6 +41,12 @@
 // program is hashicorp/raft with the same log and the same settings, whose state machine does nothing and whose entries are
 // made of nothing; a write of ours is encoded, applied to the state, and answered with what it did. With few writers the disk
 // decides, with many the processor, which is why its time for a write, that of all voters, stands beside the rates.
+//
+// Those of several schedulers take real processes. A failover is measured with TLS, from the kill of the leader until a client that
+// tries the other two in turn has its next write acknowledged; meanwhile look-ups go to every scheduler that is alive. A
+// silent node keeps its connection and says nothing more, as after a loss of power, and leases are those of production.
+// In a storm the leader of ten thousand agents is killed; they look for the next one with the pauses of real ones. An idle
+// stream with TLS is what an agent with a certificate of its own adds to a scheduler's resident memory, its node included.
 //
 // Everything of the first two runs in its own network and mount namespaces, so neither the machine's rules nor its
 // containers are touched or measured.
