@@ -71,7 +71,7 @@ clean: ## remove what was built here
 .PHONY: test race e2e bench sim soak fuzz lint check
 test: ## run all tests (those that need root and containerd too)
 	@scripts/setup run build test
-	go test -p 2 -timeout 9m $(PKGS)
+	go test -p 2 -timeout 15m $(PKGS)
 
 race: ## run all tests under the race detector
 	@scripts/setup run build test
