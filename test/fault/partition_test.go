@@ -65,6 +65,7 @@ func TestNetworkFails(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they mostly wait
 			n, s, l := onHosts(t)
 			inject(t, n, s.Leader().Number())
 			for host := 1; host <= 3; host++ {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -57,7 +59,8 @@ func NewNetwork(t testing.TB, hosts int) *Network {
 		t.Skip("SKIPPED, AND IT MATTERS: network namespaces need root")
 	}
 	removeOrphans(t)
-	third := (os.Getpid()*16 + int(networks.Add(1))) % 65536
+	number := networks.Add(1)
+	subnet := freeSubnet(t, os.Getpid()*16+int(number))
 	n := &Network{links: map[[2]int]Link{}}
 	var carriers sync.WaitGroup
 	t.Cleanup(func() {
@@ -70,13 +73,13 @@ func NewNetwork(t testing.TB, hosts int) *Network {
 		}
 	})
 	for i := range hosts + 1 {
-		h := &Host{Addr: netip.AddrFrom4([4]byte{198, 18 + byte(third>>15), byte(third >> 7 & 255), byte(third&1)<<7 + byte(i+1)})}
-		device := fmt.Sprintf("dn%d-%d-%d", os.Getpid()%1000000, networks.Load(), i)
+		h := &Host{Addr: address(subnet, i+1)}
+		device := fmt.Sprintf("dn%d-%d-%d", os.Getpid()%1000000, number, i)
 		h.tun = openTun(t, device)
 		n.Hosts = append(n.Hosts, h)
 		var in []string
 		if i > 0 {
-			h.name = fmt.Sprintf("%s%d-%d-%d", networkPrefix, os.Getpid(), networks.Load(), i)
+			h.name = fmt.Sprintf("%s%d-%d-%d", networkPrefix, os.Getpid(), number, i)
 			ip(t, "netns", "add", h.name)
 			ip(t, "link", "set", device, "netns", h.name)
 			in = []string{"-n", h.name}
@@ -89,6 +92,33 @@ func NewNetwork(t testing.TB, hosts int) *Network {
 		carriers.Go(func() { n.carry(i) })
 	}
 	return n
+}
+
+// subnets of 126 addresses are what 198.18.0.0/15 has.
+const subnets = 1024
+
+func address(subnet, host int) netip.Addr {
+	return netip.AddrFrom4([4]byte{198, 18 + byte(subnet>>9), byte(subnet >> 1), byte(subnet&1)<<7 + byte(host)})
+}
+
+// freeSubnet is the first from a number on that this machine has no address in.
+func freeSubnet(t testing.TB, from int) int {
+	t.Helper()
+	used, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range subnets {
+		subnet := (from + i) % subnets
+		taken := func(a net.Addr) bool {
+			return strings.HasPrefix(a.String(), address(subnet, 1).String()+"/")
+		}
+		if !slices.ContainsFunc(used, taken) {
+			return subnet
+		}
+	}
+	t.Fatal("every test network is in use")
+	return 0
 }
 
 // Set says what becomes of packets from one host to another from now on.
