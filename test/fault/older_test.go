@@ -71,12 +71,8 @@ func TestRolledBackSchedulerStops(t *testing.T) {
 	if code := p.Wait(limit); code != 1 {
 		t.Errorf("the older scheduler ended with code %d, want 1", code)
 	}
-	said := ""
-	for line := range strings.Lines(p.Log()) {
-		said = line // the last one
-	}
-	if !strings.Contains(said, fmt.Sprintf("this program knows %d: a newer one has written it", state.CommandVersion-1)) {
-		t.Errorf("it says %q", said)
+	if want := fmt.Sprintf("this program knows %d: a newer one has written it", state.CommandVersion-1); !strings.Contains(p.Log(), want) {
+		t.Errorf("it doesn't say %q, but\n%s", want, p.Log())
 	}
 	l.resumes(healed)
 	rolledBack.Store(false)
