@@ -1,5 +1,5 @@
 // Package session keeps the agent connected to the scheduler that leads: it dials one of the configured
-// addresses after the other (first the one that a refusal named as leader) with growing, jittered
+// addresses after the other (first, and soon, the one that a refusal named as leader) with growing, jittered
 // pauses, says Hello, and then heartbeats, takes assignment sets and sends reports until the stream ends. How often it
 // heartbeats the scheduler says, in its Welcome and whenever that changes; the first one at a new pace comes at a random
 // time within the interval, because all agents are told at once.

@@ -103,13 +103,18 @@ func (c *Client) Run(ctx context.Context) error {
 			pause = firstPause
 		}
 		c.cfg.Logger.Warn("no session with a scheduler", "scheduler", address, "error", err)
-		timer := time.NewTimer(pause/2 + rand.N(pause))
+		now := pause
+		if hint != "" { // there is a leader: who waits for long now loses the node's lease
+			now = firstPause
+		} else {
+			pause = min(pause*2, lastPause)
+		}
+		timer := time.NewTimer(now/2 + rand.N(now))
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
 		}
 		timer.Stop()
-		pause = min(pause*2, lastPause)
 	}
 	return ctx.Err()
 }
