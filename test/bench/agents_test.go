@@ -126,6 +126,7 @@ type agent struct {
 	pace       atomic.Pointer[fleetv1.Pace]
 
 	// The receiver's alone.
+	next      int // address to try
 	instances map[string]*progress
 	unacked   map[uint64]*fleetv1.StatusReport
 	reports   uint64
@@ -139,9 +140,13 @@ type progress struct {
 
 // connect opens the first session of a node and keeps one open from then on.
 func (f *agents) connect(number int) error {
-	a := &agent{fleet: f, number: number, node: fmt.Sprintf("node-%05d", number), instances: map[string]*progress{}}
-	if err := a.open(f.addrs[0]); err != nil {
-		return err
+	a := &agent{fleet: f, number: number, node: nodeName(number), instances: map[string]*progress{}}
+	if err := a.open(f.addrs[0]); err != nil { // with so many at once, another scheduler may come to lead
+		ctx, cancel := context.WithTimeout(f.ctx, patience)
+		defer cancel()
+		if err := a.search(ctx, err); err != nil {
+			return err
+		}
 	}
 	f.mu.Lock()
 	f.all[number] = a
@@ -191,40 +196,47 @@ var leaderHint = regexp.MustCompile(`the leader is at (\S+)$`) // as agents look
 
 // run receives, and opens another session when one has ended, until the fleet is stopped or the node is silent.
 func (a *agent) run() {
-	for next := 0; ; {
-		_ = a.receive() // the next session finds out, too
+	for {
+		ended := a.receive()
 		a.fleet.connected.Add(-1)
 		_ = a.conn.Close()
 		if a.silent.Load() || a.fleet.ctx.Err() != nil {
 			return
 		}
 		a.fleet.lost.Add(1)
-		hint := ""
-		for pause := firstPause; ; pause = min(2*pause, lastPause) {
-			select {
-			case <-a.fleet.ctx.Done():
-				return
-			case <-time.After(pause/2 + rand.N(pause)):
-			}
-			addr := hint
-			if addr == "" {
-				addr = a.fleet.addrs[next%len(a.fleet.addrs)]
-				next++
-			}
-			err := a.open(addr)
-			if err == nil {
-				break
-			}
-			hint = ""
-			if found := leaderHint.FindStringSubmatch(status.Convert(err).Message()); found != nil && found[1] != addr {
-				hint = found[1]
-			}
-		}
 		a.unacked = nil
 		for _, p := range a.instances {
 			p.told, p.stopping = p.running, false
 		}
+		if a.search(a.fleet.ctx, ended) != nil {
+			return
+		}
 	}
+}
+
+// search tries one scheduler after the other after a session has ended, or a try has failed, with err, until one welcomes
+// the agent or ctx ends.
+func (a *agent) search(ctx context.Context, err error) error {
+	addr := ""
+	for pause := firstPause; err != nil; {
+		now := firstPause
+		if found := leaderHint.FindStringSubmatch(status.Convert(err).Message()); found != nil && found[1] != addr {
+			addr = found[1]
+		} else {
+			addr, now, pause = "", pause, min(2*pause, lastPause)
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(now/2 + rand.N(now)):
+		}
+		if addr == "" {
+			addr = a.fleet.addrs[a.next%len(a.fleet.addrs)]
+			a.next++
+		}
+		err = a.open(addr)
+	}
+	return nil
 }
 
 func (a *agent) send(m *fleetv1.SessionRequest) error {
@@ -347,9 +359,11 @@ func (a *agent) acknowledged(p *progress) {
 
 func (a *agent) address() string { return fmt.Sprintf("10.%d.%d.1", a.number>>8, a.number&255) }
 
+func nodeName(number int) string { return fmt.Sprintf("node-%05d", number) }
+
 // nodeFacts are those of a host with eight devices that are linked pair by pair.
 func nodeFacts(number int) *fleetv1.NodeFacts {
-	facts := &fleetv1.NodeFacts{BootId: fmt.Sprint("boot-", number), Hostname: fmt.Sprintf("node-%05d", number), Arch: "amd64", Os: "linux",
+	facts := &fleetv1.NodeFacts{BootId: fmt.Sprint("boot-", number), Hostname: nodeName(number), Arch: "amd64", Os: "linux",
 		Kernel: "6.1.0-25-amd64", CpuMillis: 128_000, MemoryBytes: 1 << 40, DiskBytes: 4 << 40, AdvertiseAddress: fmt.Sprintf("10.%d.%d.1", number>>8, number&255),
 		Labels: map[string]string{"pool": "bench", "rack": fmt.Sprintf("rack-%04d", number/nodesPerRack)}, AgentVersion: "bench"}
 	for i := range devicesPerNode {

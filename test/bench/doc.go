@@ -42,11 +42,16 @@
 // made of nothing; a write of ours is encoded, applied to the state, and answered with what it did. With few writers the disk
 // decides, with many the processor, which is why its time for a write, that of all voters, stands beside the rates.
 //
-// Those of several schedulers take real processes. A failover is measured with TLS, from the kill of the leader until a client that
-// tries the other two in turn has its next write acknowledged; meanwhile look-ups go to every scheduler that is alive. A
-// silent node keeps its connection and says nothing more, as after a loss of power, and leases are those of production.
-// In a storm the leader of ten thousand agents is killed; they look for the next one with the pauses of real ones. An idle
-// stream with TLS is what an agent with a certificate of its own adds to a scheduler's resident memory, its node included.
+// Those of several schedulers are taken with TLS and the default cadence, all on this machine. Simulated agents have
+// certificates there, which they joined for, and look for a leader with an agent's pauses. A silent node sends nothing from one
+// moment on and keeps its connection open, as after a loss of power; its time ends with the first answer of each of
+// the three schedulers' look-ups without its endpoint, which are asked each 5 ms. What clients keep an answer for (max_age) comes on
+// top. For a failover the leader is killed, and a client that knows all three tries the same write at one after
+// the other, 10 ms apart, until one acknowledges it; look-ups go on at the survivors. After a storm all agents that were
+// connected have a session again, and the peak is that since the kill. The memory of a stream with TLS is the difference that
+// connecting makes to a scheduler that was started with the nodes in its state. With ten thousand agents in the measuring
+// process and three schedulers on few cores the processors decide; elections meanwhile are counted. Snapshots are
+// the state's alone, written into memory and read from there.
 //
 // Everything of the first two runs in its own network and mount namespaces, so neither the machine's rules nor its
 // containers are touched or measured.

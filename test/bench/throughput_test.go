@@ -47,15 +47,11 @@ type cluster struct {
 	token     string   // the operator's
 }
 
-// newCluster starts so many schedulers and waits until one leads. Each change is made to every configuration.
-func (b *bench) newCluster(schedulers int, changes ...func(*scheduler.Config)) *cluster {
+// newCluster starts so many schedulers and waits until one leads.
+func (b *bench) newCluster(schedulers int) *cluster {
 	c := &cluster{b: b}
 	for range schedulers {
-		cfg := schedulerConfig(b.t)
-		for _, change := range changes {
-			change(&cfg)
-		}
-		c.cfgs = append(c.cfgs, cfg)
+		c.cfgs = append(c.cfgs, schedulerConfig(b.t))
 	}
 	if schedulers > 1 {
 		b.must(join(b.t.Context(), c.cfgs))
