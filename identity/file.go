@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 )
 
-// writeFile makes the file appear whole or not at all, durably and readable by its owner alone.
-func writeFile(path string, content []byte) error {
+// WriteFile makes the file appear whole or not at all, durably and readable by its owner alone.
+func WriteFile(path string, content []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // mode 0600
 	if err != nil {
 		return err

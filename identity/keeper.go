@@ -183,14 +183,14 @@ func (k *Keeper) save(g *generation) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(k.dir, memberFile), data); err != nil {
+	if err := WriteFile(filepath.Join(k.dir, memberFile), data); err != nil {
 		return fmt.Errorf("save the identity: %w", err)
 	}
 	var roots []byte
 	for _, der := range g.trust.GetRoots() {
 		roots = append(roots, pem.EncodeToMemory(&pem.Block{Type: certBlock, Bytes: der})...)
 	}
-	if err := writeFile(k.CAPath(), roots); err != nil {
+	if err := WriteFile(k.CAPath(), roots); err != nil {
 		return fmt.Errorf("save the identity: %w", err)
 	}
 	k.mu.Lock()

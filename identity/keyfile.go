@@ -37,7 +37,7 @@ func (f KeyFile) Make() error {
 	}
 	var key [keyBytes]byte
 	rand.Read(key[:]) // never fails
-	if err := writeFile(string(f), []byte(base64.StdEncoding.EncodeToString(key[:])+"\n")); err != nil {
+	if err := WriteFile(string(f), []byte(base64.StdEncoding.EncodeToString(key[:])+"\n")); err != nil {
 		return fmt.Errorf("make key file: %w", err)
 	}
 	return nil

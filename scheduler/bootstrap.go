@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/drover-fleet/drover/identity"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/auth"
 	"github.com/drover-fleet/drover/scheduler/state"
@@ -103,29 +104,8 @@ func secretFile(path string) (string, error) {
 		return "", fmt.Errorf("read token file: %w", err)
 	}
 	secret := auth.NewSecret()
-	if err := writeDurably(path, secret+"\n"); err != nil {
+	if err := identity.WriteFile(path, []byte(secret+"\n")); err != nil {
 		return "", fmt.Errorf("write token file: %w", err)
 	}
 	return secret, nil
-}
-
-// writeDurably makes the file appear whole or not at all, readable by its owner alone.
-func writeDurably(path, content string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone already when all went well
-	_, err = f.WriteString(content)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/drover-fleet/drover/identity"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/authority"
 	"github.com/drover-fleet/drover/scheduler/backup"
@@ -49,7 +50,7 @@ func Recover(cfg Config, logger *slog.Logger, confirm func(Recovery) error) (err
 			return err
 		}
 		// Only now is the data directory this process's own.
-		if err := writeDurably(filepath.Join(cfg.DataDir, recoveredFile), fmt.Sprintf("of entry %d\n", known.LastIndex)); err != nil {
+		if err := identity.WriteFile(filepath.Join(cfg.DataDir, recoveredFile), fmt.Appendf(nil, "of entry %d\n", known.LastIndex)); err != nil {
 			return err
 		}
 		store, err := events.Open(filepath.Join(cfg.DataDir, "events.db"), events.Options{Logger: logger})
