@@ -42,7 +42,7 @@ const (
 	keepaliveTime   = 30 * time.Second
 	keepaliveAnswer = 10 * time.Second
 	keepaliveLeast  = 5 * time.Second // between a client's pings
-	readBuffer      = 4 << 10         // of a connection
+	readBuffer      = 1 << 10         // of a connection; a heartbeat with the samples of 8 devices is half of it
 	windowSize      = 1 << 20         // of a stream and of a connection
 	headerTimeout   = 5 * time.Second
 	idleTimeout     = 2 * time.Minute

@@ -130,8 +130,12 @@ func (s *Server) handler(m *metrics) http.Handler {
 	})
 }
 
-// endOnStop ends streams when this scheduler stops: watchers would keep it from stopping.
-func (s *Server) endOnStop(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+// endOnStop ends streams when this scheduler stops: watchers would keep it from stopping. Agents' sessions end with
+// the leadership, which ends before.
+func (s *Server) endOnStop(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if info.FullMethod == fleetv1.AgentService_Session_FullMethodName {
+		return next(srv, ss)
+	}
 	ctx, cancel := context.WithCancelCause(ss.Context())
 	defer cancel(nil)
 	defer context.AfterFunc(s.stopping, func() {

@@ -170,6 +170,18 @@ func (l *load) free(target int) {
 	l.index.give(l.running[first:l.first])
 }
 
+// BenchmarkNewIndex makes the index of empty nodes, as a new leader does.
+func BenchmarkNewIndex(b *testing.B) {
+	const nodes = 1000
+	f := newFleet(nodes)
+	b.ReportAllocs()
+	busy := cpuTime(b)
+	for b.Loop() {
+		NewIndex(f)
+	}
+	b.ReportMetric((cpuTime(b)-busy)/float64(b.N)/nodes*1e9, "cpu-ns/node")
+}
+
 // BenchmarkRefresh reads nodes with 8 instances each again.
 func BenchmarkRefresh(b *testing.B) {
 	const nodes, touched = 1000, 100

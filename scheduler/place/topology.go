@@ -93,47 +93,45 @@ func holdable(all []*fleetv1.Device) []*fleetv1.Device {
 	return out[:min(len(out), maxDevices)]
 }
 
-// newTopology describes the devices of a node; given are those that holdable answers.
+// newTopology describes the devices of a node; given are those that holdable answers. It is made for every node when
+// an index is, so it counts devices instead of naming them.
 func newTopology(all, given []*fleetv1.Device) *topology {
 	t := &topology{}
-	whole := make(map[string]*fleetv1.Device, len(all))
-	for _, d := range all {
-		whole[d.GetId()] = d
+	number := make(map[string]int, len(all))
+	for i, d := range all {
+		number[d.GetId()] = i
 	}
 	sets := map[member]mask{}
-	join := func(by link, name string, i int) {
-		m := sets[member{by, name}]
-		m = m.or(one(i))
-		sets[member{by, name}] = m
+	join := func(by link, of, i int) {
+		m := member{by, of}
+		sets[m] = sets[m].or(one(i))
 	}
-	fabrics := map[link]map[string]string{}
-	for _, by := range []link{byPCIe, byNVLink, byHCCS} {
-		fabrics[by] = components(all, whole, by)
-	}
+	joined := newUnions(all, number)
 	for i, d := range given {
 		t.all = t.all.or(one(i))
 		t.models = append(t.models, d.GetModel())
 		t.kinds = append(t.kinds, kind{d.GetVendor(), d.GetModel(), d.GetProfile(), d.GetMemoryBytes()})
-		at := d
-		if p := whole[d.GetParentId()]; p != nil {
+		at := number[d.GetId()]
+		if p, ok := number[d.GetParentId()]; ok {
 			at = p // a slice is where its device is
-			join(byParent, p.GetId(), i)
+			join(byParent, p, i)
 		}
-		if at.NumaNode != nil {
-			join(byNUMA, strconv.Itoa(int(at.GetNumaNode())), i)
+		if all[at].NumaNode != nil {
+			join(byNUMA, int(all[at].GetNumaNode()), i)
 		}
-		for by, of := range fabrics {
-			join(by, of[at.GetId()], i)
+		for by, of := range joined {
+			join(fabrics[by], of.first(at), i)
 		}
 	}
-	kinds := map[mask]link{}
 	for m, devices := range sets {
-		if devices.count() > 1 {
-			kinds[devices] |= m.by
+		if devices.count() < 2 {
+			continue
 		}
-	}
-	for devices, by := range kinds {
-		t.domains = append(t.domains, domain{devices, devices.count(), by})
+		if at := slices.IndexFunc(t.domains, func(d domain) bool { return d.mask == devices }); at >= 0 {
+			t.domains[at].by |= m.by
+		} else {
+			t.domains = append(t.domains, domain{devices, devices.count(), m.by})
+		}
 	}
 	slices.SortFunc(t.domains, func(a, b domain) int {
 		return cmp.Or(cmp.Compare(a.size, b.size), slices.Compare(a.mask[:], b.mask[:]))
@@ -141,31 +139,46 @@ func newTopology(all, given []*fleetv1.Device) *topology {
 	return t
 }
 
-// member names one set of linked devices.
+// member names one set of linked devices: by the NUMA node, or by the first device.
 type member struct {
-	by   link
-	name string
+	by link
+	of int
 }
 
-// components names for each device the set of those that it is joined with, directly or through others: by
-// the first of them.
-func components(all []*fleetv1.Device, whole map[string]*fleetv1.Device, by link) map[string]string {
-	of := make(map[string]string, len(all))
-	for _, first := range all {
-		if of[first.GetId()] != "" {
-			continue
-		}
-		of[first.GetId()] = first.GetId()
-		for next := []*fleetv1.Device{first}; len(next) > 0; next = next[1:] {
-			for _, l := range next[0].GetLinks() {
-				if p := whole[l.GetPeer()]; p != nil && of[l.GetPeer()] == "" && linkOf(l.GetKind()) == by {
-					of[l.GetPeer()] = first.GetId()
-					next = append(next, p)
+// fabrics are the links that devices have with each other.
+var fabrics = [...]link{byPCIe, byNVLink, byHCCS}
+
+// union is which devices are joined with which, directly or through others: each leads to an earlier one, or to itself
+// when it is the first. In nil nobody is joined.
+type union []int
+
+func (u union) first(i int) int {
+	for u != nil && u[i] != i {
+		i = u[i]
+	}
+	return i
+}
+
+// newUnions answers who is joined by each of the fabrics.
+func newUnions(all []*fleetv1.Device, number map[string]int) (out [len(fabrics)]union) {
+	for i, d := range all {
+		for _, l := range d.GetLinks() {
+			peer, known := number[l.GetPeer()]
+			by := slices.Index(fabrics[:], linkOf(l.GetKind()))
+			if !known || by < 0 {
+				continue
+			}
+			if out[by] == nil {
+				out[by] = make(union, len(all))
+				for j := range out[by] {
+					out[by][j] = j
 				}
 			}
+			a, b := out[by].first(i), out[by].first(peer)
+			out[by][max(a, b)] = min(a, b)
 		}
 	}
-	return of
+	return out
 }
 
 // key is equal for nodes that are built alike.

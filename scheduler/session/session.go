@@ -75,7 +75,11 @@ func (h *Hub) Session(stream agentStream) error {
 	s.ctx, s.stop = context.WithCancelCause(stream.Context())
 	defer h.drop(s)
 	defer s.end(nil)
-	if err := h.welcome(s, hello); err != nil {
+	// Not on this goroutine, which waits for the end of the session on a stack that never gets smaller than half of what
+	// registering takes: 8 KiB for each agent.
+	welcomed := make(chan error)
+	go func() { welcomed <- h.welcome(s, hello) }()
+	if err := <-welcomed; err != nil {
 		return err
 	}
 
