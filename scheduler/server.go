@@ -43,6 +43,7 @@ const (
 	keepaliveAnswer = 10 * time.Second
 	keepaliveLeast  = 5 * time.Second // between a client's pings
 	readBuffer      = 1 << 10         // of a connection; a heartbeat with the samples of 8 devices is half of it
+	writeBuffer     = 8 << 10         // of a connection while it is written to
 	windowSize      = 1 << 20         // of a stream and of a connection
 	headerTimeout   = 5 * time.Second
 	idleTimeout     = 2 * time.Minute
@@ -175,7 +176,7 @@ func (s *Server) wire() {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveAnswer}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
 		// Ten thousand agents are connected and say little: none keeps a large buffer for itself.
-		grpc.ReadBufferSize(readBuffer),
+		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(writeBuffer),
 		// A window that grpc need not find out by itself: for that it answers each heartbeat of each agent with a ping.
 		grpc.StaticStreamWindowSize(windowSize), grpc.StaticConnWindowSize(windowSize),
 		grpc.MaxConcurrentStreams(s.limits.callsPerConnection),
