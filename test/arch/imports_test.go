@@ -15,7 +15,9 @@ var layers = map[string][]string{
 	"identity": {"proto"},
 	"systemd":  {},
 	"registry": {"proto"},
-	"client":   {"proto"},
+	"client":   {"proto", "signature"},
+
+	"signature": {},
 
 	"runtime":             {"proto"},
 	"runtime/logfile":     {},
@@ -36,7 +38,7 @@ var layers = map[string][]string{
 	"scheduler/gossip":    {"proto"},
 	"scheduler/member":    {"scheduler/state", "scheduler/raftstore", "proto"},
 	"scheduler/forward":   {"scheduler/raftstore", "proto"},
-	"scheduler/auth":      {"scheduler/state", "identity", "proto"},
+	"scheduler/auth":      {"scheduler/state", "identity", "signature", "proto"},
 	"scheduler/authority": {"scheduler/state", "identity", "proto"},
 	"scheduler/session":   {"scheduler/state", "identity", "proto"},
 	"scheduler/reconcile": {"scheduler/state", "scheduler/place", "proto"},
@@ -47,7 +49,7 @@ var layers = map[string][]string{
 	"examples":      {},
 	"examples/demo": {"examples/iris", "client", "proto"},
 	"scripts":       {},
-	"test":          {"agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "cmd"},
+	"test":          {"signature", "agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "cmd"},
 }
 
 // implementations are chosen in cmd; everything else sees the interface beside them.
