@@ -5,9 +5,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -53,25 +56,29 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// audit writes down who was refused, and why.
+// audit writes down who was refused, and why. Of who hangs up before that it tells at debug level: nobody was refused.
 func (k *Keeper) audit(port string, from net.Addr, err error) {
-	who := "unknown"
+	who, level := "unknown", slog.LevelWarn
 	var known *PeerError
 	if errors.As(err, &known) {
 		who = known.Peer.String()
+	} else if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		level = slog.LevelDebug
 	}
-	k.log.Warn("a connection is refused", "audit", "refused", "port", port, "who", who, "from", from.String(), "error", err)
+	k.log.Log(context.Background(), level, "a connection is refused", "audit", "refused", "port", port, "who", who, "from", from.String(), "error", err)
 }
 
 // serverCredentials are ServerTLS for gRPC, with an audit of refusals.
 type serverCredentials struct {
 	credentials.TransportCredentials
 	keeper *Keeper
+	gate   gate
 }
 
-// ServerCredentials are for a gRPC server.
+// ServerCredentials are for a gRPC server. Few handshakes are computed at once.
 func (k *Keeper) ServerCredentials() credentials.TransportCredentials {
-	return &serverCredentials{credentials.NewTLS(k.ServerTLS()), k}
+	g := newGate()
+	return &serverCredentials{credentials.NewTLS(g.pass(k.ServerTLS())), k, g}
 }
 
 // ClientCredentials are for gRPC calls to schedulers.
@@ -80,7 +87,11 @@ func (k *Keeper) ClientCredentials() credentials.TransportCredentials {
 }
 
 func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	secured, info, err := c.TransportCredentials.ServerHandshake(raw)
+	waiting := &gated{Conn: raw}
+	secured, info, err := c.TransportCredentials.ServerHandshake(waiting)
+	if waiting.leave != nil {
+		waiting.leave()
+	}
 	if err == nil {
 		var held net.Conn
 		if held, err = c.keeper.hold(secured, info.(credentials.TLSInfo).State, x509.ExtKeyUsageClientAuth); err == nil {
@@ -93,7 +104,7 @@ func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 }
 
 func (c *serverCredentials) Clone() credentials.TransportCredentials {
-	return &serverCredentials{c.TransportCredentials.Clone(), c.keeper}
+	return &serverCredentials{c.TransportCredentials.Clone(), c.keeper, c.gate}
 }
 
 type clientCredentials struct {

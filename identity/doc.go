@@ -21,6 +21,8 @@
 //     than a lifetime could otherwise never elect the leader who renews. It is not where others are let in, and
 //     revocations of schedulers are kept for ever.
 //   - TLS 1.3 alone, without session tickets: each connection is checked in full.
+//   - A gRPC server computes few handshakes at once, whoever waits: when a leader dies, all agents call the next one,
+//     which must have the processor for its own heartbeats meanwhile.
 //   - A join token carries the digest of the root's certificate. Schedulers send their roots along in the handshake,
 //     so that a host which knows nothing but the digest can check the scheduler before it sends the secret.
 //   - The name in a certificate signing request is checked by who signs; the key is made where it stays.

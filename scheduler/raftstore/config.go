@@ -27,7 +27,7 @@ type Config struct {
 
 	// A follower that hears nothing for HeartbeatTimeout stands for election. It is elected when a majority has missed the
 	// leader for as long, each looking at a time of its own: about two of them after the leader's death. A leader that reaches no
-	// majority for LeaderLease (at most HeartbeatTimeout) steps down.
+	// majority for LeaderLease (less than HeartbeatTimeout) steps down.
 	HeartbeatTimeout, ElectionTimeout, LeaderLease time.Duration
 	// Every SnapshotInterval, a snapshot is made when more than SnapshotThreshold entries came since the
 	// last one; TrailingLogs entries are kept for followers that are a little behind.
@@ -46,7 +46,7 @@ func DefaultConfig() Config {
 		Logger:            slog.Default(),
 		HeartbeatTimeout:  450 * time.Millisecond,
 		ElectionTimeout:   450 * time.Millisecond,
-		LeaderLease:       350 * time.Millisecond,
+		LeaderLease:       440 * time.Millisecond,
 		SnapshotInterval:  2 * time.Minute,
 		SnapshotThreshold: 8192,
 		TrailingLogs:      4096,
