@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -391,6 +392,31 @@ func TestAttackJoinTokens(t *testing.T) {
 }
 
 // An agent whose answer was lost asks again with its key; nobody else gains by that.
+// Hosts that are set up together come together, with one token.
+func TestManyJoinAtOnce(t *testing.T) {
+	t.Parallel()
+	const hosts = 30
+	s := runSecure(t, secureConfig(t.TempDir()))
+	file := s.joinFile(&fleetv1.CreateJoinTokenRequest{MaxUses: hosts})
+	conn := s.dial(s.member(fleetv1.RoleAgent, "any"))
+	errs := make([]error, hosts)
+	var all sync.WaitGroup
+	for i := range hosts {
+		all.Go(func() {
+			p, err := identity.Prepare(fmt.Sprint("host-", i), nil)
+			if err == nil {
+				_, err = fleetv1.NewJoinServiceClient(conn).Join(s.context(), &fleetv1.JoinRequest{Secret: file.Token.Secret, Csr: p.CSR, Role: fleetv1.RoleAgent})
+			}
+			errs[i] = err
+		})
+	}
+	all.Wait()
+	s.must(errors.Join(errs...))
+	if refused := s.log.line("audit=refused"); refused != "" {
+		t.Error(refused)
+	}
+}
+
 func TestJoinAgain(t *testing.T) {
 	t.Parallel()
 	s := runSecure(t, secureConfig(t.TempDir()))

@@ -108,6 +108,7 @@ type API struct {
 	cfg       Config
 	admission admission
 	planner   planner
+	joining   chan struct{} // holds one while a join is under way
 }
 
 // Identity signs certificates.
@@ -119,7 +120,7 @@ type Identity struct {
 
 // New makes the API.
 func New(cfg Config) *API {
-	return &API{cfg: cfg, admission: admission{pending: map[string]*fleetv1.Service{}}, planner: planner{store: cfg.Store}}
+	return &API{cfg: cfg, admission: admission{pending: map[string]*fleetv1.Service{}}, planner: planner{store: cfg.Store}, joining: make(chan struct{}, 1)}
 }
 
 // Register adds every service of the operator's API to a gRPC server, which must use UnaryErrors and

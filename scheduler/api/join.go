@@ -60,6 +60,13 @@ func (s *joinServer) join(ctx context.Context, req *fleetv1.JoinRequest) (*fleet
 	if err != nil {
 		return nil, r, invalid("csr", "%v", err)
 	}
+	// One after the other: each use of a token changes the token, and hosts that are set up together call together.
+	select {
+	case s.joining <- struct{}{}:
+		defer func() { <-s.joining }()
+	case <-ctx.Done():
+		return nil, r, ctx.Err()
+	}
 	resp := &fleetv1.JoinResponse{}
 	err = s.mutate(ctx, joinCall{req}, func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
 		token := joinToken(view, req.GetSecret())

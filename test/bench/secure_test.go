@@ -27,7 +27,7 @@ import (
 )
 
 // tokenUses is how many nodes one join token lets in, one after the other: each use is kept in the token, and so those at
-// the same time have to try again.
+// the same time wait for each other.
 const tokenUses = 100
 
 // secured is schedulers with TLS, and simulated agents that have joined them.
