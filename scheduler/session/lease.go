@@ -8,7 +8,8 @@ import (
 )
 
 // leases knows which nodes have been heard of lately. Entries are in order of renewal; since every lease
-// is equally long, the front one expires first.
+// is equally long, the front one expires first. Those that a leadership begins with are in front although they last a
+// little longer: a node that falls silent while others are still being greeted is found out after that.
 type leases struct {
 	hooks hooks
 	wake  chan struct{} // capacity 1: the first lease may expire earlier than was thought
@@ -40,16 +41,20 @@ func (l *leases) clearLocked() {
 	l.order, l.nodes, l.told, l.length = list.New(), map[string]*lease{}, map[time.Duration]int{}, 0
 }
 
-// start begins a leadership in which each of the nodes has a full lease from now. Their agents may go by one of the
-// length told.
+// greetTime is what each of the agents that call a new leader at once takes of it: a handshake, a greeting, and often
+// another scheduler that was asked before.
+const greetTime = 2 * time.Millisecond
+
+// start begins a leadership in which each of the nodes has a full lease, from when all can have been greeted. Their
+// agents may go by one of the length told.
 func (l *leases) start(nodes []string, told time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.leading = true
 	l.clearLocked()
-	now := time.Now()
+	greeted := time.Now().Add(time.Duration(len(nodes)) * greetTime)
 	for _, n := range nodes {
-		e := &lease{node: n, renewed: now, told: told}
+		e := &lease{node: n, renewed: greeted, told: told}
 		e.element = l.order.PushBack(e)
 		l.nodes[n] = e
 	}

@@ -360,12 +360,12 @@ func TestNewLeaderGrantsFullLeases(t *testing.T) {
 		}
 		w.hub.Lead(context.Background())
 		w.hub.Lead(context.Background())
-		time.Sleep(9 * time.Second)
+		time.Sleep(10*time.Second + greetTime - 1)
 		synctest.Wait()
 		if !w.hub.LeaseValid("n1") || w.hub.LeaseValid("gone") {
 			t.Error("leases of a new leader are wrong")
 		}
-		time.Sleep(time.Second)
+		time.Sleep(1)
 		synctest.Wait()
 		if w.hub.LeaseValid("n1") {
 			t.Error("the lease did not end")
