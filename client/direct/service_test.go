@@ -1,0 +1,425 @@
+package direct
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/drover-fleet/drover/signature"
+)
+
+// want checks what a settled Service has.
+func want(t *testing.T, s *Service, what string, list ...Endpoint) {
+	t.Helper()
+	synctest.Wait()
+	got, _, err := s.Endpoints()
+	if err != nil || !slices.Equal(got.HostEndpoints, list) {
+		t.Fatalf("%s: %v and error %v, want %v", what, got.HostEndpoints, err, list)
+	}
+}
+
+var e1, e2, e3 = endpoint(1, "1", 100), endpoint(2, "1", 100), endpoint(3, "1", 100)
+
+func TestFollows(t *testing.T) {
+	for name, c := range map[string]struct {
+		old, older bool
+		lag        time.Duration // until a change is seen
+		queries    []string      // the last, and how many in ten minutes at most
+		most       int
+	}{
+		"by a watch":          {queries: []string{"watch=true"}, most: 1},
+		"by blocking queries": {old: true, queries: []string{"wait=30s"}, most: 30},
+		"by asking again":     {old: true, older: true, lag: 5 * time.Second, queries: []string{"type=host_endpoints"}, most: 160},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFakeScheduler(e1)
+				f.old, f.older = c.old, c.older
+				s := following(t, f)
+				if err := s.Wait(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				want(t, s, "the first answer", e1)
+				f.publish(2, e1, e2)
+				time.Sleep(c.lag)
+				want(t, s, "one more", e1, e2)
+				f.publish(3, e2)
+				time.Sleep(c.lag)
+				want(t, s, "one has left", e2)
+				time.Sleep(10 * time.Minute)
+				want(t, s, "a quiet time", e2)
+				if _, age, _ := s.Endpoints(); age > 45*time.Second {
+					t.Errorf("the list of a scheduler that answers is %v old", age)
+				}
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				if last := f.queries[len(f.queries)-1]; !strings.Contains(last, c.queries[0]) || len(f.queries) > c.most {
+					t.Errorf("%d queries, the last %q; want at most %d, and %q", len(f.queries), last, c.most, c.queries)
+				}
+			})
+		})
+	}
+}
+
+func TestAnotherSchedulerIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newFakeScheduler(e1), newFakeScheduler(e1)
+		s := following(t, a, b)
+		want(t, s, "the first answer", e1)
+		for range 3 { // whichever is followed ends, and the other has news
+			for i, f := range []*fakeScheduler{a, b} {
+				other := []*fakeScheduler{b, a}[i]
+				f.do(func() { f.down, f.refuse = true, refusal(http.StatusServiceUnavailable) })
+				other.do(func() {
+					other.index, other.list, other.down, other.refuse = a.index+b.index, []Endpoint{e2}, false, nil
+				})
+				time.Sleep(5 * time.Second)
+				want(t, s, "the other's answer", e2)
+				other.publish(other.index+1, e3)
+				want(t, s, "its news", e3)
+			}
+		}
+	})
+}
+
+func TestListStaysWhileNobodyAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeScheduler(e1)
+		s := following(t, f)
+		want(t, s, "the first answer", e1)
+		f.do(func() { f.down, f.refuse = true, refusal(http.StatusServiceUnavailable) })
+		time.Sleep(time.Hour)
+		list, age, err := s.Endpoints()
+		var l *LookupError
+		if !slices.Equal(list.HostEndpoints, []Endpoint{e1}) || age < time.Hour || !errors.As(err, &l) || l.Status != http.StatusServiceUnavailable {
+			t.Errorf("after an hour: %v, %v old, error %v", list.HostEndpoints, age, err)
+		}
+		if n := len(f.queries); n < 360 || n > 1000 {
+			t.Errorf("asked %d times in an hour", n)
+		}
+		f.do(func() { f.down, f.refuse = false, nil })
+		time.Sleep(lastPause)
+		want(t, s, "it answers again", e1)
+		if _, age, _ := s.Endpoints(); age > 15*time.Second {
+			t.Errorf("the new list is %v old", age)
+		}
+	})
+}
+
+func TestRateLimitIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, g := newFakeScheduler(e1), newFakeScheduler(e1)
+		limited := refusal(http.StatusTooManyRequests, "Retry-After", "20")
+		f.refuse, g.refuse = limited, limited
+		s := following(t, f, g)
+		time.Sleep(time.Minute + 5*time.Second)
+		asked := append(slices.Clone(f.asked), g.asked...)
+		if len(asked) > 4 || len(asked) < 3 {
+			t.Errorf("asked %d times in a minute with Retry-After 20", len(asked))
+		}
+		if err := s.Wait(deadline(t, time.Second)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("waiting for a scheduler that will answer: %v", err)
+		}
+		f.do(func() { f.refuse = nil })
+		g.do(func() { g.refuse = nil })
+		time.Sleep(22 * time.Second)
+		want(t, s, "the limit has passed", e1)
+	})
+}
+
+func deadline(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestWaitEndsWhenRefused(t *testing.T) {
+	for _, status := range []int{400, 401, 403, 404, 409} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFakeScheduler()
+			f.refuse = refusal(status)
+			s := following(t, f)
+			var l *LookupError
+			if err := s.Wait(t.Context()); !errors.As(err, &l) || l.Status != status || l.Message != "refused" {
+				t.Errorf("%d: %v", status, err)
+			}
+			s.Close()
+			if _, _, err := s.Endpoints(); err == nil {
+				t.Error("no error before the first answer")
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeScheduler()
+		f.refuse = refusal(503)
+		s := following(t, f)
+		go func() {
+			time.Sleep(time.Second)
+			s.Close()
+		}()
+		if err := s.Wait(t.Context()); err == nil || !strings.Contains(err.Error(), "isn't followed any more") {
+			t.Errorf("a closed one: %v", err)
+		}
+	})
+}
+
+// An endpoint that has left doesn't come back because a scheduler is asked that has not heard yet.
+func TestOlderAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newFakeScheduler(e1), newFakeScheduler(e1)
+		a.index, b.index = 10, 10
+		s := following(t, a, b)
+		synctest.Wait()
+		if len(b.queries) > 0 {
+			a, b = b, a
+		}
+		a.publish(12, e2) // b doesn't hear
+		want(t, s, "e1 has left", e2)
+		a.do(func() { a.down = true; a.refuse = refusal(503) })
+		changed := s.Changed()
+		for b.mu.Lock(); len(b.queries) == 0; b.mu.Lock() {
+			b.mu.Unlock()
+			time.Sleep(10 * time.Millisecond)
+		}
+		b.mu.Unlock()
+		synctest.Wait()
+		if list, _, err := s.Endpoints(); !slices.Equal(list.HostEndpoints, []Endpoint{e2}) || err == nil {
+			t.Fatalf("an older answer: %v, %v", list.HostEndpoints, err)
+		}
+		<-changed
+		time.Sleep(30 * time.Second) // all have had their turn: it is a restore
+		want(t, s, "all are older", e1)
+	})
+}
+
+func TestServiceThatIsGone(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		first, second func(http.ResponseWriter) bool
+		gone          bool
+	}{
+		{"all say so", refusal(404), refusal(409), true},
+		{"one can't know", refusal(404), refusal(503), true},
+		{"they hear no leader", refusal(404, "Drover-Stale", "true"), refusal(404, "Drover-Stale", "true"), false},
+		{"the token is refused", refusal(401), refusal(401), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := newFakeScheduler(e1), newFakeScheduler(e1)
+				s := following(t, a, b)
+				want(t, s, "the first answer", e1)
+				a.do(func() { a.down, a.refuse = true, c.first })
+				b.do(func() { b.down, b.refuse = true, c.second })
+				time.Sleep(lag)
+				if list, _, _ := s.Endpoints(); len(list.HostEndpoints) == 0 {
+					t.Error("gone at once")
+				}
+				time.Sleep(3 * lastPause)
+				list, _, err := s.Endpoints()
+				if gone := len(list.HostEndpoints) == 0; gone != c.gone || err == nil {
+					t.Errorf("endpoints %v, error %v", list.HostEndpoints, err)
+				}
+			})
+		})
+	}
+}
+
+func TestStaleSchedulerIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newFakeScheduler(e1), newFakeScheduler(e1)
+		stale := func(w http.ResponseWriter) bool {
+			w.Header().Set("Drover-Stale", "true")
+			w.Header().Set("Drover-Staleness", "7.5")
+			return false
+		}
+		a.refuse, b.refuse = stale, stale
+		s := following(t, a, b)
+		if err := s.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if list, age, err := s.Endpoints(); !list.Stale || age < 7*time.Second || !errors.Is(err, errStale) {
+			t.Errorf("stale %v, age %v, error %v", list.Stale, age, err)
+		}
+		a.do(func() { a.refuse = nil })
+		time.Sleep(2 * lastPause)
+		want(t, s, "the one that hears a leader", e1)
+		a.publish(2, e2)
+		want(t, s, "it is watched", e2)
+	})
+}
+
+func TestSilentWatchIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		silent := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		})
+		cfg, err := Config{Service: "iris", Schedulers: []string{"https://a"}}.checked()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := start(cfg, &http.Client{Transport: memoryNetwork{"a": silent}})
+		defer s.Close()
+		time.Sleep(askLimit + time.Second)
+		if _, _, err := s.Endpoints(); !errors.Is(err, errSilent) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+func TestCredentials(t *testing.T) {
+	for name, c := range map[string]struct {
+		by   Credentials
+		good func(r *http.Request) bool
+	}{
+		"token":    {Credentials{Token: "t"}, func(r *http.Request) bool { return r.Header.Get("X-Auth-Token") == "t" }},
+		"app code": {Credentials{AppCode: "c"}, func(r *http.Request) bool { return r.Header.Get("X-Apig-AppCode") == "c" }},
+		"key": {Credentials{AccessKey: "a", SecretKey: "s"}, func(r *http.Request) bool {
+			signed, err := signature.Parse(r)
+			return err == nil && signed.Access == "a" && signed.Verify(signature.Verifier{Secret: "s", Now: time.Now()}) == nil
+		}},
+		"none": {Credentials{}, func(r *http.Request) bool { return len(r.Header["Authorization"]) == 0 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if !c.good(r) {
+					w.WriteHeader(http.StatusUnauthorized)
+				}
+				w.Write([]byte(`{"host_endpoints":[]}`))
+			}))
+			defer srv.Close()
+			cfg, err := Config{Schedulers: []string{srv.URL}, Service: "a b", Network: "x&y", MaxStale: 5 * time.Second, Credentials: c.by}.checked()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Lookup(t.Context(), srv.Client(), cfg.url(srv.URL, "&index=1&wait=30s"), c.by); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/stolen" {
+			t.Error("the credentials were sent on")
+		}
+		http.Redirect(w, r, "/stolen", http.StatusTemporaryRedirect)
+	}))
+	defer srv.Close()
+	hc, err := NewHTTPClient("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hc.CloseIdleConnections()
+	var l *LookupError
+	if _, err := Lookup(t.Context(), hc, LookupURL(srv.URL, "p", "s"), Credentials{Token: "t"}); !errors.As(err, &l) || l.Status != http.StatusTemporaryRedirect {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	good := Config{Schedulers: []string{"https://s:7401", "http://127.0.0.1:7401/", "http://localhost:1"}, Service: "iris"}
+	if _, err := good.checked(); err != nil {
+		t.Fatal(err)
+	}
+	for wrong, c := range map[string]func(*Config){
+		"service: it is empty":                      func(c *Config) { c.Service = "" },
+		"schedulers: there are none":                func(c *Config) { c.Schedulers = nil },
+		"credentials are only sent there over http": func(c *Config) { c.Schedulers = []string{"http://192.0.2.1:7401"} },
+		`"s:7401" is not of the form`:               func(c *Config) { c.Schedulers = []string{"s:7401"} },
+		`"https://s/x" is not of the form`:          func(c *Config) { c.Schedulers = []string{"https://s/x"} },
+		`"https://u:p@s" is not of the form`:        func(c *Config) { c.Schedulers = []string{"https://u:p@s"} },
+		"max stale: 1.5s":                           func(c *Config) { c.MaxStale = 1500 * time.Millisecond },
+		"max stale: 25h0m0s":                        func(c *Config) { c.MaxStale = 25 * time.Hour },
+		"give one of Token":                         func(c *Config) { c.Credentials = Credentials{Token: "t", AppCode: "c"} },
+		"AccessKey and SecretKey belong":            func(c *Config) { c.Credentials = Credentials{AccessKey: "a"} },
+		"read the CA file":                          func(c *Config) { c.CAFile = "none.pem" },
+	} {
+		cfg := good
+		c(&cfg)
+		if s, err := Follow(cfg); err == nil || !strings.Contains(err.Error(), wrong) {
+			t.Errorf("%v, want %q", err, wrong)
+			if s != nil {
+				s.Close()
+			}
+		}
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	for body, wrong := range map[string]string{
+		``:                        "decode",
+		`{}`:                      "no host_endpoints",
+		`{"host_endpoints":null}`: "no host_endpoints",
+		`{"host_endpoints":[{}]}`: "can't be called",
+		`{"host_endpoints":[{"ip":"10.0.0.1","port":70000}]}`:            "can't be called",
+		`{"host_endpoints":[{"ip":"evil.example/","port":1}]}`:           "can't be called",
+		`{"host_endpoints":[{"ip":"10.0.0.1","port":1,"weight":-5}]}`:    "can't be called",
+		`{"host_endpoints":[{"ip":"10.0.0.1","port":1,"weight":101}]}`:   "can't be called",
+		`{"host_endpoints":[],"index":-1}`:                               "decode",
+		`{"host_endpoints":[{"ip":"10.0.0.1","port":1,"weight":100.5}]}`: "decode",
+	} {
+		if _, err := decode([]byte(body)); err == nil || !strings.Contains(err.Error(), wrong) {
+			t.Errorf("%s: %v, want %q", body, err, wrong)
+		}
+	}
+}
+
+func TestEvents(t *testing.T) {
+	lines := 0
+	r := newEventReader(strings.NewReader(": hello\n\ndata: a\r\ndata:b\nid: 3\n\r\nevent: x\n\ndata:\ndata: c\n\ndata: cut off"), func() { lines++ })
+	for _, want := range []string{"a\nb", "\nc"} {
+		if got, err := r.next(); string(got) != want || err != nil {
+			t.Errorf("event %q, %v; want %q", got, err, want)
+		}
+	}
+	if got, err := r.next(); err == nil {
+		t.Errorf("an event without end: %q", got)
+	}
+	if lines != 12 {
+		t.Errorf("heard %d lines", lines)
+	}
+	long := "data: " + strings.Repeat("x", maxLookupAnswer)
+	many := strings.Repeat("data: "+strings.Repeat("x", 1<<20)+"\n", 17)
+	for _, s := range []string{long, many} {
+		if _, err := newEventReader(strings.NewReader(s), func() {}).next(); !errors.Is(err, errTooLarge) {
+			t.Errorf("too large: %v", err)
+		}
+	}
+}
+
+// FuzzEvents reads what a scheduler may send in a watch: no event has more than was sent, and each is an answer or an error.
+func FuzzEvents(f *testing.F) {
+	f.Add("data: {\"host_endpoints\":[],\"index\":3}\n\n: x\n\n")
+	f.Add("data\ndata: x\r\n\r\n")
+	f.Fuzz(func(t *testing.T, stream string) {
+		r, total := newEventReader(bufio.NewReader(strings.NewReader(stream)), func() {}), 0
+		for {
+			data, err := r.next()
+			if err != nil {
+				break
+			}
+			total += len(data)
+			if answer, err := decode(data); err == nil {
+				for _, e := range answer.HostEndpoints {
+					if u, err := url.Parse("http://" + e.Address()); err != nil || u.Port() == "" {
+						t.Errorf("endpoint %q makes no address: %v", e.Address(), err)
+					}
+				}
+			}
+		}
+		if total > len(stream) {
+			t.Errorf("%d bytes of events in a stream of %d", total, len(stream))
+		}
+	})
+}
