@@ -20,6 +20,10 @@
 //   - Watches are tried first with each scheduler, then blocking queries, then asking each max_age: so the library works with
 //     schedulers of any version, and uses a better way as soon as a newer one answers.
 //   - A rate limit is an account's, at all schedulers together: after a 429 none is asked before Retry-After has passed.
+//   - An endpoint that fails is ejected by each program for itself, from calls that it makes anyway, and comes back by time:
+//     there is no probing. When all would be ejected none is: the failure is then more likely on this side.
+//   - A version whose endpoints are all ejected or gone leaves its share to the others: a call that is answered by another version
+//     is better than one that fails. A version with weight 0 gets none, whatever happens.
 //   - Credentials and answers travel over TLS, or stay on this machine. Redirects aren't followed: net/http would send
 //     X-Auth-Token along.
 package direct
