@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -22,7 +23,6 @@ type fakeScheduler struct {
 	older   bool          // nor blocking queries
 	refuse  func(w http.ResponseWriter) bool
 	queries []string
-	asked   []time.Time
 	down    bool
 }
 
@@ -59,7 +59,7 @@ func (f *fakeScheduler) answerLocked() string {
 func (f *fakeScheduler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.queries, f.asked = append(f.queries, r.URL.RawQuery), append(f.asked, time.Now())
+	f.queries = append(f.queries, r.URL.RawQuery)
 	if f.refuse != nil && f.refuse(w) {
 		return
 	}
@@ -113,6 +113,13 @@ func (f *fakeScheduler) waitLocked(r *http.Request, timeout <-chan time.Time) bo
 	case <-r.Context().Done():
 	}
 	return false
+}
+
+// asked answers the queries so far.
+func (f *fakeScheduler) asked() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.queries)
 }
 
 // refusal answers what a scheduler's refuse may be.
