@@ -13,6 +13,9 @@ import (
 // ErrNoEndpoint is the error of a call for which there is no instance: none is ready, or none whose version has a weight.
 var ErrNoEndpoint = errors.New("the service has no endpoint that takes calls")
 
+// ErrUnanswered is the error while no scheduler has answered yet.
+var ErrUnanswered = errors.New("no scheduler has answered yet")
+
 // Service follows the endpoints of one service until it is closed. It is safe for concurrent use.
 type Service struct {
 	cfg    Config
@@ -75,7 +78,7 @@ func (s *Service) Endpoints() (list Endpoints, age time.Duration, err error) {
 
 func (s *Service) unansweredLocked() error {
 	if s.err == nil {
-		return errors.New("no scheduler has answered yet")
+		return ErrUnanswered
 	}
 	return s.err
 }
