@@ -7,7 +7,7 @@ import (
 	"io"
 )
 
-// eventReader reads server-sent events, of which only the data count. Lines end with "\n" or "\r\n".
+// eventReader reads server-sent events. Lines end with "\n" or "\r\n".
 type eventReader struct {
 	lines *bufio.Scanner
 	heard func() // called for each line, keep-alives included
@@ -19,31 +19,41 @@ func newEventReader(r io.Reader, heard func()) *eventReader {
 	return &eventReader{lines: s, heard: heard}
 }
 
-// next answers the data of the next event that has any, or io.EOF at the end of the stream.
-func (e *eventReader) next() ([]byte, error) {
-	var data []byte
+// event is one of a watch: an answer when it has no name.
+type event struct {
+	name string
+	data []byte
+}
+
+// next answers the next event that has data, or io.EOF at the end of the stream.
+func (e *eventReader) next() (next event, err error) {
 	for e.lines.Scan() {
 		e.heard()
 		line := e.lines.Bytes()
 		if len(line) == 0 {
-			if len(data) > 0 {
-				return data[:len(data)-1], nil // the last line's end
+			if len(next.data) > 0 {
+				next.data = next.data[:len(next.data)-1] // the last line's end
+				return next, nil
 			}
+			next = event{}
 			continue
 		}
-		name, value, _ := bytes.Cut(line, []byte(":"))
-		if string(name) != "data" {
-			continue
-		}
-		if data = append(append(data, bytes.TrimPrefix(value, []byte(" "))...), '\n'); len(data) > maxLookupAnswer {
-			return nil, errTooLarge
+		field, value, _ := bytes.Cut(line, []byte(":"))
+		value = bytes.TrimPrefix(value, []byte(" "))
+		switch string(field) {
+		case "event":
+			next.name = string(value)
+		case "data":
+			if next.data = append(append(next.data, value...), '\n'); len(next.data) > maxLookupAnswer {
+				return event{}, errTooLarge
+			}
 		}
 	}
 	switch err := e.lines.Err(); {
 	case errors.Is(err, bufio.ErrTooLong):
-		return nil, errTooLarge
+		return event{}, errTooLarge
 	case err != nil:
-		return nil, err
+		return event{}, err
 	}
-	return nil, io.EOF
+	return event{}, io.EOF
 }

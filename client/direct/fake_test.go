@@ -15,15 +15,17 @@ import (
 
 // fakeScheduler answers look-ups as schedulers do.
 type fakeScheduler struct {
-	mu      sync.Mutex
-	list    []Endpoint
-	index   uint64
-	changed chan struct{} // closed and replaced when it changes
-	old     bool          // knows no watches and takes them for plain look-ups
-	older   bool          // nor blocking queries
-	refuse  func(w http.ResponseWriter) bool
-	queries []string
-	down    bool
+	mu         sync.Mutex
+	list       []Endpoint
+	index      uint64
+	changed    chan struct{} // closed and replaced when it changes
+	old        bool          // knows no watches and takes them for plain look-ups
+	older      bool          // nor blocking queries
+	refuse     func(w http.ResponseWriter) bool
+	queries    []string
+	leaderless bool   // says so in watches
+	over       string // the error that ends watches
+	down       bool
 }
 
 func newFakeScheduler(list ...Endpoint) *fakeScheduler {
@@ -69,35 +71,49 @@ func (f *fakeScheduler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.watchLocked(w, r)
 		return
 	}
+	known := func() bool { return r.Header.Get("If-None-Match") == f.etagLocked() }
 	if index, err := strconv.ParseUint(q.Get("index"), 10, 64); err == nil && !f.older {
 		wait, err := time.ParseDuration(q.Get("wait"))
 		if err != nil {
 			panic(err)
 		}
-		for timeout := time.After(wait); f.index <= index; {
+		for timeout := time.After(wait); f.index <= index && known(); {
 			if !f.waitLocked(r, timeout) {
 				break
 			}
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Etag", f.etagLocked())
+	if known() {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
 	fmt.Fprintln(w, f.answerLocked())
 }
 
-// watchLocked sends an event at once and with each change, and a comment now and then, until it is down.
+func (f *fakeScheduler) etagLocked() string { return strconv.Quote(f.answerLocked()) }
+
+// watchLocked sends what changes, and a comment now and then, until it is down.
 func (f *fakeScheduler) watchLocked(w http.ResponseWriter, r *http.Request) {
-	for sent := uint64(0); !f.down; {
-		if f.index != sent {
-			sent = f.index
-			fmt.Fprintf(w, "data: %s\n\n", f.answerLocked())
-		} else {
-			fmt.Fprint(w, ": keep-alive\n\n")
+	sent, leaderless := "", false
+	for !f.down && r.Context().Err() == nil {
+		switch answer := f.answerLocked(); {
+		case f.over != "":
+			fmt.Fprintf(w, "event: error\ndata: %s\n\n", f.over)
+			return
+		case f.leaderless != leaderless:
+			leaderless = f.leaderless
+			fmt.Fprintf(w, "event: stale\ndata: %v\n\n", leaderless)
+			continue
+		case answer != sent:
+			sent = answer
+			fmt.Fprintf(w, "id: %d\ndata: %s\n\n", f.index, answer)
+		default:
+			fmt.Fprint(w, ":\n\n")
 		}
 		w.(http.Flusher).Flush()
 		f.waitLocked(r, time.After(15*time.Second))
-		if r.Context().Err() != nil {
-			return
-		}
 	}
 }
 

@@ -50,23 +50,21 @@ func (f *follower) run(ctx context.Context) {
 		wait := pauseAfter(f.failures)
 		f.failures++
 		var l *LookupError
-		switch is := errors.As(err, &l); {
-		case is && l.Status == http.StatusTooManyRequests: // an account's limit is that of all schedulers
+		if errors.As(err, &l) && l.Status == http.StatusTooManyRequests { // mostly the account's, at all schedulers together
 			wait = retryAfter(l.RetryAfter)
-		case is && l.Code != "" && !l.Stale && (l.Status == http.StatusNotFound || l.Status == http.StatusConflict):
-			f.gone(err)
-			fallthrough
-		default:
-			at = (at + 1) % len(schedulers)
 		}
+		if l.gone() && f.doubted() {
+			f.empty(err)
+		}
+		at = (at + 1) % len(schedulers)
 		f.set(nil, err)
 		pause(ctx, wait)
 	}
 }
 
-// gone notes that a scheduler knows of no such service, or of none that can be looked up.
-func (f *follower) gone(err error) {
-	if list, _ := f.list(); list != nil && f.doubted() {
+// empty takes the endpoints away: the service is gone, or can't be looked up any more.
+func (f *follower) empty(err error) {
+	if list, _ := f.list(); list != nil && len(list.HostEndpoints) > 0 {
 		f.set(&Endpoints{HostEndpoints: []Endpoint{}, Index: list.Index, MaxAgeSeconds: list.MaxAgeSeconds}, err)
 	}
 }
@@ -122,7 +120,7 @@ func (f *follower) watch(ctx context.Context, scheduler string) error {
 }
 
 func (f *follower) events(ctx context.Context, scheduler string, limit *time.Timer) error {
-	resp, err := ask(ctx, f.hc, f.cfg.url(scheduler, "&watch=true"), f.cfg.Credentials, "text/event-stream")
+	resp, err := ask(ctx, f.hc, f.cfg.url(scheduler, "&watch=true"), f.cfg.Credentials, http.Header{"Accept": {"text/event-stream"}})
 	if err != nil {
 		return err
 	}
@@ -130,62 +128,80 @@ func (f *follower) events(ctx context.Context, scheduler string, limit *time.Tim
 	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "text/event-stream" {
 		return errUnsupported
 	}
-	stale, staleness := staleness(resp.Header)
+	stale, age := staleness(resp.Header)
 	events := newEventReader(resp.Body, func() {
 		limit.Reset(silence)
 		f.vouch()
 	})
-	for {
-		data, err := events.next()
-		if errors.Is(err, io.EOF) {
+	for taken := false; ; {
+		e, err := events.next()
+		switch {
+		case errors.Is(err, io.EOF):
 			return errEnded
-		} else if err != nil {
+		case err != nil:
 			return fmt.Errorf("endpoint look-up: read the watch: %w", err)
-		}
-		answer, err := decode(data)
-		if err != nil {
-			return err
-		}
-		answer.Stale, answer.Staleness = stale, staleness
-		if err := f.take(answer); err != nil {
-			return err
+		case e.name == "stale":
+			if stale = string(e.data) == "true"; stale && taken {
+				return errStale
+			}
+		case e.name == "error":
+			no := endOfWatch(e.data)
+			if no.gone() && taken { // who said what there is says that it is no more
+				f.empty(no)
+			}
+			return no
+		case e.name == "":
+			answer, err := decode(e.data)
+			if err != nil {
+				return err
+			}
+			if answer.Stale, answer.Staleness = stale, age; !stale {
+				answer.Staleness = 0 // what it was at the start
+			}
+			if err := f.take(answer); err != nil {
+				return err
+			}
+			taken = true
 		}
 	}
 }
 
-// block waits for each answer that is newer than the last.
+// block waits for each answer that is another one than the last.
 func (f *follower) block(ctx context.Context, scheduler string) error {
-	for index := uint64(0); ; {
+	var last Endpoints
+	for {
 		began := time.Now()
-		query := "&index=" + strconv.FormatUint(index, 10) + "&wait=" + strconv.Itoa(int(waitTime/time.Second)) + "s"
-		answer, err := f.once(ctx, scheduler, query, waitTime+askLimit)
+		query := "&index=" + strconv.FormatUint(last.Index, 10) + "&wait=" + strconv.Itoa(int(waitTime/time.Second)) + "s"
+		answer, err := f.once(ctx, scheduler, query, last, waitTime+askLimit)
 		if err != nil {
 			return err
 		}
-		if answer.Index <= index && time.Since(began) < waitTime/2 {
+		if answer.Index <= last.Index && answer.etag == last.etag && time.Since(began) < waitTime/2 {
 			return errUnsupported // it has not waited
 		}
-		index = answer.Index
+		last = answer
 	}
 }
 
 // poll asks as often as an answer's age demands.
 func (f *follower) poll(ctx context.Context, scheduler string) error {
+	var last Endpoints
 	for {
-		answer, err := f.once(ctx, scheduler, "", askLimit)
+		answer, err := f.once(ctx, scheduler, "", last, askLimit)
 		if err != nil {
 			return err
 		}
+		last = answer
 		every := max(answer.MaxAge(), pollFloor)
 		pause(ctx, every+rand.N(every/10))
 	}
 }
 
-// once asks and takes the answer.
-func (f *follower) once(ctx context.Context, scheduler, query string, limit time.Duration) (Endpoints, error) {
+// once asks and takes the answer, which is the last one when that has not changed.
+func (f *follower) once(ctx context.Context, scheduler, query string, last Endpoints, limit time.Duration) (Endpoints, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	answer, err := Lookup(ctx, f.hc, f.cfg.url(scheduler, query), f.cfg.Credentials)
+	answer, err := lookup(ctx, f.hc, f.cfg.url(scheduler, query), f.cfg.Credentials, last)
 	if err != nil {
 		return Endpoints{}, err
 	}

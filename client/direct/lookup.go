@@ -36,6 +36,8 @@ type Endpoints struct {
 	// Stale means that the scheduler has heard no leader for 2 s or more; Staleness is for how long, when it knows.
 	Stale     bool          `json:"-"`
 	Staleness time.Duration `json:"-"`
+
+	etag string
 }
 
 // MaxAge is how long the answer may be used.
@@ -70,21 +72,42 @@ func LookupURL(base, project, service string) string {
 // Lookup asks for the ready endpoints of a service once; url is LookupURL's. An answer other than 200 is a *LookupError.
 // The context bounds the call.
 func Lookup(ctx context.Context, hc *http.Client, url string, by Credentials) (Endpoints, error) {
-	resp, err := ask(ctx, hc, url, by, "application/json")
+	return lookup(ctx, hc, url, by, Endpoints{})
+}
+
+// lookup answers what is known, with its age renewed, when the scheduler says that it has not changed.
+func lookup(ctx context.Context, hc *http.Client, url string, by Credentials, known Endpoints) (Endpoints, error) {
+	h := http.Header{"Accept": {"application/json"}}
+	if known.etag != "" {
+		h.Set("If-None-Match", known.etag)
+	}
+	resp, err := ask(ctx, hc, url, by, h)
 	if err != nil {
 		return Endpoints{}, err
 	}
 	defer resp.Body.Close()
-	return readAnswer(resp)
+	answer := known
+	if resp.StatusCode != http.StatusNotModified {
+		body, err := readBody(resp)
+		if err != nil {
+			return Endpoints{}, err
+		}
+		if answer, err = decode(body); err != nil {
+			return Endpoints{}, err
+		}
+		answer.etag = resp.Header.Get("Etag")
+	}
+	answer.Stale, answer.Staleness = staleness(resp.Header)
+	return answer, nil
 }
 
-// ask makes a request. The caller closes the body of an answer, which is 200.
-func ask(ctx context.Context, hc *http.Client, url string, by Credentials, accept string) (*http.Response, error) {
+// ask makes a request. The caller closes the body of an answer, which is 200, or 304 where the header asks for it.
+func ask(ctx context.Context, hc *http.Client, url string, by Credentials, h http.Header) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, fmt.Errorf("endpoint look-up: %w", err)
 	}
-	req.Header.Set("Accept", accept)
+	req.Header = h
 	if err := by.apply(req); err != nil {
 		return nil, fmt.Errorf("endpoint look-up: %w", err)
 	}
@@ -92,7 +115,7 @@ func ask(ctx context.Context, hc *http.Client, url string, by Credentials, accep
 	if err != nil {
 		return nil, fmt.Errorf("endpoint look-up: %w", err)
 	}
-	if resp.StatusCode == http.StatusOK {
+	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusNotModified && h.Get("If-None-Match") != "" {
 		return resp, nil
 	}
 	defer resp.Body.Close()
@@ -115,19 +138,6 @@ func readBody(resp *http.Response) ([]byte, error) {
 }
 
 var errTooLarge = fmt.Errorf("endpoint look-up: the answer is larger than %d bytes", maxLookupAnswer)
-
-func readAnswer(resp *http.Response) (Endpoints, error) {
-	body, err := readBody(resp)
-	if err != nil {
-		return Endpoints{}, err
-	}
-	answer, err := decode(body)
-	if err != nil {
-		return Endpoints{}, err
-	}
-	answer.Stale, answer.Staleness = staleness(resp.Header)
-	return answer, nil
-}
 
 // staleness is what an answer's headers say of its age.
 func staleness(h http.Header) (stale bool, age time.Duration) {
@@ -156,9 +166,18 @@ func decode(body []byte) (answer Endpoints, err error) {
 // maxWeight of a version.
 const maxWeight = 100
 
-func lookupError(resp *http.Response, body []byte) error {
+func lookupError(resp *http.Response, body []byte) *LookupError {
 	e := &LookupError{Status: resp.StatusCode, Message: http.StatusText(resp.StatusCode)}
 	e.Stale, _ = staleness(resp.Header)
+	e.read(body)
+	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s >= 0 {
+		e.RetryAfter = time.Duration(s) * time.Second
+	}
+	return e
+}
+
+// read takes what the body of an error says.
+func (e *LookupError) read(body []byte) {
 	var answer struct {
 		Code    string `json:"error_code"`
 		Message string `json:"error_msg"`
@@ -166,8 +185,20 @@ func lookupError(resp *http.Response, body []byte) error {
 	if json.Unmarshal(body, &answer) == nil && answer.Code != "" {
 		e.Code, e.Message = answer.Code, answer.Message
 	}
-	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s >= 0 {
-		e.RetryAfter = time.Duration(s) * time.Second
+}
+
+// endOfWatch reads the event that says why a watch ends. A code's digits begin with the status, "0404" or "4092".
+func endOfWatch(data []byte) *LookupError {
+	e := &LookupError{Status: http.StatusBadGateway, Message: "the scheduler has ended the watch and doesn't say why"}
+	e.read(data)
+	digits := strings.TrimPrefix(strings.TrimPrefix(e.Code, "DROVER."), "0")
+	if status, err := strconv.Atoi(digits[:min(3, len(digits))]); err == nil && status >= 400 && status < 600 {
+		e.Status = status
 	}
 	return e
+}
+
+// gone says that there is no such service, or none that can be looked up, by a scheduler that should know.
+func (e *LookupError) gone() bool {
+	return e != nil && e.Code != "" && !e.Stale && (e.Status == http.StatusNotFound || e.Status == http.StatusConflict)
 }

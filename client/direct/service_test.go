@@ -2,6 +2,7 @@ package direct
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -227,6 +228,75 @@ func TestServiceThatIsGone(t *testing.T) {
 	}
 }
 
+// A watch tells when its scheduler has lost the leader, and another one is asked then.
+func TestWatchBecomesStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newFakeScheduler(e1), newFakeScheduler(e1)
+		s := following(t, a, b)
+		want(t, s, "the first answer", e1)
+		if len(b.asked()) > 0 {
+			a, b = b, a
+		}
+		a.do(func() { a.leaderless = true })
+		synctest.Wait()
+		if _, _, err := s.Endpoints(); !errors.Is(err, errStale) {
+			t.Errorf("error %v", err)
+		}
+		b.publish(2, e2)
+		time.Sleep(time.Second)
+		want(t, s, "the other's", e2)
+		b.do(func() { b.leaderless = true })
+		time.Sleep(time.Minute)
+		if list, _, err := s.Endpoints(); !slices.Equal(list.HostEndpoints, []Endpoint{e2}) || err == nil {
+			t.Errorf("nobody hears a leader: %v, %v", list.HostEndpoints, err)
+		}
+	})
+}
+
+func TestWatchEnds(t *testing.T) {
+	for over, c := range map[string]struct {
+		status int
+		gone   bool
+	}{
+		`{"error_code":"DROVER.4092","error_msg":"stopped"}`: {409, true},
+		`{"error_code":"DROVER.0404","error_msg":"deleted"}`: {404, true},
+		`{"error_code":"DROVER.0401","error_msg":"revoked"}`: {401, false},
+		`{"error_code":"DROVER.0503","error_msg":"too old"}`: {503, false},
+		`{"error_code":"DROVER.x","error_msg":"?"}`:          {502, false},
+		`<html>`: {502, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFakeScheduler(e1)
+			s := following(t, f)
+			want(t, s, "the first answer", e1)
+			f.do(func() { f.over = over })
+			synctest.Wait()
+			list, _, err := s.Endpoints()
+			var l *LookupError
+			if !errors.As(err, &l) || l.Status != c.status || (len(list.HostEndpoints) == 0) != c.gone {
+				t.Errorf("%s: %v, %v", over, list.HostEndpoints, err)
+			}
+			f.do(func() { f.over = "" })
+			time.Sleep(time.Second)
+			want(t, s, "it goes on", e1)
+		})
+	}
+}
+
+// What an unchanged index hides, such as a lost lease, is seen all the same.
+func TestAnotherAnswerUnderTheSameIndex(t *testing.T) {
+	for _, old := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFakeScheduler(e1, e2)
+			f.old = old
+			s := following(t, f)
+			want(t, s, "the first answer", e1, e2)
+			f.publish(1, e2)
+			want(t, s, "one has left", e2)
+		})
+	}
+}
+
 func TestStaleSchedulerIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newFakeScheduler(e1), newFakeScheduler(e1)
@@ -372,16 +442,16 @@ func TestDecodeRefuses(t *testing.T) {
 
 func TestEvents(t *testing.T) {
 	lines := 0
-	r := newEventReader(strings.NewReader(": hello\n\ndata: a\r\ndata:b\nid: 3\n\r\nevent: x\n\ndata:\ndata: c\n\ndata: cut off"), func() { lines++ })
-	for _, want := range []string{"a\nb", "\nc"} {
-		if got, err := r.next(); string(got) != want || err != nil {
+	r := newEventReader(strings.NewReader(": hello\n\ndata: a\r\ndata:b\nid: 3\n\r\nevent: x\n\ndata:\ndata: c\n\nevent: stale\ndata: true\n\ndata: cut off"), func() { lines++ })
+	for _, want := range []event{{"", []byte("a\nb")}, {"", []byte("\nc")}, {"stale", []byte("true")}} {
+		if got, err := r.next(); got.name != want.name || !bytes.Equal(got.data, want.data) || err != nil {
 			t.Errorf("event %q, %v; want %q", got, err, want)
 		}
 	}
 	if got, err := r.next(); err == nil {
 		t.Errorf("an event without end: %q", got)
 	}
-	if lines != 12 {
+	if lines != 15 {
 		t.Errorf("heard %d lines", lines)
 	}
 	long := "data: " + strings.Repeat("x", maxLookupAnswer)
@@ -400,12 +470,15 @@ func FuzzEvents(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stream string) {
 		r, total := newEventReader(bufio.NewReader(strings.NewReader(stream)), func() {}), 0
 		for {
-			data, err := r.next()
+			e, err := r.next()
 			if err != nil {
 				break
 			}
-			total += len(data)
-			if answer, err := decode(data); err == nil {
+			total += len(e.data)
+			if no := endOfWatch(e.data); no.Status < 400 || no.Status > 599 {
+				t.Errorf("the watch ends with status %d", no.Status)
+			}
+			if answer, err := decode(e.data); err == nil {
 				for _, e := range answer.HostEndpoints {
 					if u, err := url.Parse("http://" + e.Address()); err != nil || u.Port() == "" {
 						t.Errorf("endpoint %q makes no address: %v", e.Address(), err)
