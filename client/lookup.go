@@ -7,12 +7,14 @@ import (
 	"github.com/drover-fleet/drover/client/direct"
 )
 
-// What a look-up answers.
-type (
-	Endpoint    = direct.Endpoint
-	Endpoints   = direct.Endpoints
-	LookupError = direct.LookupError
-)
+// Endpoint is where a client calls one ready instance itself.
+type Endpoint = direct.Endpoint
+
+// Endpoints is one answer of the look-up.
+type Endpoints = direct.Endpoints
+
+// LookupError is an answer of the look-up that is not a list of endpoints.
+type LookupError = direct.LookupError
 
 // LookupURL is the address that Lookup asks; base is "http://host:port" of a scheduler's HTTP.
 func LookupURL(base, project, service string) string { return direct.LookupURL(base, project, service) }

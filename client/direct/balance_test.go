@@ -168,13 +168,14 @@ func TestLessLoadedIsChosen(t *testing.T) {
 
 func TestEjectionGrows(t *testing.T) {
 	b, c := balancer(1, e1, e2)
-	for _, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
+	for _, seconds := range []float64{1, 2, 4, 8, 16, 32, 60, 60} {
+		want := time.Duration(seconds * float64(time.Second))
 		pickOf(t, b, e1).Done(Failed)
-		for _, part := range []time.Duration{0, want*time.Second - 1} {
+		for _, part := range []time.Duration{0, want - 1} {
 			c.now = c.now.Add(part)
 			for range 50 {
 				if p := pick(t, b); p.Endpoint != e2 {
-					t.Fatalf("an endpoint was chosen that is ejected for %d s", want)
+					t.Fatalf("an endpoint was chosen that is ejected for %v", want)
 				} else {
 					p.Done(Succeeded)
 				}

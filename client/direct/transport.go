@@ -190,7 +190,7 @@ func (t *Transport) attempt(r *http.Request, p Pick, body io.ReadCloser, retry b
 		sent.Host = r.URL.Host
 	}
 	began := time.Now()
-	resp, err := t.base.RoundTrip(sent)
+	resp, err := t.base.RoundTrip(sent) //nolint:bodyclose // the caller of RoundTrip does, or RoundTrip before it repeats the call
 	a := attempted{resp: resp, err: err, connected: c.made.Load()}
 	status := 0
 	switch {

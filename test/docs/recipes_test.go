@@ -205,7 +205,7 @@ func testPythonRecipe(t *testing.T) {
 	var servers []string
 	for _, name := range []string{"first", "second"} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, name) }))
-		defer srv.Close()
+		t.Cleanup(srv.Close)
 		servers = append(servers, srv.Listener.Addr().String())
 	}
 	s := newSchedulerStandIn(t)
