@@ -7,13 +7,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) {
 	Register()
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // scheduler serves a watch of one list.
