@@ -32,7 +32,8 @@ var (
 // follower asks on behalf of a Service. Its fields are its goroutine's alone.
 type follower struct {
 	*Service
-	failures int       // in a row, since the last answer that was taken
+	failures int       // in a row; what went well for less than pollFloor is one
+	told     bool      // that endpoints are not followed
 	doubt    time.Time // since when schedulers with a leader contradict the list; zero while none does
 }
 
@@ -40,11 +41,16 @@ type follower struct {
 func (f *follower) run(ctx context.Context) {
 	schedulers := f.cfg.Schedulers
 	for at := rand.IntN(len(schedulers)); ; {
+		began := time.Now()
 		err := f.follow(ctx, schedulers[at])
 		if ctx.Err() != nil {
 			return
 		}
-		if f.failures == 0 {
+		if time.Since(began) >= pollFloor {
+			f.failures = 0
+		}
+		if !f.told {
+			f.told = true
 			f.cfg.Logger.Warn("endpoints are not followed", "service", f.cfg.Service, "scheduler", schedulers[at], "err", err)
 		}
 		wait := pauseAfter(f.failures)
@@ -90,7 +96,7 @@ func (f *follower) follow(ctx context.Context, scheduler string) error {
 
 // take makes an answer the list. The error says that another scheduler should be asked.
 func (f *follower) take(answer Endpoints) error {
-	list, last := f.list()
+	list, _ := f.list()
 	if list != nil && answer.Index < list.Index && (answer.Stale || !f.doubted()) {
 		return errBehind
 	}
@@ -99,10 +105,10 @@ func (f *follower) take(answer Endpoints) error {
 	if answer.Stale {
 		return errStale
 	}
-	if f.failures > 0 && last != nil {
+	if f.told {
+		f.told = false
 		f.cfg.Logger.Info("endpoints are followed again", "service", f.cfg.Service)
 	}
-	f.failures = 0
 	return nil
 }
 

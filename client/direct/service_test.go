@@ -84,7 +84,27 @@ func TestAnotherSchedulerIsAsked(t *testing.T) {
 				want(t, s, "the other's answer", e2)
 				other.publish(other.index+1, e3)
 				want(t, s, "its news", e3)
+				time.Sleep(pollFloor)
 			}
+		}
+	})
+}
+
+// A scheduler that ends each watch at once isn't asked all the time.
+func TestWatchesThatDoNotLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeScheduler(e1)
+		s := following(t, f)
+		for range 600 {
+			f.do(func() { f.down = true })
+			synctest.Wait()
+			f.do(func() { f.down = false })
+			time.Sleep(time.Second)
+		}
+		time.Sleep(lastPause)
+		want(t, s, "its answer", e1)
+		if n := len(f.asked()); n > 240 {
+			t.Errorf("asked %d times in ten minutes", n)
 		}
 	})
 }
