@@ -1,7 +1,8 @@
 // Package client is the Go library for programs that use Drover: operators' tools call the gRPC API
-// through Dial, and clients of a service find its endpoints with Lookup.
+// through Dial, and clients of a service find its endpoints with Lookup. Those that call a service again and
+// again follow it with package direct.
 //
-// It imports the API's messages alone, never the scheduler or the agent, so that a program that uses it
+// It imports the API's messages and signatures alone, never the scheduler or the agent, so that a program that uses it
 // links none of them.
 //
 // Decisions:

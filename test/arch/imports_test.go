@@ -17,7 +17,8 @@ var layers = map[string][]string{
 	"registry": {"proto"},
 	"client":   {"proto", "signature"},
 
-	"signature": {},
+	"client/direct": {"signature"},
+	"signature":     {},
 
 	"runtime":             {"proto"},
 	"runtime/logfile":     {},
@@ -80,6 +81,7 @@ var barred = []struct {
 	why   string
 }{
 	{"scheduler/place", []string{"time", "google.golang.org/grpc", "os", "net", "math/rand", "math/rand/v2", "log/slog"}, "placement is a pure function"},
+	{"client/direct", []string{"google.golang.org/grpc", "google.golang.org/protobuf/proto"}, "whoever calls over HTTP links no gRPC"},
 	{"scheduler/state", []string{"google.golang.org/grpc", "os", "net", "math/rand", "math/rand/v2", "crypto/rand", "github.com/google/uuid"}, "applying a command decides nothing"},
 }
 
@@ -204,6 +206,7 @@ func TestImportRulesCanFail(t *testing.T) {
 		{pkg{Path: "scheduler/state", Imports: []string{"scheduler/place"}}, "scheduler/state may import of this module"},
 		{pkg{Path: "client", Imports: []string{"proto/fleet/v1"}}, ""},
 		{pkg{Path: "client", Imports: []string{"identity"}}, "client may import of this module"},
+		{pkg{Path: "client/direct", Imports: []string{"google.golang.org/grpc"}}, "links no gRPC"},
 		{pkg{Path: "runtime/runtimetest", Imports: []string{"testing", "runtime"}}, ""},
 		{pkg{Path: "runtime/containerd/daemon", Imports: []string{"runtime/containerd"}}, ""},
 		{pkg{Path: "cmd/drover", Imports: []string{"runtime/containerd", "runtime/fake", "agent", "scheduler"}}, ""},

@@ -53,6 +53,11 @@
 // process and three schedulers on few cores the processors decide; elections meanwhile are counted. Snapshots are
 // the state's alone, written into memory and read from there.
 //
+// Those of the client library are taken from this process, with instances that are processes of their own (the bare server)
+// and a stand-in for the scheduler, whose watch the library follows. What is added to a call is the difference to a plain
+// http.Transport of the median calls of a round, both one call of the only instance after the other on a connection that is kept. An instance that is
+// killed closes its connections whatever is in flight; the look-up has it 200 ms later, together with the one that came for it.
+//
 // Everything of the first two runs in its own network and mount namespaces, so neither the machine's rules nor its
 // containers are touched or measured.
 //

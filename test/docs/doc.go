@@ -15,5 +15,7 @@
 // runs in a bash of its own, in a copy-free checkout (the repository's root), with HOME in a directory of
 // the test's own and the built drover first in PATH.
 //
+// The recipes of docs/client.md, in Python too, run against a stand-in for a scheduler (TestRecipes).
+//
 // A console block with neither, and a block in the language sh, bash or shell, fail the test.
 package docs
