@@ -163,6 +163,7 @@ func (c *snapshotCollector) Collect(out chan<- prometheus.Metric) {
 	gauge("drover_scheduler_events_queued", "Events that wait for the disk.", float64(c.s.events.Queued()))
 	send(prometheus.CounterValue, "drover_scheduler_events_dropped_total", "Events lost because the disk did not keep up.",
 		float64(c.s.events.Dropped()), "", "")
+	gauge("drover_scheduler_lookup_watches", "Watches of look-ups, and look-ups that wait, open on this scheduler.", float64(c.s.limits.watches()))
 	connected := 0
 	for _, n := range c.s.state.View().Nodes() {
 		if c.s.hub.Connected(n.GetMeta().GetName()) {

@@ -162,13 +162,20 @@ func (s *Server) wire() {
 		State: s.state, Proposer: s.proposals, Sessions: s.hub, LookupMaxAge: s.cfg.LookupMaxAge, ReserveAfter: s.cfg.ReserveAfter,
 		Now: s.clock.Now, Logger: s.log,
 	})
-	s.table = lookup.New(lookup.Config{Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge})
+	in := auth.NewInterceptors(auth.Config{View: s.state.View, Secure: !s.cfg.Insecure, Logger: s.log})
+	s.table = lookup.New(lookup.Config{
+		Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge, Hold: s.limits.hold,
+		Valid: func(ctx context.Context) error {
+			_, err := in.Unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: fleetv1.LookupService_Watch_FullMethodName},
+				func(context.Context, any) (any, error) { return nil, nil })
+			return err
+		},
+	})
 	s.api = api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
 		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
 		Now: s.clock.Now, Logger: s.log,
 	})
-	in := auth.NewInterceptors(auth.Config{View: s.state.View, Secure: !s.cfg.Insecure, Logger: s.log})
 	m := newMetrics(s)
 	s.grpc = grpc.NewServer(
 		grpc.Creds(s.grpcCredentials()),
@@ -186,13 +193,14 @@ func (s *Server) wire() {
 	s.api.Register(s.grpc)
 	fleetv1.RegisterAgentServiceServer(s.grpc, s.hub)
 	fleetv1.RegisterPeerServiceServer(s.grpc, s.members)
+	fleetv1.RegisterLookupServiceServer(s.grpc, s.table.Service())
 	s.health = health.NewServer()
 	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.http = &http.Server{
 		Handler: s.limits.requests(s.handler(m)), ReadHeaderTimeout: headerTimeout, ReadTimeout: callTimeout, WriteTimeout: callTimeout,
-		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, BaseContext: func(net.Listener) context.Context { return s.stopping },
 		ErrorLog: slog.NewLogLogger(s.log.With("port", "HTTP").Handler(), slog.LevelWarn),
 	}
 	if s.keeper != nil {
