@@ -57,6 +57,10 @@ type Config struct {
 	// LookupMaxAge is how long a client may use the answer of a look-up; whole seconds. An instance that is
 	// withdrawn serves at least that much longer.
 	LookupMaxAge time.Duration `yaml:"lookup_max_age"`
+	// An account and a user may look endpoints up so often in a minute, counted over all schedulers; 0 is no limit. A watch
+	// counts once.
+	LookupsPerAccount int `yaml:"lookups_per_account"`
+	LookupsPerUser    int `yaml:"lookups_per_user"`
 	// ReserveAfter is how long an instance waits before what becomes free is kept for it. Less has big requests placed
 	// sooner, more leaves less idle.
 	ReserveAfter time.Duration   `yaml:"reserve_after"`
@@ -97,6 +101,8 @@ func DefaultConfig() Config {
 		LeaseDuration:       4 * time.Second,
 		MaxServicesPerUser:  20,
 		LookupMaxAge:        3 * time.Second,
+		LookupsPerAccount:   2000,
+		LookupsPerUser:      20,
 		ReserveAfter:        30 * time.Second,
 		SnapshotInterval:    2 * time.Minute,
 		SnapshotEntries:     8192,
@@ -150,14 +156,26 @@ func (c Config) Validate() error {
 	if c.MaxServicesPerUser < 1 {
 		bad("max_services_per_user", "%d must be at least 1", c.MaxServicesPerUser)
 	}
-	if c.LookupMaxAge < time.Second || c.LookupMaxAge > time.Minute || c.LookupMaxAge%time.Second != 0 {
-		bad("lookup_max_age", "%v must be whole seconds, 1s–1m", c.LookupMaxAge)
-	}
 	if c.ReserveAfter < time.Second || c.ReserveAfter > time.Hour {
 		bad("reserve_after", "%v is out of range 1s–1h", c.ReserveAfter)
 	}
+	c.validateLookups(bad)
 	c.validateSnapshots(bad)
 	return errors.Join(errs...)
+}
+
+func (c Config) validateLookups(bad func(field, format string, args ...any)) {
+	if c.LookupMaxAge < time.Second || c.LookupMaxAge > time.Minute || c.LookupMaxAge%time.Second != 0 {
+		bad("lookup_max_age", "%v must be whole seconds, 1s–1m", c.LookupMaxAge)
+	}
+	for _, limit := range []struct {
+		field string
+		n     int
+	}{{"lookups_per_account", c.LookupsPerAccount}, {"lookups_per_user", c.LookupsPerUser}} {
+		if limit.n < 0 || limit.n > maxLookups {
+			bad(limit.field, "%d is out of range 0–%d", limit.n, maxLookups)
+		}
+	}
 }
 
 func (c Config) validateSnapshots(bad func(field, format string, args ...any)) {
@@ -171,6 +189,9 @@ func (c Config) validateSnapshots(bad func(field, format string, args ...any)) {
 		bad("trailing_entries", "%d is out of range 1–%d", c.TrailingEntries, maxLogEntries)
 	}
 }
+
+// maxLookups of an account or a user in a minute.
+const maxLookups = 100_000_000
 
 // maxLogEntries is how many entries a scheduler may have to read and apply at its start.
 const maxLogEntries = 1_000_000

@@ -29,6 +29,7 @@ import (
 	"github.com/drover-fleet/drover/scheduler/forward"
 	"github.com/drover-fleet/drover/scheduler/gossip"
 	"github.com/drover-fleet/drover/scheduler/lookup"
+	"github.com/drover-fleet/drover/scheduler/lookup/rate"
 	"github.com/drover-fleet/drover/scheduler/member"
 	"github.com/drover-fleet/drover/scheduler/raftstore"
 	"github.com/drover-fleet/drover/scheduler/reconcile"
@@ -67,6 +68,7 @@ type Server struct {
 	hub       *session.Hub
 	loops     *reconcile.Loops
 	table     *lookup.Table
+	limiter   *rate.Limiter // of look-ups
 
 	keeper  *identity.Keeper // nil in a cluster without TLS
 	api     *api.API
@@ -164,7 +166,7 @@ func (s *Server) wire() {
 	})
 	in := auth.NewInterceptors(auth.Config{View: s.state.View, Secure: !s.cfg.Insecure, Logger: s.log})
 	s.table = lookup.New(lookup.Config{
-		Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge, Hold: s.limits.hold,
+		Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge, Hold: s.limits.hold, Limiter: s.limiter,
 		Valid: func(ctx context.Context) error {
 			_, err := in.Unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: fleetv1.LookupService_Watch_FullMethodName},
 				func(context.Context, any) (any, error) { return nil, nil })
@@ -192,7 +194,7 @@ func (s *Server) wire() {
 	)
 	s.api.Register(s.grpc)
 	fleetv1.RegisterAgentServiceServer(s.grpc, s.hub)
-	fleetv1.RegisterPeerServiceServer(s.grpc, s.members)
+	fleetv1.RegisterPeerServiceServer(s.grpc, peerService{s.members, s.limiter})
 	fleetv1.RegisterLookupServiceServer(s.grpc, s.table.Service())
 	s.health = health.NewServer()
 	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
@@ -223,6 +225,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	part("memory", func() error { s.tidyMemory(ctx); return nil })
 	part("look-up", func() error { s.table.Run(ctx); return nil })
+	part("look-up limits", func() error { s.limiter.Run(ctx); return nil })
 	part("members", func() error { s.members.Run(ctx); return nil })
 	part("health", func() error { s.followHealth(ctx); return nil })
 	part("leadership", func() error { s.followLeadership(ctx, cancel); return nil })

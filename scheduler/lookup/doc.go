@@ -27,6 +27,8 @@
 //   - What can't be looked up (pool not dedicated, stopped, no image, batch) is refused with 409, a code of its own and
 //     the condition that fails; another project's service answers 404 like one that does not exist. Whoever can't know
 //     of a service learns nothing. ListEndpoints, which is for operators, shows a stopped service as one without endpoints.
+//   - A look-up of a known caller counts against the limits (package rate) whatever comes of it, so that names can't be
+//     tried out; a watch counts once.
 //   - A path with encoded characters is refused: no name needs them, and others might take it for another path.
 //   - A project in the path must be the caller's own: until roles of projects exist every caller has one.
 //   - Every scheduler answers, from its own memory: a client needs no leader. Headers say how old the answer may be, and

@@ -40,6 +40,9 @@ func (s *Service) find(ctx context.Context, req asked) (c auth.Caller, e *entry,
 	case seconds < 0 || seconds > maxBound:
 		return c, nil, 0, refuse(http.StatusBadRequest, "max_stale_seconds: %d is out of range 0–%d", seconds, maxBound)
 	}
+	if no := s.t.take(c); no != nil {
+		return c, nil, 0, no
+	}
 	project := req.GetProject()
 	if project == "" {
 		project = c.Project

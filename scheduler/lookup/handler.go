@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -40,6 +41,9 @@ func (t *Table) serve(w http.ResponseWriter, r *http.Request) *refusal {
 		if q, no = readQuery(r.URL.RawQuery); no != nil {
 			return no
 		}
+	}
+	if no := t.take(caller); no != nil {
+		return no
 	}
 	e, no := t.find(caller, project, service)
 	if no != nil {
@@ -121,6 +125,22 @@ var (
 func hash(secret string) [sha256.Size]byte {
 	var buf [128]byte
 	return sha256.Sum256(append(buf[:0], secret...))
+}
+
+// take counts a look-up, a watch as one, and refuses what is beyond a limit.
+func (t *Table) take(c auth.Caller) *refusal {
+	over := t.cfg.Limiter.Take(c.Account, c.Name)
+	if over == nil {
+		return nil
+	}
+	no := &refusal{status: http.StatusTooManyRequests, reason: reasonAccount, retryAfter: over.RetryAfter}
+	what, name := "account", c.Account
+	if over.User {
+		no.reason, what, name = reasonUser, "user", c.Name
+	}
+	no.msg = fmt.Sprintf("%s %q may look services up %d times a minute: ask again in %d s, or open a watch, which counts once",
+		what, name, over.Limit, no.retrySeconds())
+	return no
 }
 
 // find finds a service by its name or ID. Another project's is absent.

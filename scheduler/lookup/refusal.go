@@ -60,11 +60,13 @@ func (r *refusal) body() []byte {
 	return body
 }
 
+func (r *refusal) retrySeconds() int { return int(math.Ceil(r.retryAfter.Seconds())) }
+
 // write answers in the form that clients of SPEC §4 read.
 func (r *refusal) write(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/json")
 	if r.retryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(r.retryAfter.Seconds()))))
+		w.Header().Set("Retry-After", strconv.Itoa(r.retrySeconds()))
 	}
 	w.WriteHeader(r.status)
 	w.Write(r.body()) // a client that went away is its own loss

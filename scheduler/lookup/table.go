@@ -13,6 +13,7 @@ import (
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/auth"
+	"github.com/drover-fleet/drover/scheduler/lookup/rate"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
@@ -37,6 +38,8 @@ type Config struct {
 	Authenticate func(*http.Request) (auth.Caller, error)
 	// Valid says whether who has opened a stream would still be let in, nil when so; unset, they always are.
 	Valid func(ctx context.Context) error
+	// Limiter admits look-ups; nil admits all.
+	Limiter *rate.Limiter
 	// Hold admits a watch or a request that waits, until release is called; ok is false when there are too many. request
 	// says that it is one of HTTP. Unset, there is no limit.
 	Hold func(account string, request bool) (release func(), ok bool)

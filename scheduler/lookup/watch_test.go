@@ -18,6 +18,7 @@ import (
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/auth"
+	"github.com/drover-fleet/drover/scheduler/lookup/rate"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
@@ -258,6 +259,51 @@ func TestTooManyWait(t *testing.T) {
 		s.end()
 		if !s.ended() || held != 0 {
 			t.Errorf("%d are held", held)
+		}
+	})
+}
+
+// A look-up counts once, whatever comes of it, and so does a watch.
+func TestLimits(t *testing.T) {
+	run(t, func(f *fixture) {
+		alone := func() ([]string, []string) { return []string{"a"}, []string{"a"} }
+		f.table.cfg.Limiter = rate.New(rate.Config{Limits: rate.Limits{Account: 5, User: 4}, Self: "a", Members: alone, Now: time.Now})
+		f.put(&fleetv1.Token{Meta: meta("ada", "t4"), Role: fleetv1.RoleAdmin, SecretSha256: auth.Hash("ada-secret")})
+		f.put(service("iris", "s1", "own"))
+		f.put(instance("a", "s1", 30001))
+		synctest.Wait()
+		s := f.watch(watchPath)
+		defer s.end()
+		for range 10 {
+			f.setReady("a", false)
+			f.setReady("a", true)
+			s.news()
+		}
+		f.get(http.MethodGet, irisPath, "")
+		if w := f.get(http.MethodGet, irisPath, "root-secret"); w.Code != http.StatusOK {
+			t.Errorf("the second: %d %s", w.Code, w.Body)
+		}
+		if w := f.get(http.MethodGet, strings.Replace(irisPath, "iris", "rose", 1), "root-secret"); w.Code != http.StatusNotFound {
+			t.Errorf("the third: %d %s", w.Code, w.Body)
+		}
+		if _, err := f.table.Service().Get(f.call(), &fleetv1.LookupServiceGetRequest{Service: "iris"}); err != nil {
+			t.Errorf("the fourth: %v", err)
+		}
+		for _, path := range []string{irisPath, watchPath} {
+			w := f.get(http.MethodGet, path, "root-secret")
+			if w.Code != http.StatusTooManyRequests || !strings.Contains(w.Body.String(), `DROVER.4292`) ||
+				!strings.Contains(w.Body.String(), `user \"root\" may look services up 4 times a minute: ask again in 63 s`) || w.Header().Get("Retry-After") != "63" {
+				t.Errorf("the user's fifth: %d %v %s", w.Code, w.Header(), w.Body)
+			}
+		}
+		if _, err := f.table.Service().Get(f.call(), &fleetv1.LookupServiceGetRequest{Service: "iris"}); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("over gRPC: %v", err)
+		}
+		if w := f.get(http.MethodGet, irisPath, "ada-secret"); w.Code != http.StatusOK {
+			t.Errorf("another user: %d %s", w.Code, w.Body)
+		}
+		if w := f.get(http.MethodGet, irisPath, "ada-secret"); w.Code != http.StatusTooManyRequests || !strings.Contains(w.Body.String(), `DROVER.4291`) || !strings.Contains(w.Body.String(), `account \"default\"`) {
+			t.Errorf("the account's sixth: %d %s", w.Code, w.Body)
 		}
 	})
 }
