@@ -539,7 +539,7 @@ type LookupCount struct {
 	// More is wanted.
 	Wants bool `protobuf:"varint,6,opt,name=wants,proto3" json:"wants,omitempty"`
 	// Told to a scheduler that has just begun to count it: everybody's, as far as the caller knows, in slots of 3 s, that
-	// under way first. What the caller has taken itself is in it.
+	// under way first. What is taken is not in it.
 	Known         []uint32 `protobuf:"varint,7,rep,packed,name=known,proto3" json:"known,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -77,7 +77,9 @@ func (l *Limiter) batches() map[string][]said {
 func (l *Limiter) sayLocked(c *counter, slot int64) said {
 	n := &fleetv1.LookupCount{Account: c.account.name, User: c.user, Taken: c.pending, Held: c.granted, Wants: c.wanted || c.pending+c.spent > 0}
 	if !c.told {
-		n.Known, n.Taken = c.used.ages(slot), 0
+		before := c.used
+		before.takeBack(slot, c.pending)
+		n.Known = before.ages(slot)
 	}
 	if !n.Wants {
 		n.Held, n.Returned, c.granted = 0, c.granted, 0

@@ -176,6 +176,20 @@ func TestThreeSchedulersCountTogether(t *testing.T) {
 	}
 }
 
+// What a scheduler admits before it has told the owner of an account for the first time is added to what the owner has.
+func TestFirstTold(t *testing.T) {
+	run(t, Limits{Account: 2000}, 3, func(c *cluster) {
+		c.offer(90, 0, "acme", "ada", c.ids...)
+		time.Sleep(10 * tick)
+		owner := c.all[c.all["a"].group.owner("acme")]
+		owner.mu.Lock()
+		defer owner.mu.Unlock()
+		if got := owner.accounts["acme"].own.used.sum(owner.slot(time.Now())); got < 90 {
+			t.Errorf("the owner knows of %d of 90", got)
+		}
+	})
+}
+
 // All three are asked at the same moment: by how much a limit is exceeded is bounded.
 func TestBurstEverywhere(t *testing.T) {
 	for _, account := range []string{"acme", "beta", "gamma"} {
