@@ -39,7 +39,8 @@ func rendered(e *fleetv1.Endpoint) endpoint {
 // answer is rendered, and stands until another takes its place.
 type answer struct {
 	refusal *refusal // why there are no endpoints to tell; then page has none
-	page    *page
+	page    *page    // in the default network
+	others  map[string]*page
 	next    chan struct{} // closed when a newer answer stands
 }
 
@@ -60,21 +61,23 @@ type page struct {
 func (t *Table) answerOf(view state.ReadView, s *fleetv1.Service, after uint64) (a *answer, instances int) {
 	resp := &fleetv1.ListEndpointsResponse{Index: max(view.Index(), after+1), MaxAgeSeconds: int32(t.cfg.MaxAge / time.Second)}
 	a = &answer{refusal: t.refusalOf(view, s), next: make(chan struct{})}
+	var nodes []string // of the endpoints
 	if a.refusal == nil {
 		all := view.InstancesOfService(s.GetMeta().GetId())
 		instances = len(all)
 		serving := t.servingMembers(view, all)
+		sort.Slice(all, func(i, j int) bool { return all[i].GetMeta().GetId() < all[j].GetMeta().GetId() })
 		for _, i := range all {
 			if g := i.GetSpec().GetGang(); g != nil && (g.GetRank() != 0 || serving[g.GetId()] < g.GetSize()) {
 				continue
 			}
 			if e := t.endpointOf(view, s, i); e != nil {
 				resp.Endpoints = append(resp.Endpoints, e)
+				nodes = append(nodes, i.GetSpec().GetNode())
 			}
 		}
 	}
-	sort.Slice(resp.Endpoints, func(i, j int) bool { return resp.Endpoints[i].GetInstanceId() < resp.Endpoints[j].GetInstanceId() })
-	a.page = render(resp)
+	a.page, a.others = render(resp), t.pages(view, nodes, resp)
 	return a, instances
 }
 

@@ -24,6 +24,9 @@
 //     own, in place of the server's for whole requests; whoever doesn't read is cut off.
 //   - A watch's caller is authenticated again before each thing that is sent and each 15 s, which ends the watch with its
 //     credential and needs no news about credentials.
+//   - Each answer is also rendered for every network that nodes name, when it changes and not when it is asked for, because
+//     networks are few. Their names and prefixes are counted over all nodes; a new name renders everything anew, which
+//     happens as rarely as somebody builds a network.
 //   - What can't be looked up (pool not dedicated, stopped, no image, batch) is refused with 409, a code of its own and
 //     the condition that fails; another project's service answers 404 like one that does not exist. Whoever can't know
 //     of a service learns nothing. ListEndpoints, which is for operators, shows a stopped service as one without endpoints.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/auth"
@@ -25,35 +26,44 @@ type asked interface {
 	GetProject() string
 	GetService() string
 	GetMaxStaleSeconds() int64
+	GetNetwork() string
 }
 
 // find admits a call and finds its service.
-func (s *Service) find(ctx context.Context, req asked) (c auth.Caller, e *entry, bound time.Duration, no *refusal) {
+func (s *Service) find(ctx context.Context, req asked) (c auth.Caller, e *entry, q question, no *refusal) {
 	c, ok := auth.FromContext(ctx)
 	if !ok {
-		return c, nil, 0, refuse(http.StatusUnauthorized, "nobody has been authenticated")
+		return c, nil, q, refuse(http.StatusUnauthorized, "nobody has been authenticated")
 	}
 	seconds := req.GetMaxStaleSeconds()
 	switch {
 	case req.GetService() == "":
-		return c, nil, 0, refuse(http.StatusBadRequest, "service: is missing: want a name or an ID")
+		return c, nil, q, refuse(http.StatusBadRequest, "service: is missing: want a name or an ID")
 	case seconds < 0 || seconds > maxBound:
-		return c, nil, 0, refuse(http.StatusBadRequest, "max_stale_seconds: %d is out of range 0–%d", seconds, maxBound)
+		return c, nil, q, refuse(http.StatusBadRequest, "max_stale_seconds: %d is out of range 0–%d", seconds, maxBound)
+	}
+	q.bound = time.Duration(seconds) * time.Second
+	remote := ""
+	if p, ok := peer.FromContext(ctx); ok {
+		remote = p.Addr.String()
+	}
+	if q.network, no = s.t.networkOf(req.GetNetwork(), remote); no != nil {
+		return c, nil, q, no
 	}
 	if no := s.t.take(c); no != nil {
-		return c, nil, 0, no
+		return c, nil, q, no
 	}
 	project := req.GetProject()
 	if project == "" {
 		project = c.Project
 	}
 	e, no = s.t.find(c, project, req.GetService())
-	return c, e, time.Duration(seconds) * time.Second, no
+	return c, e, q, no
 }
 
 // Get implements fleetv1.LookupServiceServer.
 func (s *Service) Get(ctx context.Context, req *fleetv1.LookupServiceGetRequest) (*fleetv1.LookupServiceGetResponse, error) {
-	c, e, bound, no := s.find(ctx, req)
+	c, e, q, no := s.find(ctx, req)
 	wait := time.Duration(req.GetWaitSeconds()) * time.Second
 	switch {
 	case no != nil:
@@ -76,20 +86,20 @@ func (s *Service) Get(ctx context.Context, req *fleetv1.LookupServiceGetRequest)
 		}
 	}
 	age, fresh := s.t.cfg.Staleness()
-	if no := tooOld(age, fresh, bound); no != nil {
+	if no := tooOld(age, fresh, q.bound); no != nil {
 		return nil, no
 	}
 	a := e.answer.Load()
 	if a.refusal != nil {
 		return nil, a.refusal
 	}
-	return &fleetv1.LookupServiceGetResponse{Answer: a.page.resp, Staleness: s.t.staleness()}, nil
+	return &fleetv1.LookupServiceGetResponse{Answer: a.in(q.network).resp, Staleness: s.t.staleness()}, nil
 }
 
 // Watch implements fleetv1.LookupServiceServer.
 func (s *Service) Watch(req *fleetv1.LookupServiceWatchRequest, stream grpc.ServerStreamingServer[fleetv1.LookupServiceWatchResponse]) error {
 	ctx := stream.Context()
-	c, e, bound, no := s.find(ctx, req)
+	c, e, q, no := s.find(ctx, req)
 	if no != nil {
 		return no
 	}
@@ -98,7 +108,7 @@ func (s *Service) Watch(req *fleetv1.LookupServiceWatchRequest, stream grpc.Serv
 		return no
 	}
 	defer release()
-	return s.t.follow(ctx, e, bound, func() error { return s.t.cfg.Valid(ctx) }, messages{s.t, stream})
+	return s.t.follow(ctx, e, q, func() error { return s.t.cfg.Valid(ctx) }, messages{s.t, stream})
 }
 
 // messages are a watch over gRPC. A client that doesn't read makes send wait, and is sent the last answer then; what lies

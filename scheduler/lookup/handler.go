@@ -42,6 +42,9 @@ func (t *Table) serve(w http.ResponseWriter, r *http.Request) *refusal {
 			return no
 		}
 	}
+	if q.network, no = t.networkOf(q.network, r.RemoteAddr); no != nil {
+		return no
+	}
 	if no := t.take(caller); no != nil {
 		return no
 	}
@@ -66,7 +69,7 @@ func (t *Table) serve(w http.ResponseWriter, r *http.Request) *refusal {
 	if a.refusal != nil {
 		return a.refusal
 	}
-	a.page.write(w, r)
+	a.in(q.network).write(w, r)
 	return nil
 }
 

@@ -86,7 +86,7 @@ func instance(id, serviceID string, port int32) *fleetv1.Instance {
 		Observed: &fleetv1.InstanceObserved{State: fleetv1.InstanceRunning, Ready: true, Ip: "10.0.0.1", Port: port}}
 }
 
-func (f *fixture) get(method, path, token string, header ...string) *httptest.ResponseRecorder {
+func (f *fixture) request(method, path, token string, header ...string) *http.Request {
 	r := httptest.NewRequest(method, path, nil)
 	if token != "" {
 		r.Header.Set("X-Auth-Token", token)
@@ -94,9 +94,36 @@ func (f *fixture) get(method, path, token string, header ...string) *httptest.Re
 	for i := 0; i+1 < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
+	return r
+}
+
+func (f *fixture) serve(r *http.Request) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	f.table.ServeHTTP(w, r)
 	return w
+}
+
+func (f *fixture) get(method, path, token string, header ...string) *httptest.ResponseRecorder {
+	return f.serve(f.request(method, path, token, header...))
+}
+
+func endpointsOf(t testing.TB, w *httptest.ResponseRecorder) []endpoint {
+	t.Helper()
+	var out struct {
+		HostEndpoints []endpoint `json:"host_endpoints"`
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil || out.HostEndpoints == nil {
+		t.Fatalf("%v in %s", err, w.Body)
+	}
+	return out.HostEndpoints
+}
+
+func ipsOf(t testing.TB, w *httptest.ResponseRecorder) (ips []string) {
+	t.Helper()
+	for _, e := range endpointsOf(t, w) {
+		ips = append(ips, e.IP)
+	}
+	return ips
 }
 
 const irisPath = "/v1/default/services/iris/predict/endpoints?type=host_endpoints"
@@ -108,14 +135,8 @@ func (f *fixture) ports(path string) []int32 {
 	if w.Code != http.StatusOK {
 		f.t.Fatalf("%s: %d %s", path, w.Code, w.Body)
 	}
-	var out struct {
-		HostEndpoints []endpoint `json:"host_endpoints"`
-	}
-	if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil || out.HostEndpoints == nil {
-		f.t.Fatalf("%s: %v in %s", path, err, w.Body)
-	}
 	var ports []int32
-	for _, e := range out.HostEndpoints {
+	for _, e := range endpointsOf(f.t, w) {
 		ports = append(ports, e.Port)
 	}
 	return ports

@@ -9,11 +9,12 @@ import (
 
 // question is what a caller wants to know of a service.
 type question struct {
-	bound  time.Duration // beyond which an answer is too old; 0 takes any
-	watch  bool          // every answer from now on
-	blocks bool          // none before it is newer than index, or wait is over
-	index  uint64
-	wait   time.Duration
+	network string        // "" is the default one
+	bound   time.Duration // beyond which an answer is too old; 0 takes any
+	watch   bool          // every answer from now on
+	blocks  bool          // none before it is newer than index, or wait is over
+	index   uint64
+	wait    time.Duration
 }
 
 const (
@@ -28,7 +29,7 @@ func readQuery(text string) (q question, no *refusal) {
 	if err != nil {
 		return q, refuse(http.StatusBadRequest, `the query can't be read: want "type=host_endpoints", and "&" between parameters`)
 	}
-	for _, name := range []string{"type", "max_stale", "watch", "index", "wait"} {
+	for _, name := range []string{"type", "max_stale", "watch", "index", "wait", "network"} {
 		if len(values[name]) > 1 {
 			return q, refuse(http.StatusBadRequest, "%s stands %d times in the query: want it once", name, len(values[name]))
 		}
@@ -40,6 +41,7 @@ func readQuery(text string) (q question, no *refusal) {
 	default:
 		return q, refuse(http.StatusBadRequest, `type %q is not known: want "type=host_endpoints"`, kind)
 	}
+	q.network = values.Get("network")
 	if text := values.Get("max_stale"); text != "" {
 		seconds, err := strconv.Atoi(text)
 		if err != nil || seconds < 1 || seconds > maxBound {

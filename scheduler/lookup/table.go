@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"maps"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -54,10 +55,14 @@ type Table struct {
 	fresh []string      // value of headerStaleness on a leader
 
 	freshness atomic.Pointer[freshness]
+	networks  atomic.Pointer[networks]
 
 	// Run's alone:
 	big  map[string]*pause // services of many instances, by ID
 	live map[string]*entry // all that can be found, by ID
+	// Of how many nodes' addresses each network is known.
+	origins map[origin]int
+	counted map[string]map[string]string // by node
 
 	mu    sync.Mutex
 	nodes map[string]bool // whose lease changed
@@ -95,7 +100,9 @@ func New(cfg Config) *Table {
 	if cfg.Hold == nil {
 		cfg.Hold = func(string, bool) (func(), bool) { return func() {}, true }
 	}
-	t := &Table{cfg: cfg, fresh: []string{"0"}, wake: make(chan struct{}, 1), nodes: map[string]bool{}, big: map[string]*pause{}, live: map[string]*entry{}}
+	t := &Table{cfg: cfg, fresh: []string{"0"}, wake: make(chan struct{}, 1), nodes: map[string]bool{}, big: map[string]*pause{}, live: map[string]*entry{},
+		origins: map[origin]int{}, counted: map[string]map[string]string{}}
+	t.networks.Store(&networks{})
 	if t.cfg.Authenticate == nil {
 		t.cfg.Authenticate = t.byToken
 	}
@@ -268,10 +275,10 @@ func (t *Table) apply(sets []state.ChangeSet, resync bool) {
 					}
 				}
 			case fleetv1.KindNode:
-				if c.Before.GetNode().GetStatus().GetState() != c.After.GetNode().GetStatus().GetState() {
-					markNode(view, c.Key.Key, dirty)
+				if t.nodeChanged(view, c, dirty) {
+					t.rebuild()
+					return
 				}
-				markDevices(view, c, dirty)
 			}
 		}
 	}
@@ -363,7 +370,11 @@ func sameAnswer(a, b *answer) bool {
 	if (a.refusal == nil) != (b.refusal == nil) || a.refusal != nil && *a.refusal != *b.refusal {
 		return false
 	}
-	x, y := a.page.resp.GetEndpoints(), b.page.resp.GetEndpoints()
+	return samePage(a.page, b.page) && maps.EqualFunc(a.others, b.others, samePage)
+}
+
+func samePage(a, b *page) bool {
+	x, y := a.resp.GetEndpoints(), b.resp.GetEndpoints()
 	if len(x) != len(y) {
 		return false
 	}
@@ -378,6 +389,7 @@ func sameAnswer(a, b *answer) bool {
 // rebuild replaces the snapshot; answers that have not changed stay.
 func (t *Table) rebuild() {
 	view := t.cfg.Store.View()
+	t.recount(view)
 	next := &snapshot{
 		bootstrapped: view.Cluster() != nil,
 		services:     newDirectory(),

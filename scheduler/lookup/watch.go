@@ -28,7 +28,7 @@ type sink interface {
 // follow sends the present answer and every later one: of several while the client doesn't read, the last. It answers why
 // it has ended: ctx, the sink's error, a refusal, or what valid says, which is why the caller isn't let in any more.
 // Nothing is sent after that.
-func (t *Table) follow(ctx context.Context, e *entry, bound time.Duration, valid func() error, out sink) error {
+func (t *Table) follow(ctx context.Context, e *entry, q question, valid func() error, out sink) error {
 	timer := time.NewTimer(keepAlive)
 	defer timer.Stop()
 	now, due := time.Now(), time.Now().Add(keepAlive)
@@ -37,7 +37,7 @@ func (t *Table) follow(ctx context.Context, e *entry, bound time.Duration, valid
 	for {
 		a, f := e.answer.Load(), t.freshness.Load()
 		age, known := t.cfg.Staleness()
-		if no := tooOld(age, known, bound); no != nil {
+		if no := tooOld(age, known, q.bound); no != nil {
 			return no
 		}
 		var err error
@@ -54,15 +54,15 @@ func (t *Table) follow(ctx context.Context, e *entry, bound time.Duration, valid
 				err = out.alive()
 			}
 			if a != sent && err == nil {
-				err = out.send(a.page)
+				err = out.send(a.in(q.network))
 			}
 		}
 		if sent, fresh = a, f; err != nil {
 			return err
 		}
 		next := due.Sub(now)
-		if bound > 0 {
-			next = min(next, bound-age+time.Millisecond)
+		if q.bound > 0 {
+			next = min(next, q.bound-age+time.Millisecond)
 		}
 		timer.Reset(next)
 		select {
@@ -109,7 +109,7 @@ func (t *Table) serveWatch(w http.ResponseWriter, r *http.Request, c auth.Caller
 	h["Content-Type"], h["Cache-Control"] = []string{"text/event-stream"}, []string{"no-store"}
 	out := events{w, http.NewResponseController(w)}
 	_ = out.rc.SetReadDeadline(time.Time{}) // the server's is for requests that end
-	err := t.follow(r.Context(), e, q.bound, func() error {
+	err := t.follow(r.Context(), e, q, func() error {
 		if no := t.revalidate(r, c); no != nil {
 			return no
 		}
@@ -152,7 +152,7 @@ func (s events) alive() error { return s.write([]byte(":\n\n")) }
 func (t *Table) serveBlocking(w http.ResponseWriter, r *http.Request, c auth.Caller, e *entry, q question) *refusal {
 	known := func(a *answer) bool {
 		match := r.Header["If-None-Match"]
-		return a.refusal == nil && a.page.resp.GetIndex() <= q.index && (len(match) != 1 || match[0] == a.page.etag[0])
+		return a.refusal == nil && a.page.resp.GetIndex() <= q.index && (len(match) != 1 || match[0] == a.in(q.network).etag[0])
 	}
 	a := e.answer.Load()
 	if !known(a) || q.wait == 0 {
