@@ -26,6 +26,8 @@ type Config struct {
 	GRPCAddr string `yaml:"grpc_addr"`
 	HTTPAddr string `yaml:"http_addr"`
 	RaftAddr string `yaml:"raft_addr"`
+	// DNSAddr answers DNS queries for services, UDP and TCP, to whoever can reach it; empty is off.
+	DNSAddr string `yaml:"dns_addr"`
 	// GossipAddr is where schedulers gossip, TCP and UDP; GossipCIDRs are the networks that they may be in, none for all.
 	GossipAddr  string   `yaml:"gossip_addr"`
 	GossipCIDRs []string `yaml:"gossip_cidrs"`
@@ -124,6 +126,9 @@ func (c Config) Validate() error {
 			bad(a.field, "%w", err)
 		}
 	}
+	if err := c.checkDNSAddr(); err != nil {
+		bad("dns_addr", "%w", err)
+	}
 	if c.AdvertiseAddress != "" && !hostName.MatchString(c.AdvertiseAddress) && net.ParseIP(c.AdvertiseAddress) == nil {
 		bad("advertise_address", "%q is neither a host name nor an IP address (the ports are those of the listeners)", c.AdvertiseAddress)
 	}
@@ -213,6 +218,20 @@ func (c Config) checkAddr(addr string) error {
 		return fmt.Errorf("%q is not a loopback address, and plain text (insecure) is served on no other", addr)
 	case !c.Insecure && (host == "" || ip != nil && ip.IsUnspecified()) && c.AdvertiseAddress == "":
 		return fmt.Errorf("%q is every address of this host: say in advertise_address which one others reach it at", addr)
+	}
+	return nil
+}
+
+// checkDNSAddr says why DNS can't be served at its address. Nobody is told it, so that any address of this host may be meant.
+func (c Config) checkDNSAddr() error {
+	if c.DNSAddr == "" {
+		return nil
+	}
+	if c.Insecure {
+		return c.checkAddr(c.DNSAddr)
+	}
+	if _, _, err := net.SplitHostPort(c.DNSAddr); err != nil {
+		return fmt.Errorf("%q is not host:port", c.DNSAddr)
 	}
 	return nil
 }

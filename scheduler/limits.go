@@ -27,6 +27,7 @@ type limits struct {
 	callsPerConnection uint32 // more than streams: another scheduler passes all of its on one, which it also asks on how this one is
 	grpcConnections    int    // each agent has one
 	httpConnections    int
+	dnsConnections     int
 	httpRequests       int // under way at once, those aside that wait
 	waiting            int // watches of look-ups, and look-ups that wait
 	waitingPerAccount  int
@@ -43,7 +44,7 @@ type limits struct {
 func defaultLimits() *limits {
 	return &limits{
 		maxOperatorMessage: 4 << 20, streamsPerClient: 256, streams: 4096, callsPerConnection: 16_384,
-		grpcConnections: 32_768, httpConnections: 20_480, httpRequests: 1024, waiting: 16_384, waitingPerAccount: 12_288,
+		grpcConnections: 32_768, httpConnections: 20_480, dnsConnections: 256, httpRequests: 1024, waiting: 16_384, waitingPerAccount: 12_288,
 		byClient: map[string]int{}, byAccount: map[string]int{},
 	}
 }

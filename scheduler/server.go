@@ -79,6 +79,8 @@ type Server struct {
 	forward *forward.Forwarder
 
 	grpcListener, httpListener net.Listener
+	dnsListener                net.Listener // nil without DNS
+	dnsPackets                 net.PacketConn
 	grpc                       *grpc.Server
 	health                     *health.Server
 	http                       *http.Server
@@ -116,6 +118,9 @@ func New(cfg Config, logger *slog.Logger) (_ *Server, err error) {
 	}
 	if s.httpListener, err = net.Listen("tcp", cfg.HTTPAddr); err != nil {
 		return nil, fmt.Errorf("listen for HTTP: %w", err)
+	}
+	if err := s.listenDNS(); err != nil {
+		return nil, fmt.Errorf("listen for DNS: %w", err)
 	}
 	if s.cfg.GossipAddr, err = gossip.FixPort(cfg.GossipAddr); err != nil {
 		return nil, fmt.Errorf("listen for gossip: %w", err)
@@ -233,6 +238,9 @@ func (s *Server) Run(ctx context.Context) error {
 		part("gossip", func() error { s.followGossip(ctx); return nil })
 		part("trust", func() error { s.followTrust(ctx); return nil })
 		part("certificate", func() error { s.keeper.Run(ctx, s.cfg.hosts(), s.renew); return nil })
+	}
+	if s.dnsListener != nil {
+		part("DNS", func() error { return s.dns().Run(ctx) })
 	}
 	part("gRPC", func() error { return s.grpc.Serve(bound(s.grpcListener, s.limits.grpcConnections, "")) })
 	part("HTTP", func() error {
@@ -376,11 +384,16 @@ func (s *Server) stopServing() {
 func (s *Server) release() error {
 	s.stop()
 	var errs []error
-	for _, l := range []net.Listener{s.grpcListener, s.httpListener} {
+	for _, l := range []net.Listener{s.grpcListener, s.httpListener, s.dnsListener} {
 		if l != nil {
 			if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)
 			}
+		}
+	}
+	if s.dnsPackets != nil {
+		if err := s.dnsPackets.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
 		}
 	}
 	if s.raft != nil {

@@ -151,6 +151,16 @@ func (t *Table) Endpoints(project, service string) (*fleetv1.ListEndpointsRespon
 	return a.page.resp, nil
 }
 
+// Resolve answers a service's endpoints in the network of a caller, given as "IP:port"; one that can't be looked up has none.
+func (t *Table) Resolve(project, service, remote string) (resp *fleetv1.ListEndpointsResponse, exists bool) {
+	e := t.now.Load().services.at(key{project, service})
+	if e == nil {
+		return nil, false
+	}
+	network, _ := t.networkOf("", remote) // which refuses names alone
+	return e.answer.Load().in(network).resp, true
+}
+
 // Run keeps the answers current until ctx ends.
 func (t *Table) Run(ctx context.Context) {
 	feed := t.cfg.Store.Subscribe()

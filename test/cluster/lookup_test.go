@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -171,6 +173,31 @@ func TestWithdrawnEverywhere(t *testing.T) {
 	w.until(t, 1)
 	one.Stop()
 	for range w.events {
+	}
+}
+
+// The same endpoints are found by DNS.
+func TestDNS(t *testing.T) {
+	c := Start(t, Options{Scheduler: func(cfg *scheduler.Config) { cfg.DNSAddr = "127.0.0.1:0" }})
+	c.Declare()
+	c.Deploy("echo", 2)
+	c.WaitState("echo", fleetv1.ServiceRunning)
+	want := lookup(t, c, "echo", 2)
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, c.sched.DNSAddr())
+	}}
+	_, targets, err := resolver.LookupSRV(bounded(t), "", "", "echo.default.drover.")
+	if err != nil || len(targets) != 2 {
+		t.Fatalf("%v, %v", targets, err)
+	}
+	for _, target := range targets {
+		ips, err := resolver.LookupHost(bounded(t), target.Target)
+		if err != nil || len(ips) != 1 || !slices.ContainsFunc(want, func(e client.Endpoint) bool { return e.IP == ips[0] && e.Port == int(target.Port) }) {
+			t.Errorf("%+v at %v, %v: want one of %v", target, ips, err, want)
+		}
+	}
+	if ips, err := resolver.LookupHost(bounded(t), "rose.default.drover."); err == nil {
+		t.Errorf("a service that isn't there is at %v", ips)
 	}
 }
 
