@@ -64,6 +64,12 @@ type Table struct {
 	origins map[origin]int
 	counted map[string]map[string]string // by node
 
+	// Watches whose connections were taken over end with ctx.
+	ctx      context.Context
+	cancel   context.CancelFunc
+	watching sync.WaitGroup
+	begin    sync.Mutex // held to begin a watch, so that none begins when ctx has ended
+
 	mu    sync.Mutex
 	nodes map[string]bool // whose lease changed
 	all   bool
@@ -102,6 +108,7 @@ func New(cfg Config) *Table {
 	}
 	t := &Table{cfg: cfg, fresh: []string{"0"}, wake: make(chan struct{}, 1), nodes: map[string]bool{}, big: map[string]*pause{}, live: map[string]*entry{},
 		origins: map[origin]int{}, counted: map[string]map[string]string{}}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.networks.Store(&networks{})
 	if t.cfg.Authenticate == nil {
 		t.cfg.Authenticate = t.byToken
@@ -161,8 +168,14 @@ func (t *Table) Resolve(project, service, remote string) (resp *fleetv1.ListEndp
 	return e.answer.Load().in(network).resp, true
 }
 
-// Run keeps the answers current until ctx ends.
+// Run keeps the answers current until ctx ends. Watches end then. It is called once.
 func (t *Table) Run(ctx context.Context) {
+	defer func() {
+		t.begin.Lock()
+		t.cancel()
+		t.begin.Unlock()
+		t.watching.Wait()
+	}()
 	feed := t.cfg.Store.Subscribe()
 	defer feed.Close()
 	type news struct {

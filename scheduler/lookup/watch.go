@@ -1,10 +1,13 @@
 package lookup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/drover-fleet/drover/scheduler/auth"
@@ -88,11 +91,15 @@ func (t *Table) hold(c auth.Caller, request bool) (release func(), no *refusal) 
 
 // events are a watch over HTTP, as server-sent events.
 type events struct {
-	w  http.ResponseWriter
-	rc *http.ResponseController
+	w io.Writer
+	c deadlines
 }
 
-// serveWatch answers with events until the watch ends.
+// deadlines are of a net.Conn, or of an http.ResponseController.
+type deadlines interface{ SetWriteDeadline(time.Time) error }
+
+// serveWatch begins to send events. Over HTTP/1 the connection is taken from the server, and the watch goes on when this
+// has returned; else it has ended.
 func (t *Table) serveWatch(w http.ResponseWriter, r *http.Request, c auth.Caller, e *entry, q question) *refusal {
 	if a := e.answer.Load(); a.refusal != nil {
 		return a.refusal
@@ -100,25 +107,68 @@ func (t *Table) serveWatch(w http.ResponseWriter, r *http.Request, c auth.Caller
 	if no := t.stamp(w.Header(), q.bound); no != nil {
 		return no
 	}
+	h := w.Header()
+	h["Content-Type"], h["Cache-Control"] = []string{"text/event-stream"}, []string{"no-store"}
+	if hijacker, ok := w.(http.Hijacker); ok {
+		return t.takeOver(hijacker, h, r, c, e, q)
+	}
 	release, no := t.hold(c, true)
 	if no != nil {
 		return no
 	}
 	defer release()
-	h := w.Header()
-	h["Content-Type"], h["Cache-Control"] = []string{"text/event-stream"}, []string{"no-store"}
-	out := events{w, http.NewResponseController(w)}
-	_ = out.rc.SetReadDeadline(time.Time{}) // the server's is for requests that end
-	err := t.follow(r.Context(), e, q, func() error {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Time{}) // the server's is for requests that end; a recorder of a test has none
+	t.sendEvents(r.Context(), r, c, e, q, events{w, rc})
+	return nil
+}
+
+// takeOver has a goroutine of the table's own send events on a request's connection. The server's goroutines, buffers and
+// what is known of the request then go.
+func (t *Table) takeOver(h http.Hijacker, header http.Header, r *http.Request, c auth.Caller, e *entry, q question) *refusal {
+	release, no := t.hold(c, false)
+	if no != nil {
+		return no
+	}
+	t.begin.Lock()
+	defer t.begin.Unlock()
+	if t.ctx.Err() != nil {
+		release()
+		return refuse(http.StatusServiceUnavailable, "this scheduler is stopping: ask another one")
+	}
+	conn, _, err := h.Hijack()
+	if err != nil {
+		release()
+		return refuse(http.StatusInternalServerError, "take over the connection: %v", err)
+	}
+	var head bytes.Buffer
+	head.WriteString("HTTP/1.1 200 OK\r\nConnection: close\r\n")
+	_ = header.Write(&head) // a buffer takes it
+	head.WriteString("\r\n")
+	credentials := &http.Request{Method: r.Method, URL: r.URL, Host: r.Host, Header: r.Header, RemoteAddr: r.RemoteAddr, TLS: r.TLS, Body: http.NoBody}
+	t.watching.Go(func() {
+		defer release()
+		defer conn.Close()
+		_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout)) // a connection that is gone says so when it is written to
+		if _, err := conn.Write(head.Bytes()); err == nil {
+			t.sendEvents(t.ctx, credentials, c, e, q, events{conn, conn})
+		}
+	})
+	return nil
+}
+
+// sendEvents sends until the watch ends. r shows who the caller is.
+func (t *Table) sendEvents(ctx context.Context, r *http.Request, c auth.Caller, e *entry, q question, out events) {
+	err := t.follow(ctx, e, q, func() error {
 		if no := t.revalidate(r, c); no != nil {
 			return no
 		}
 		return nil
 	}, out)
+	var no *refusal
 	if errors.As(err, &no) {
-		_ = out.write([]byte("event: error\ndata: "), no.body(), []byte("\n\n")) // it ends either way
+		_ = out.write(slices.Concat([]byte("event: error\ndata: "), no.body(), []byte("\n\n"))) // it ends either way
 	}
-	return nil
 }
 
 // revalidate says why the caller of a request isn't let in any more.
@@ -130,14 +180,15 @@ func (t *Table) revalidate(r *http.Request, before auth.Caller) *refusal {
 	return no
 }
 
-func (s events) write(parts ...[]byte) error {
-	_ = s.rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // a recorder of a test has none
-	for _, part := range parts {
-		if _, err := s.w.Write(part); err != nil {
-			return err
-		}
+func (s events) write(event []byte) error {
+	_ = s.c.SetWriteDeadline(time.Now().Add(writeTimeout)) // a recorder of a test has none
+	if _, err := s.w.Write(event); err != nil {
+		return err
 	}
-	return s.rc.Flush()
+	if f, ok := s.c.(interface{ Flush() error }); ok {
+		return f.Flush()
+	}
+	return nil
 }
 
 func (s events) send(p *page) error { return s.write(p.event) }
