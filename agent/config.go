@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
 // Config of an agent. Durations and sizes are in the unit that the name says.
@@ -30,8 +33,11 @@ type Config struct {
 	// HTTPAddr serves metrics and health.
 	HTTPAddr string `yaml:"http_addr"`
 	// AdvertiseAddress is the IP that endpoints are reported with; empty means the host's first global one.
-	AdvertiseAddress string            `yaml:"advertise_address"`
-	Labels           map[string]string `yaml:"labels"`
+	AdvertiseAddress string `yaml:"advertise_address"`
+	// Networks are the host's addresses in further networks, by name: "ADDRESS" for who asks for the network, or
+	// "ADDRESS/PREFIX" for callers from there as well.
+	Networks map[string]string `yaml:"networks"`
+	Labels   map[string]string `yaml:"labels"`
 	// MountDirs are the directories below which services may mount.
 	MountDirs []string `yaml:"mount_dirs"`
 	// Reserved… is kept back for the system; 0 means the default (see the package's doc).
@@ -68,6 +74,29 @@ func DefaultConfig() Config {
 
 // deviceVendors are the words for vendors of devices.
 var deviceVendors = []string{"nvidia", "ascend", "fake"}
+
+var networkName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// maxNetworks of a host.
+const maxNetworks = 16
+
+// validateNetworks checks the addresses in further networks.
+func (c *Config) validateNetworks(wrong func(field, format string, args ...any)) {
+	if len(c.Networks) > maxNetworks {
+		wrong("networks", "%d of them are more than %d", len(c.Networks), maxNetworks)
+	}
+	for name, address := range c.Networks {
+		if !networkName.MatchString(name) || name == fleetv1.Default {
+			wrong("networks", "%q is not a name of 1–64 letters, digits, '-' or '_', other than %q, which is advertise_address", name, fleetv1.Default)
+		}
+		ip, _, prefixed := strings.Cut(address, "/")
+		_, err := netip.ParsePrefix(address)
+		addr, bad := netip.ParseAddr(ip)
+		if bad != nil || prefixed && err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
+			wrong("networks", "%s: %q is neither an IP address of this host nor ADDRESS/PREFIX, as in 10.0.0.7/24", name, address)
+		}
+	}
+}
 
 var nodeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
@@ -133,6 +162,7 @@ func (c *Config) validateHost(wrong func(field, format string, args ...any)) {
 	if c.AdvertiseAddress != "" && net.ParseIP(c.AdvertiseAddress) == nil {
 		wrong("advertise_address", "%q is no IP address", c.AdvertiseAddress)
 	}
+	c.validateNetworks(wrong)
 	for i, dir := range c.MountDirs {
 		if !filepath.IsAbs(dir) || filepath.Clean(dir) == "/" {
 			wrong(fmt.Sprintf("mount_dirs[%d]", i), "%q is not an absolute path below /", dir)

@@ -25,7 +25,7 @@ import (
 func hostFacts(ctx context.Context, cfg Config) (*fleetv1.NodeFacts, error) {
 	f := &fleetv1.NodeFacts{
 		Arch: goruntime.GOARCH, Os: goruntime.GOOS, CpuMillis: int64(goruntime.NumCPU()) * 1000,
-		Labels: cfg.Labels, MountDirs: cfg.MountDirs, AgentVersion: cmp.Or(cfg.Version, version()),
+		Labels: cfg.Labels, MountDirs: cfg.MountDirs, Networks: cfg.Networks, AgentVersion: cmp.Or(cfg.Version, version()),
 	}
 	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

@@ -185,6 +185,10 @@ func TestConfigValidate(t *testing.T) {
 		{"snapshot_interval", func(c *scheduler.Config) { c.SnapshotInterval = 0 }},
 		{"snapshot_entries", func(c *scheduler.Config) { c.SnapshotEntries = 0 }},
 		{"trailing_entries", func(c *scheduler.Config) { c.TrailingEntries = -1 }},
+		{"dns_addr", func(c *scheduler.Config) { c.DNSAddr = "10.0.0.1" }},
+		{"dns_addr", func(c *scheduler.Config) { c.Insecure, c.DNSAddr = true, "10.0.0.1:53" }},
+		{"lookups_per_account", func(c *scheduler.Config) { c.LookupsPerAccount = -1 }},
+		{"lookups_per_user", func(c *scheduler.Config) { c.LookupsPerUser = 100_000_001 }},
 		{"lookup_max_age", func(c *scheduler.Config) { c.LookupMaxAge = 1500 * time.Millisecond }},
 	} {
 		cfg := scheduler.DefaultConfig()

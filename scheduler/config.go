@@ -26,6 +26,8 @@ type Config struct {
 	GRPCAddr string `yaml:"grpc_addr"`
 	HTTPAddr string `yaml:"http_addr"`
 	RaftAddr string `yaml:"raft_addr"`
+	// DNSAddr answers DNS queries for services, UDP and TCP, to whoever can reach it; empty is off.
+	DNSAddr string `yaml:"dns_addr"`
 	// GossipAddr is where schedulers gossip, TCP and UDP; GossipCIDRs are the networks that they may be in, none for all.
 	GossipAddr  string   `yaml:"gossip_addr"`
 	GossipCIDRs []string `yaml:"gossip_cidrs"`
@@ -57,6 +59,10 @@ type Config struct {
 	// LookupMaxAge is how long a client may use the answer of a look-up; whole seconds. An instance that is
 	// withdrawn serves at least that much longer.
 	LookupMaxAge time.Duration `yaml:"lookup_max_age"`
+	// An account and a user may look endpoints up so often in a minute, counted over all schedulers; 0 is no limit. A watch
+	// counts once.
+	LookupsPerAccount int `yaml:"lookups_per_account"`
+	LookupsPerUser    int `yaml:"lookups_per_user"`
 	// ReserveAfter is how long an instance waits before what becomes free is kept for it. Less has big requests placed
 	// sooner, more leaves less idle.
 	ReserveAfter time.Duration   `yaml:"reserve_after"`
@@ -97,6 +103,8 @@ func DefaultConfig() Config {
 		LeaseDuration:       4 * time.Second,
 		MaxServicesPerUser:  20,
 		LookupMaxAge:        3 * time.Second,
+		LookupsPerAccount:   2000,
+		LookupsPerUser:      20,
 		ReserveAfter:        30 * time.Second,
 		SnapshotInterval:    2 * time.Minute,
 		SnapshotEntries:     8192,
@@ -117,6 +125,9 @@ func (c Config) Validate() error {
 		if err := c.checkAddr(a.addr); err != nil {
 			bad(a.field, "%w", err)
 		}
+	}
+	if err := c.checkDNSAddr(); err != nil {
+		bad("dns_addr", "%w", err)
 	}
 	if c.AdvertiseAddress != "" && !hostName.MatchString(c.AdvertiseAddress) && net.ParseIP(c.AdvertiseAddress) == nil {
 		bad("advertise_address", "%q is neither a host name nor an IP address (the ports are those of the listeners)", c.AdvertiseAddress)
@@ -150,14 +161,26 @@ func (c Config) Validate() error {
 	if c.MaxServicesPerUser < 1 {
 		bad("max_services_per_user", "%d must be at least 1", c.MaxServicesPerUser)
 	}
-	if c.LookupMaxAge < time.Second || c.LookupMaxAge > time.Minute || c.LookupMaxAge%time.Second != 0 {
-		bad("lookup_max_age", "%v must be whole seconds, 1s–1m", c.LookupMaxAge)
-	}
 	if c.ReserveAfter < time.Second || c.ReserveAfter > time.Hour {
 		bad("reserve_after", "%v is out of range 1s–1h", c.ReserveAfter)
 	}
+	c.validateLookups(bad)
 	c.validateSnapshots(bad)
 	return errors.Join(errs...)
+}
+
+func (c Config) validateLookups(bad func(field, format string, args ...any)) {
+	if c.LookupMaxAge < time.Second || c.LookupMaxAge > time.Minute || c.LookupMaxAge%time.Second != 0 {
+		bad("lookup_max_age", "%v must be whole seconds, 1s–1m", c.LookupMaxAge)
+	}
+	for _, limit := range []struct {
+		field string
+		n     int
+	}{{"lookups_per_account", c.LookupsPerAccount}, {"lookups_per_user", c.LookupsPerUser}} {
+		if limit.n < 0 || limit.n > maxLookups {
+			bad(limit.field, "%d is out of range 0–%d", limit.n, maxLookups)
+		}
+	}
 }
 
 func (c Config) validateSnapshots(bad func(field, format string, args ...any)) {
@@ -171,6 +194,9 @@ func (c Config) validateSnapshots(bad func(field, format string, args ...any)) {
 		bad("trailing_entries", "%d is out of range 1–%d", c.TrailingEntries, maxLogEntries)
 	}
 }
+
+// maxLookups of an account or a user in a minute.
+const maxLookups = 100_000_000
 
 // maxLogEntries is how many entries a scheduler may have to read and apply at its start.
 const maxLogEntries = 1_000_000
@@ -192,6 +218,20 @@ func (c Config) checkAddr(addr string) error {
 		return fmt.Errorf("%q is not a loopback address, and plain text (insecure) is served on no other", addr)
 	case !c.Insecure && (host == "" || ip != nil && ip.IsUnspecified()) && c.AdvertiseAddress == "":
 		return fmt.Errorf("%q is every address of this host: say in advertise_address which one others reach it at", addr)
+	}
+	return nil
+}
+
+// checkDNSAddr says why DNS can't be served at its address. Nobody is told it, so that any address of this host may be meant.
+func (c Config) checkDNSAddr() error {
+	if c.DNSAddr == "" {
+		return nil
+	}
+	if c.Insecure {
+		return c.checkAddr(c.DNSAddr)
+	}
+	if _, _, err := net.SplitHostPort(c.DNSAddr); err != nil {
+		return fmt.Errorf("%q is not host:port", c.DNSAddr)
 	}
 	return nil
 }

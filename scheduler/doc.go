@@ -16,6 +16,7 @@
 //     before has started has ended. A scheduler whose clock a majority contradicts doesn't start its loops at all.
 //   - A leader that is stopped in order hands over first. One that isn't is replaced by an election.
 //   - Loops, sessions and API take the time from one clock, which doesn't follow jumps (scheduler/member).
+//   - DNS is a listener of its own, without TLS, since nobody's resolver speaks it with a certificate; it is off by default.
 //   - Listeners are TLS, on any address (package identity); without it (Config.Insecure) on loopback addresses alone.
 //   - The CA is made when the first scheduler leads, not before: it comes with the log, in one write and encrypted, so
 //     there is no state between to recover from. Raft needs no connection until then, and the other listeners refuse

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/auth"
 )
 
@@ -25,17 +27,25 @@ type limits struct {
 	callsPerConnection uint32 // more than streams: another scheduler passes all of its on one, which it also asks on how this one is
 	grpcConnections    int    // each agent has one
 	httpConnections    int
-	httpRequests       int // under way at once
+	dnsConnections     int
+	httpRequests       int // under way at once, those aside that wait
+	waiting            int // watches of look-ups, and look-ups that wait
+	waitingPerAccount  int
 
-	mu       sync.Mutex
-	open     int
-	byClient map[string]int
+	underWay atomic.Int64 // requests
+
+	mu        sync.Mutex
+	open      int
+	byClient  map[string]int
+	held      int // that wait
+	byAccount map[string]int
 }
 
 func defaultLimits() *limits {
 	return &limits{
-		maxOperatorMessage: 4 << 20, streamsPerClient: 256, streams: 4096, callsPerConnection: 8192,
-		grpcConnections: 32_768, httpConnections: 8192, httpRequests: 1024, byClient: map[string]int{},
+		maxOperatorMessage: 4 << 20, streamsPerClient: 256, streams: 4096, callsPerConnection: 16_384,
+		grpcConnections: 32_768, httpConnections: 20_480, dnsConnections: 256, httpRequests: 1024, waiting: 16_384, waitingPerAccount: 12_288,
+		byClient: map[string]int{}, byAccount: map[string]int{},
 	}
 }
 
@@ -62,7 +72,7 @@ func (l *limits) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 
 // stream is for after the caller is known.
 func (l *limits) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	if strings.HasPrefix(info.FullMethod, agentMethods) {
+	if strings.HasPrefix(info.FullMethod, agentMethods) || info.FullMethod == fleetv1.LookupService_Watch_FullMethodName { // has hold
 		return next(srv, ss)
 	}
 	client := clientOf(ss.Context())
@@ -167,15 +177,45 @@ const tooManyConnections = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\n
 
 // requests answers 429 while too many requests are under way.
 func (l *limits) requests(next http.Handler) http.Handler {
-	slots := make(chan struct{}, l.httpRequests)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-			next.ServeHTTP(w, r)
-		default:
+		defer l.underWay.Add(-1)
+		if l.underWay.Add(1) > int64(l.httpRequests) {
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, "too many requests are under way on this scheduler: try again, or another scheduler", http.StatusTooManyRequests)
+			return
 		}
+		next.ServeHTTP(w, r)
 	})
+}
+
+// hold implements lookup.Config.Hold. An HTTP request that waits doesn't count as under way meanwhile.
+func (l *limits) hold(account string, request bool) (release func(), ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held >= l.waiting || l.byAccount[account] >= l.waitingPerAccount {
+		return nil, false
+	}
+	l.held++
+	l.byAccount[account]++
+	if request {
+		l.underWay.Add(-1)
+	}
+	return func() {
+		if request {
+			l.underWay.Add(1)
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.held--
+		if l.byAccount[account]--; l.byAccount[account] == 0 {
+			delete(l.byAccount, account)
+		}
+	}, true
+}
+
+// watches is how many hold.
+func (l *limits) watches() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.held
 }

@@ -208,3 +208,49 @@ func TestRequestsUnderWayAreBounded(t *testing.T) {
 	close(hold)
 	work.Wait()
 }
+
+// Look-ups that wait are counted apart from those under way, and an account can't take all the room.
+func TestWaitingLookUpsAreCounted(t *testing.T) {
+	l := defaultLimits()
+	l.waiting, l.waitingPerAccount, l.httpRequests = 3, 2, 1
+	var releases []func()
+	take := func(account string, want bool) {
+		t.Helper()
+		release, ok := l.hold(account, false)
+		if ok != want {
+			t.Errorf("%s: admitted %v with %d held", account, ok, l.watches())
+		}
+		if ok {
+			releases = append(releases, release)
+		}
+	}
+	take("a", true)
+	take("a", true)
+	take("a", false)
+	take("b", true)
+	take("c", false)
+	for _, release := range releases {
+		release()
+	}
+	if l.watches() != 0 || len(l.byAccount) != 0 {
+		t.Errorf("%d of %v are left", l.watches(), l.byAccount)
+	}
+	second := httptest.NewRecorder()
+	var h http.Handler
+	h = l.requests(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if w == second {
+			return
+		}
+		release, _ := l.hold("a", true)
+		h.ServeHTTP(second, r)
+		release()
+		third := httptest.NewRecorder()
+		if h.ServeHTTP(third, r); third.Code != http.StatusTooManyRequests {
+			t.Errorf("beside one that no longer waits: %d", third.Code)
+		}
+	}))
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+	if second.Code != http.StatusOK || l.underWay.Load() != 0 {
+		t.Errorf("beside one that waits: %d; %d are left", second.Code, l.underWay.Load())
+	}
+}

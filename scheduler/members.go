@@ -8,8 +8,10 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	"github.com/drover-fleet/drover/identity"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -17,6 +19,7 @@ import (
 	"github.com/drover-fleet/drover/scheduler/auth"
 	"github.com/drover-fleet/drover/scheduler/authority"
 	"github.com/drover-fleet/drover/scheduler/forward"
+	"github.com/drover-fleet/drover/scheduler/lookup/rate"
 	"github.com/drover-fleet/drover/scheduler/member"
 )
 
@@ -48,6 +51,44 @@ func (s *Server) wireMembers() {
 		Leads: s.raft.IsLeader, ReadIndex: s.proposals.ReadIndex, Leader: s.leaderElsewhere, Conn: s.members.Peers().Conn,
 		As: auth.Forward, Staleness: s.members.Staleness,
 	})
+	s.wireLimiter()
+}
+
+// wireLimiter makes what counts look-ups together with the other schedulers.
+func (s *Server) wireLimiter() {
+	s.limiter = rate.New(rate.Config{
+		Limits: rate.Limits{Account: s.cfg.LookupsPerAccount, User: s.cfg.LookupsPerUser}, Self: s.raft.ID(), Now: time.Now,
+		Members: func() (all, alive []string) {
+			for _, m := range s.members.List() {
+				all = append(all, m.GetId())
+				if m.GetState() == member.StateAlive || m.GetState() == member.StateCatchingUp {
+					alive = append(alive, m.GetId())
+				}
+			}
+			return all, alive
+		},
+		Call: func(ctx context.Context, id string, req *fleetv1.CountLookupsRequest) (*fleetv1.CountLookupsResponse, error) {
+			conn, err := s.members.Peers().Conn(s.state.View().Scheduler(id).GetGrpcAddress())
+			if err != nil {
+				return nil, err
+			}
+			return fleetv1.NewPeerServiceClient(conn).CountLookups(ctx, req)
+		},
+	})
+}
+
+// peerService is what other schedulers call.
+type peerService struct {
+	*member.Members
+	limiter *rate.Limiter
+}
+
+// CountLookups implements fleetv1.PeerServiceServer.
+func (p peerService) CountLookups(ctx context.Context, req *fleetv1.CountLookupsRequest) (*fleetv1.CountLookupsResponse, error) {
+	if _, ok := peerID(ctx); !ok {
+		return nil, status.Error(codes.PermissionDenied, "only a scheduler's certificate may call this")
+	}
+	return p.limiter.Count(req), nil
 }
 
 // self is this scheduler as it tells of itself.

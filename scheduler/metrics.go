@@ -163,6 +163,12 @@ func (c *snapshotCollector) Collect(out chan<- prometheus.Metric) {
 	gauge("drover_scheduler_events_queued", "Events that wait for the disk.", float64(c.s.events.Queued()))
 	send(prometheus.CounterValue, "drover_scheduler_events_dropped_total", "Events lost because the disk did not keep up.",
 		float64(c.s.events.Dropped()), "", "")
+	lookups := c.s.limiter.Counts()
+	for result, n := range map[string]uint64{"admitted": lookups.Admitted, "account-limit": lookups.RefusedAccount, "user-limit": lookups.RefusedUser} {
+		send(prometheus.CounterValue, "drover_scheduler_lookups_total", "Look-ups of known callers, by what the limits said.", float64(n), "result", result)
+	}
+	gauge("drover_scheduler_lookup_users", "Users whose look-ups are counted here at present.", float64(lookups.Users))
+	gauge("drover_scheduler_lookup_watches", "Watches of look-ups, and look-ups that wait, open on this scheduler.", float64(c.s.limits.watches()))
 	connected := 0
 	for _, n := range c.s.state.View().Nodes() {
 		if c.s.hub.Connected(n.GetMeta().GetName()) {

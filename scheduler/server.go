@@ -29,6 +29,7 @@ import (
 	"github.com/drover-fleet/drover/scheduler/forward"
 	"github.com/drover-fleet/drover/scheduler/gossip"
 	"github.com/drover-fleet/drover/scheduler/lookup"
+	"github.com/drover-fleet/drover/scheduler/lookup/rate"
 	"github.com/drover-fleet/drover/scheduler/member"
 	"github.com/drover-fleet/drover/scheduler/raftstore"
 	"github.com/drover-fleet/drover/scheduler/reconcile"
@@ -67,6 +68,7 @@ type Server struct {
 	hub       *session.Hub
 	loops     *reconcile.Loops
 	table     *lookup.Table
+	limiter   *rate.Limiter // of look-ups
 
 	keeper  *identity.Keeper // nil in a cluster without TLS
 	api     *api.API
@@ -77,6 +79,8 @@ type Server struct {
 	forward *forward.Forwarder
 
 	grpcListener, httpListener net.Listener
+	dnsListener                net.Listener // nil without DNS
+	dnsPackets                 net.PacketConn
 	grpc                       *grpc.Server
 	health                     *health.Server
 	http                       *http.Server
@@ -114,6 +118,9 @@ func New(cfg Config, logger *slog.Logger) (_ *Server, err error) {
 	}
 	if s.httpListener, err = net.Listen("tcp", cfg.HTTPAddr); err != nil {
 		return nil, fmt.Errorf("listen for HTTP: %w", err)
+	}
+	if err := s.listenDNS(); err != nil {
+		return nil, fmt.Errorf("listen for DNS: %w", err)
 	}
 	if s.cfg.GossipAddr, err = gossip.FixPort(cfg.GossipAddr); err != nil {
 		return nil, fmt.Errorf("listen for gossip: %w", err)
@@ -162,13 +169,20 @@ func (s *Server) wire() {
 		State: s.state, Proposer: s.proposals, Sessions: s.hub, LookupMaxAge: s.cfg.LookupMaxAge, ReserveAfter: s.cfg.ReserveAfter,
 		Now: s.clock.Now, Logger: s.log,
 	})
-	s.table = lookup.New(lookup.Config{Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge})
+	in := auth.NewInterceptors(auth.Config{View: s.state.View, Secure: !s.cfg.Insecure, Logger: s.log})
+	s.table = lookup.New(lookup.Config{
+		Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge, Hold: s.limits.hold, Limiter: s.limiter,
+		Valid: func(ctx context.Context) error {
+			_, err := in.Unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: fleetv1.LookupService_Watch_FullMethodName},
+				func(context.Context, any) (any, error) { return nil, nil })
+			return err
+		},
+	})
 	s.api = api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
 		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
 		Now: s.clock.Now, Logger: s.log,
 	})
-	in := auth.NewInterceptors(auth.Config{View: s.state.View, Secure: !s.cfg.Insecure, Logger: s.log})
 	m := newMetrics(s)
 	s.grpc = grpc.NewServer(
 		grpc.Creds(s.grpcCredentials()),
@@ -185,14 +199,15 @@ func (s *Server) wire() {
 	)
 	s.api.Register(s.grpc)
 	fleetv1.RegisterAgentServiceServer(s.grpc, s.hub)
-	fleetv1.RegisterPeerServiceServer(s.grpc, s.members)
+	fleetv1.RegisterPeerServiceServer(s.grpc, peerService{s.members, s.limiter})
+	fleetv1.RegisterLookupServiceServer(s.grpc, s.table.Service())
 	s.health = health.NewServer()
 	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.http = &http.Server{
 		Handler: s.limits.requests(s.handler(m)), ReadHeaderTimeout: headerTimeout, ReadTimeout: callTimeout, WriteTimeout: callTimeout,
-		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, BaseContext: func(net.Listener) context.Context { return s.stopping },
 		ErrorLog: slog.NewLogLogger(s.log.With("port", "HTTP").Handler(), slog.LevelWarn),
 	}
 	if s.keeper != nil {
@@ -215,6 +230,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	part("memory", func() error { s.tidyMemory(ctx); return nil })
 	part("look-up", func() error { s.table.Run(ctx); return nil })
+	part("look-up limits", func() error { s.limiter.Run(ctx); return nil })
 	part("members", func() error { s.members.Run(ctx); return nil })
 	part("health", func() error { s.followHealth(ctx); return nil })
 	part("leadership", func() error { s.followLeadership(ctx, cancel); return nil })
@@ -222,6 +238,9 @@ func (s *Server) Run(ctx context.Context) error {
 		part("gossip", func() error { s.followGossip(ctx); return nil })
 		part("trust", func() error { s.followTrust(ctx); return nil })
 		part("certificate", func() error { s.keeper.Run(ctx, s.cfg.hosts(), s.renew); return nil })
+	}
+	if s.dnsListener != nil {
+		part("DNS", func() error { return s.dns().Run(ctx) })
 	}
 	part("gRPC", func() error { return s.grpc.Serve(bound(s.grpcListener, s.limits.grpcConnections, "")) })
 	part("HTTP", func() error {
@@ -365,11 +384,16 @@ func (s *Server) stopServing() {
 func (s *Server) release() error {
 	s.stop()
 	var errs []error
-	for _, l := range []net.Listener{s.grpcListener, s.httpListener} {
+	for _, l := range []net.Listener{s.grpcListener, s.httpListener, s.dnsListener} {
 		if l != nil {
 			if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)
 			}
+		}
+	}
+	if s.dnsPackets != nil {
+		if err := s.dnsPackets.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
 		}
 	}
 	if s.raft != nil {

@@ -46,6 +46,7 @@ func testConfig(dir string) scheduler.Config {
 	cfg := scheduler.DefaultConfig()
 	cfg.DataDir, cfg.Insecure = dir, true
 	cfg.GRPCAddr, cfg.HTTPAddr, cfg.RaftAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg.LookupsPerUser = 0 // tests ask until an answer has what they wait for
 	cfg.HeartbeatInterval, cfg.LeaseDuration, cfg.LookupMaxAge = 100*time.Millisecond, 5*time.Second, time.Second
 	return cfg
 }
@@ -156,12 +157,17 @@ func (r *running) lookup() (int, []int) {
 }
 
 // wantPorts polls the look-up, which follows the store without telling when.
+// wantPorts waits for an answer with so many; of a stopped service there is none.
 func (r *running) wantPorts(n int) {
 	r.t.Helper()
+	want := http.StatusOK
+	if n == 0 {
+		want = http.StatusConflict
+	}
 	deadline := time.Now().Add(patience)
 	for {
 		status, ports := r.lookup()
-		if status == http.StatusOK && len(ports) == n {
+		if status == want && len(ports) == n {
 			return
 		}
 		if time.Now().After(deadline) {

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/events"
+	"github.com/drover-fleet/drover/scheduler/lookup/dns"
 )
 
 // GRPCAddr is the address that gRPC is served at.
@@ -21,6 +23,31 @@ func (s *Server) GRPCAddr() string { return s.grpcListener.Addr().String() }
 
 // HTTPAddr is the address that HTTP is served at.
 func (s *Server) HTTPAddr() string { return s.httpListener.Addr().String() }
+
+// DNSAddr is the address that DNS is served at, empty when it isn't.
+func (s *Server) DNSAddr() string {
+	if s.dnsListener == nil {
+		return ""
+	}
+	return s.dnsListener.Addr().String()
+}
+
+// listenDNS takes the ports of DNS when it is configured: the same number for TCP and UDP.
+func (s *Server) listenDNS() (err error) {
+	if s.cfg.DNSAddr == "" {
+		return nil
+	}
+	if s.dnsListener, err = net.Listen("tcp", s.cfg.DNSAddr); err != nil {
+		return err
+	}
+	s.dnsPackets, err = net.ListenPacket("udp", s.dnsListener.Addr().String())
+	return err
+}
+
+func (s *Server) dns() *dns.Server {
+	return dns.New(dns.Config{Table: s.table, Packets: s.dnsPackets, MaxAge: s.cfg.LookupMaxAge,
+		Listener: bound(s.dnsListener, s.limits.dnsConnections, "")})
+}
 
 // RaftAddr is the address at which other schedulers reach this one.
 func (s *Server) RaftAddr() string { return s.raft.Addr() }

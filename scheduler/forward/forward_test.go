@@ -319,7 +319,7 @@ func TestMethods(t *testing.T) {
 			t.Errorf("%s: known %v, write %v, stale %v", name, ok, m.write, m.stale)
 		}
 	}
-	for _, name := range []string{"/fleet.v1.AgentService/Session", "/fleet.v1.PeerService/Probe", "/grpc.health.v1.Health/Check"} {
+	for _, name := range []string{"/fleet.v1.AgentService/Session", "/fleet.v1.PeerService/Probe", "/fleet.v1.LookupService/Get", "/fleet.v1.LookupService/Watch", "/grpc.health.v1.Health/Check"} {
 		if _, ok := all[name]; ok {
 			t.Errorf("%s is passed on", name)
 		}

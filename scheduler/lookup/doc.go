@@ -1,5 +1,5 @@
-// Package lookup answers which endpoints a service has, over HTTP as SPEC §4 says and for the API's
-// ListEndpoints.
+// Package lookup answers which endpoints a service has, over HTTP as SPEC §4 says, over gRPC, and for the API's
+// ListEndpoints: once, for whoever waits for a newer answer, and for watches.
 //
 // The answer of a service is rendered when something changes (a service, an instance, a pool, a node's
 // lease or devices) and served from memory: a request hashes its token, finds the service in a map and writes bytes
@@ -15,14 +15,29 @@
 //   - What comes to a service of more than 500 instances is rendered only when 40 µs for each have passed since it
 //     was last, 2 s for 50,000. What goes is rendered at once: an instance that is withdrawn serves on for no longer
 //     than clients may use the last answer that has it.
-//   - The index is that of the store when the answer last changed. A lease that is lost changes the answer
-//     and not the store, so the ETag covers the bytes, too.
-//   - A service that can't be looked up (pool not dedicated) answers 409 with the condition that fails;
-//     another project's service answers 404 like one that does not exist. Whoever can't know of a service
-//     learns nothing.
+//   - The index is that of the store when the answer last changed, and more than that of the answer before: a lease that
+//     is lost changes the answer and not the store. The ETag covers the bytes, too.
+//   - An answer is rendered with all that is sent of it: a page, an event of a watch, and a message, encoded when the first
+//     watch needs it. It has a channel that is closed when the next one stands, which wakes all who wait; each then takes the
+//     newest there is, so whoever is slow skips what lies between and nothing is queued for anybody.
+//   - A watch has the goroutine of its connection or stream and a timer, nothing else. Each write has a deadline of its
+//     own, in place of the server's for whole requests; whoever doesn't read is cut off.
+//   - A watch's caller is authenticated again before each thing that is sent and each 15 s, which ends the watch with its
+//     credential and needs no news about credentials.
+//   - Each answer is also rendered for every network that nodes name, when it changes and not when it is asked for, because
+//     networks are few. Their names and prefixes are counted over all nodes; a new name renders everything anew, which
+//     happens as rarely as somebody builds a network.
+//   - What can't be looked up (pool not dedicated, stopped, no image, batch) is refused with 409, a code of its own and
+//     the condition that fails; another project's service answers 404 like one that does not exist. Whoever can't know
+//     of a service learns nothing. ListEndpoints, which is for operators, shows a stopped service as one without endpoints.
+//   - A look-up of a known caller counts against the limits (package rate) whatever comes of it, so that names can't be
+//     tried out; a watch counts once.
+//   - A path with encoded characters is refused: no name needs them, and others might take it for another path.
 //   - A project in the path must be the caller's own: until roles of projects exist every caller has one.
 //   - Every scheduler answers, from its own memory: a client needs no leader. Headers say how old the answer may be, and
 //     mark it from 2 s on; whoever would rather have none than an old one says so in the query.
 //   - Tokens are kept by the hash of their secret beside the answers; the comparison of hashes takes
 //     constant time.
+//
+// Dependencies: grpc, whose prepared messages are encoded once for many streams.
 package lookup

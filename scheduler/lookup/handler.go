@@ -3,11 +3,10 @@ package lookup
 import (
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/auth"
@@ -15,40 +14,63 @@ import (
 
 // ServeHTTP answers GET /v1/{project}/services/{service}/predict/endpoints?type=host_endpoints.
 func (t *Table) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if no := t.serve(w, r); no != nil {
+		no.write(w)
+	}
+}
+
+// serve answers a look-up, or says why not and has written nothing.
+func (t *Table) serve(w http.ResponseWriter, r *http.Request) *refusal {
+	if r.URL.RawPath != "" {
+		return refuse(http.StatusBadRequest, "the path has encoded characters: names are of letters, digits, - and _, as they are")
+	}
 	project, service, ok := splitPath(r.URL.Path)
 	if !ok {
-		fail(w, http.StatusNotFound, "there is nothing at this path; look-ups are at /v1/{project}/services/{service}/predict/endpoints")
-		return
+		return refuse(http.StatusNotFound, "there is nothing at this path; look-ups are at /v1/{project}/services/{service}/predict/endpoints")
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		fail(w, http.StatusMethodNotAllowed, "look-ups use GET")
-		return
+		return refuse(http.StatusMethodNotAllowed, "look-ups use GET")
 	}
-	now := t.now.Load()
-	caller, status, msg := now.authenticate(r.Header)
-	if status != 0 {
-		fail(w, status, msg)
-		return
+	caller, no := t.authenticate(r)
+	if no != nil {
+		return no
 	}
-	bound := time.Duration(0)
+	var q question
 	if r.URL.RawQuery != hostEndpoints {
-		var msg string
-		if bound, msg = readQuery(r.URL.RawQuery); msg != "" {
-			fail(w, http.StatusBadRequest, msg)
-			return
+		if q, no = readQuery(r.URL.RawQuery); no != nil {
+			return no
 		}
 	}
-	if msg := t.stamp(w.Header(), bound); msg != "" {
-		fail(w, http.StatusServiceUnavailable, msg)
-		return
+	if q.network, no = t.networkOf(q.network, r.RemoteAddr); no != nil {
+		return no
 	}
-	e := now.services.at(key{project, service})
-	if e == nil || project != caller.Project {
-		fail(w, http.StatusNotFound, fmt.Sprintf("there is no service %q in project %q", service, project))
-		return
+	if no := t.take(caller); no != nil {
+		return no
 	}
-	e.answer.Load().serve(w, r)
+	e, no := t.find(caller, project, service)
+	if no != nil {
+		return no
+	}
+	switch {
+	case q.watch && r.Method != http.MethodGet:
+		return refuse(http.StatusBadRequest, "watch=true goes with GET alone")
+	case q.watch:
+		return t.serveWatch(w, r, caller, e, q)
+	case q.blocks:
+		if no := t.serveBlocking(w, r, caller, e, q); no != nil {
+			return no
+		}
+	}
+	if no := t.stamp(w.Header(), q.bound); no != nil {
+		return no
+	}
+	a := e.answer.Load()
+	if a.refusal != nil {
+		return a.refusal
+	}
+	a.in(q.network).write(w, r)
+	return nil
 }
 
 const hostEndpoints = "type=host_endpoints"
@@ -66,58 +88,82 @@ func splitPath(p string) (project, service string, ok bool) {
 	return project, service, ok && project != "" && service != "" && !strings.Contains(service, "/") && !strings.Contains(project, "/")
 }
 
-// authenticate finds the caller by the X-Auth-Token header; status is 0 when there is one.
-func (s *snapshot) authenticate(h http.Header) (c auth.Caller, status int, msg string) {
-	if !s.bootstrapped {
-		return c, http.StatusServiceUnavailable, auth.ErrNotReady.Error()
+// authenticate finds out who calls, and that the caller may look services up.
+func (t *Table) authenticate(r *http.Request) (auth.Caller, *refusal) {
+	caller, err := t.cfg.Authenticate(r)
+	switch {
+	case errors.Is(err, auth.ErrNotReady):
+		return caller, refuse(http.StatusServiceUnavailable, "%v", err)
+	case err != nil:
+		return caller, refuse(http.StatusUnauthorized, "%v", err)
+	case caller.Role == fleetv1.RoleAgent || caller.Role == fleetv1.RoleScheduler:
+		return caller, refuse(http.StatusForbidden, "a credential of the role %q may not look services up", caller.Role)
 	}
-	values := h["X-Auth-Token"]
+	return caller, nil
+}
+
+// byToken finds the caller by the X-Auth-Token header.
+func (t *Table) byToken(r *http.Request) (c auth.Caller, err error) {
+	s := t.now.Load()
+	if !s.bootstrapped {
+		return c, auth.ErrNotReady
+	}
+	values := r.Header["X-Auth-Token"]
 	if len(values) != 1 || values[0] == "" {
-		return c, http.StatusUnauthorized, "the header X-Auth-Token is missing"
+		return c, errNoToken
 	}
 	sum := hash(values[0])
 	found := s.tokens[sum]
 	if found == nil || subtle.ConstantTimeCompare(found.sum[:], sum[:]) != 1 {
-		return c, http.StatusUnauthorized, "the token in X-Auth-Token is not known to this cluster"
+		return c, errUnknownToken
 	}
-	if found.caller.Role == fleetv1.RoleAgent {
-		return c, http.StatusForbidden, "an agent's token may not look services up"
-	}
-	return found.caller, 0, ""
+	return found.caller, nil
 }
+
+var (
+	errNoToken      = errors.New("the header X-Auth-Token is missing, or stands more than once")
+	errUnknownToken = errors.New("the token in X-Auth-Token is not known to this cluster")
+)
 
 func hash(secret string) [sha256.Size]byte {
 	var buf [128]byte
 	return sha256.Sum256(append(buf[:0], secret...))
 }
 
-func (a *answer) serve(w http.ResponseWriter, r *http.Request) {
-	if a.refusal != "" {
-		fail(w, http.StatusConflict, a.refusal)
-		return
+// take counts a look-up, a watch as one, and refuses what is beyond a limit.
+func (t *Table) take(c auth.Caller) *refusal {
+	over := t.cfg.Limiter.Take(c.Account, c.Name)
+	if over == nil {
+		return nil
 	}
+	no := &refusal{status: http.StatusTooManyRequests, reason: reasonAccount, retryAfter: over.RetryAfter}
+	what, name := "account", c.Account
+	if over.User {
+		no.reason, what, name = reasonUser, "user", c.Name
+	}
+	no.msg = fmt.Sprintf("%s %q may look services up %d times a minute: ask again in %d s, or open a watch, which counts once",
+		what, name, over.Limit, no.retrySeconds())
+	return no
+}
+
+// find finds a service by its name or ID. Another project's is absent.
+func (t *Table) find(c auth.Caller, project, service string) (*entry, *refusal) {
+	e := t.now.Load().services.at(key{project, service})
+	if e == nil || project != c.Project {
+		return nil, refuse(http.StatusNotFound, "there is no service %q in project %q", service, project)
+	}
+	return e, nil
+}
+
+func (p *page) write(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	h["Content-Type"], h["Etag"], h["Cache-Control"] = a.contentType, a.etag, a.cacheControl
-	if match := r.Header["If-None-Match"]; len(match) == 1 && match[0] == a.etag[0] {
+	h["Content-Type"], h["Etag"], h["Cache-Control"] = p.contentType, p.etag, p.cacheControl
+	if match := r.Header["If-None-Match"]; len(match) == 1 && match[0] == p.etag[0] {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	h["Content-Length"] = a.contentLength
+	h["Content-Length"] = p.contentLength
 	if r.Method == http.MethodGet {
-		w.Write(a.body) // a client that went away is its own loss
+		w.Write(p.body) // a client that went away is its own loss
 	}
-}
-
-// fail writes an error in the form that clients of SPEC §4 read.
-func fail(w http.ResponseWriter, status int, msg string) {
-	body, err := json.Marshal(struct {
-		Code string `json:"error_code"`
-		Msg  string `json:"error_msg"`
-	}{fmt.Sprintf("DROVER.%04d", status), msg})
-	if err != nil {
-		panic(fmt.Sprintf("lookup: encode two strings: %v", err))
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	w.Write(body)
 }

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,11 +30,13 @@ type fixture struct {
 	index uint64
 	mu    sync.Mutex
 	lost  map[string]bool
+	age   atomic.Int64 // nanoseconds
 }
 
 func newFixture(t testing.TB) *fixture {
 	f := &fixture{t: t, store: state.New(), lost: map[string]bool{}}
-	f.table = New(Config{Store: f.store, MaxAge: 3 * time.Second, LeaseValid: func(n string) bool {
+	staleness := func() (time.Duration, bool) { return time.Duration(f.age.Load()), true }
+	f.table = New(Config{Store: f.store, MaxAge: 3 * time.Second, Staleness: staleness, LeaseValid: func(n string) bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return !f.lost[n]
@@ -65,7 +68,7 @@ func (f *fixture) basics() {
 	f.put(&fleetv1.Flavor{Meta: meta("small", "f")})
 	f.put(&fleetv1.Pool{Meta: meta("own", "p1"), Spec: &fleetv1.PoolSpec{Type: fleetv1.PoolDedicated}})
 	f.put(&fleetv1.Pool{Meta: meta("shared", "p2"), Spec: &fleetv1.PoolSpec{Type: fleetv1.PoolPublic}})
-	f.put(&fleetv1.Model{Meta: meta("iris", "m"), Spec: &fleetv1.ModelSpec{Version: "0.0.1"}})
+	f.put(&fleetv1.Model{Meta: meta("iris", "m"), Spec: &fleetv1.ModelSpec{Version: "0.0.1", Image: "iris:1"}})
 	f.put(&fleetv1.Node{Meta: meta("n1", "n1-id")})
 }
 
@@ -83,7 +86,7 @@ func instance(id, serviceID string, port int32) *fleetv1.Instance {
 		Observed: &fleetv1.InstanceObserved{State: fleetv1.InstanceRunning, Ready: true, Ip: "10.0.0.1", Port: port}}
 }
 
-func (f *fixture) get(method, path, token string, header ...string) *httptest.ResponseRecorder {
+func (f *fixture) request(method, path, token string, header ...string) *http.Request {
 	r := httptest.NewRequest(method, path, nil)
 	if token != "" {
 		r.Header.Set("X-Auth-Token", token)
@@ -91,9 +94,36 @@ func (f *fixture) get(method, path, token string, header ...string) *httptest.Re
 	for i := 0; i+1 < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
+	return r
+}
+
+func (f *fixture) serve(r *http.Request) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	f.table.ServeHTTP(w, r)
 	return w
+}
+
+func (f *fixture) get(method, path, token string, header ...string) *httptest.ResponseRecorder {
+	return f.serve(f.request(method, path, token, header...))
+}
+
+func endpointsOf(t testing.TB, w *httptest.ResponseRecorder) []endpoint {
+	t.Helper()
+	var out struct {
+		HostEndpoints []endpoint `json:"host_endpoints"`
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil || out.HostEndpoints == nil {
+		t.Fatalf("%v in %s", err, w.Body)
+	}
+	return out.HostEndpoints
+}
+
+func ipsOf(t testing.TB, w *httptest.ResponseRecorder) (ips []string) {
+	t.Helper()
+	for _, e := range endpointsOf(t, w) {
+		ips = append(ips, e.IP)
+	}
+	return ips
 }
 
 const irisPath = "/v1/default/services/iris/predict/endpoints?type=host_endpoints"
@@ -105,14 +135,8 @@ func (f *fixture) ports(path string) []int32 {
 	if w.Code != http.StatusOK {
 		f.t.Fatalf("%s: %d %s", path, w.Code, w.Body)
 	}
-	var out struct {
-		HostEndpoints []endpoint `json:"host_endpoints"`
-	}
-	if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil || out.HostEndpoints == nil {
-		f.t.Fatalf("%s: %v in %s", path, err, w.Body)
-	}
 	var ports []int32
-	for _, e := range out.HostEndpoints {
+	for _, e := range endpointsOf(f.t, w) {
 		ports = append(ports, e.Port)
 	}
 	return ports
@@ -176,7 +200,12 @@ func TestEndpointsFollowTheStore(t *testing.T) {
 		f.table.Refresh()
 		f.want("lease back", 30001)
 		f.editService(func(s *fleetv1.Service) { s.Desired.State = fleetv1.DesiredStopped })
-		f.want("service stopped")
+		synctest.Wait()
+		if resp, err := f.table.Endpoints(fleetv1.Default, "iris"); err != nil || len(resp.GetEndpoints()) > 0 {
+			t.Errorf("a stopped service: %v, %v", resp, err)
+		}
+		f.editService(func(s *fleetv1.Service) { s.Desired.State = fleetv1.DesiredRunning })
+		f.want("started again", 30001)
 	})
 }
 
@@ -233,12 +262,49 @@ func TestRefusals(t *testing.T) {
 	run(t, func(f *fixture) {
 		f.put(service("iris", "s1", "own"))
 		f.put(service("open", "s2", "shared"))
+		f.put(&fleetv1.Model{Meta: meta("packed", "m2"), Spec: &fleetv1.ModelSpec{Version: "0.0.1"}})
+		f.put(&fleetv1.Model{Meta: meta("bulk", "m3"), Spec: &fleetv1.ModelSpec{Version: "0.0.1", Image: "bulk:1", DeployTypes: []string{"batch"}}})
+		for i, name := range []string{"packed", "bulk", "stopped", "deleted"} {
+			s := service(name, fmt.Sprint("r", i), "own")
+			switch name {
+			case "stopped", "deleted":
+				s.Desired.State = name
+			default:
+				s.Spec.Versions[0].Model = name
+			}
+			f.put(s)
+		}
 		synctest.Wait()
+		of := func(service string) string { return strings.Replace(irisPath, "iris", service, 1) }
+		codes := map[string]string{"public pool": "4091", "stopped": "4092", "deleted": "4092", "package": "4093", "batch": "4094"}
 		for _, c := range []struct {
 			name, method, path, token string
 			status                    int
 			msg                       string
 		}{
+			{"stopped", "GET", of("stopped"), "root-secret", 409, "is stopped: start it"},
+			{"deleted", "GET", of("deleted"), "root-secret", 409, "being deleted"},
+			{"package", "GET", of("packed"), "root-secret", 409, `"packed" version 0.0.1, which is a model package`},
+			{"batch", "GET", of("bulk"), "root-secret", 409, `"bulk" version 0.0.1, which is for batch jobs`},
+			{"above", "GET", of(".."), "root-secret", 404, `no service ".."`},
+			{"above the project", "GET", "/v1/default/services/../services/iris/predict/endpoints", "root-secret", 404, "nothing at this path"},
+			{"encoded dots", "GET", of("%2e%2e"), "root-secret", 400, "encoded"},
+			{"encoded slash", "GET", of("x%2Firis"), "root-secret", 400, "encoded"},
+			{"encoded slash between", "GET", "/v1%2Fdefault/services/iris/predict/endpoints", "root-secret", 400, "encoded"},
+			{"encoded letter", "GET", of("%69ris"), "root-secret", 400, "encoded"},
+			{"encoded twice", "GET", of("%252e%252e"), "root-secret", 404, `no service "%2e%2e"`},
+			{"encoded zero", "GET", of("iris%00"), "root-secret", 404, "no service"},
+			{"backslash", "GET", of(`..%5Ciris`), "root-secret", 404, "no service"},
+			{"type twice", "GET", irisPath + "&type=host_endpoints", "root-secret", 400, "type stands 2 times"},
+			{"semicolon", "GET", irisPath + ";x=1", "root-secret", 400, "can't be read"},
+			{"watch what", "GET", irisPath + "&watch=yes", "root-secret", 400, `watch is "yes"`},
+			{"watch and wait", "GET", irisPath + "&watch=true&index=1", "root-secret", 400, "leave index out"},
+			{"watch of a head", "HEAD", irisPath + "&watch=true", "root-secret", 400, ""},
+			{"wait alone", "GET", irisPath + "&wait=1s", "root-secret", 400, "without index"},
+			{"index", "GET", irisPath + "&index=-1", "root-secret", 400, `index is "-1"`},
+			{"wait too long", "GET", irisPath + "&index=1&wait=61s", "root-secret", 400, "at most 1m0s"},
+			{"wait before now", "GET", irisPath + "&index=1&wait=-1s", "root-secret", 400, `wait is "-1s"`},
+			{"watch of a stopped one", "GET", of("stopped") + "&watch=true", "root-secret", 409, "is stopped"},
 			{"no token", "GET", irisPath, "", 401, "missing"},
 			{"wrong token", "GET", irisPath, "root-secre", 401, "not known"},
 			{"agent's token", "GET", irisPath, "agent-secret", 403, "agent"},
@@ -246,8 +312,8 @@ func TestRefusals(t *testing.T) {
 			{"absent", "GET", strings.Replace(irisPath, "iris", "rose", 1), "root-secret", 404, `no service "rose"`},
 			{"absent project", "GET", strings.Replace(irisPath, "default", "rose", 1), "root-secret", 404, `in project "rose"`},
 			{"public pool", "GET", strings.Replace(irisPath, "iris", "open", 1), "root-secret", 409, `"shared", which is public`},
-			{"no type", "GET", strings.TrimSuffix(irisPath, "?type=host_endpoints"), "root-secret", 400, "type=host_endpoints"},
-			{"other type", "GET", irisPath + "s", "root-secret", 400, "type=host_endpoints"},
+			{"no type", "GET", strings.TrimSuffix(irisPath, "?type=host_endpoints"), "root-secret", 400, "names no type"},
+			{"other type", "GET", irisPath + "s", "root-secret", 400, `type "host_endpointss" is not known`},
 			{"post", "POST", irisPath, "root-secret", 405, "GET"},
 			{"elsewhere", "GET", "/v1/default/services/iris", "root-secret", 404, "nothing at this path"},
 			{"slashes", "GET", "/v1/default/services/a/b/predict/endpoints", "root-secret", 404, "nothing at this path"},
@@ -261,7 +327,11 @@ func TestRefusals(t *testing.T) {
 			if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil {
 				t.Errorf("%s: %v in %q", c.name, err, w.Body)
 			}
-			if w.Code != c.status || out.Code != fmt.Sprintf("DROVER.%04d", c.status) || !strings.Contains(out.Msg, c.msg) {
+			code, ok := codes[c.name]
+			if !ok && c.status != http.StatusConflict {
+				code = fmt.Sprintf("%04d", c.status)
+			}
+			if w.Code != c.status || code != "" && out.Code != "DROVER."+code || !strings.Contains(out.Msg, c.msg) {
 				t.Errorf("%s: %d %+v, want %d and %q", c.name, w.Code, out, c.status, c.msg)
 			}
 		}

@@ -1,34 +1,13 @@
 package lookup
 
 import (
-	"fmt"
+	"context"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
-
-// readQuery answers the age beyond which the caller doesn't want an answer, 0 when he takes any; msg says what is wrong.
-func readQuery(query string) (bound time.Duration, msg string) {
-	q, err := url.ParseQuery(query)
-	if err != nil || q.Get("type") != "host_endpoints" {
-		return 0, `the query must be "type=host_endpoints"`
-	}
-	text := q.Get("max_stale")
-	if text == "" {
-		return 0, ""
-	}
-	seconds, err := strconv.Atoi(text)
-	if err != nil || seconds < 1 || seconds > maxBound {
-		return 0, fmt.Sprintf("max_stale is %q: want whole seconds, 1–%d", text, maxBound)
-	}
-	return time.Duration(seconds) * time.Second, ""
-}
-
-// maxBound of max_stale, in seconds: a day.
-const maxBound = 86400
 
 // Headers of every answer.
 const (
@@ -36,16 +15,49 @@ const (
 	headerStale     = "Drover-Stale"     // "true" above staleAfter
 )
 
-// staleAfter is the age from which an answer is marked.
-const staleAfter = fleetv1.StaleAfterMillis * time.Millisecond
+const (
+	// staleAfter is the age from which an answer is marked.
+	staleAfter = fleetv1.StaleAfterMillis * time.Millisecond
+	// staleEvery is how often watches are told of an age that has crossed it.
+	staleEvery = 250 * time.Millisecond
+)
 
-// stamp says in the headers how old the answer may be; msg is why it is too old for the caller.
-func (t *Table) stamp(h http.Header, bound time.Duration) (msg string) {
+// freshness says whether answers are marked, until next is closed.
+type freshness struct {
+	stale bool
+	next  chan struct{}
+}
+
+// followStaleness keeps freshness up to date until ctx ends.
+func (t *Table) followStaleness(ctx context.Context) {
+	tick := time.NewTicker(staleEvery)
+	defer tick.Stop()
+	for {
+		last := t.freshness.Load()
+		if stale := t.staleness().GetStale(); stale != last.stale {
+			t.freshness.Store(&freshness{stale, make(chan struct{})})
+			close(last.next)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (t *Table) staleness() *fleetv1.Staleness {
+	age, known := t.cfg.Staleness()
+	return &fleetv1.Staleness{Millis: age.Milliseconds(), Unknown: !known, Stale: !known || age > staleAfter}
+}
+
+// stamp says in the headers how old the answer may be, and refuses one that is too old for the caller.
+func (t *Table) stamp(h http.Header, bound time.Duration) *refusal {
 	age, known := t.cfg.Staleness()
 	switch {
 	case known && age == 0:
 		h[headerStaleness] = t.fresh
-		return ""
+		return nil
 	case known:
 		h[headerStaleness] = []string{strconv.FormatFloat(age.Seconds(), 'f', 3, 64)}
 	default:
@@ -54,11 +66,16 @@ func (t *Table) stamp(h http.Header, bound time.Duration) (msg string) {
 	if !known || age > staleAfter {
 		h[headerStale] = []string{"true"}
 	}
+	return tooOld(age, known, bound)
+}
+
+// tooOld is nil when an answer of this age will do.
+func tooOld(age time.Duration, known bool, bound time.Duration) *refusal {
 	switch {
 	case bound == 0 || known && age <= bound:
-		return ""
+		return nil
 	case !known:
-		return "this scheduler has heard no leader since it started, and can't say how old its answer is; ask another one"
+		return refuse(http.StatusServiceUnavailable, "this scheduler has heard no leader since it started, and can't say how old its answer is; ask another one")
 	}
-	return fmt.Sprintf("this scheduler has heard no leader for %.1f s, and at most %v was asked for; ask another one", age.Seconds(), bound)
+	return refuse(http.StatusServiceUnavailable, "this scheduler has heard no leader for %.1f s, and at most %v was asked for; ask another one", age.Seconds(), bound)
 }

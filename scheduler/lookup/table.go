@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"maps"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +14,7 @@ import (
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/auth"
+	"github.com/drover-fleet/drover/scheduler/lookup/rate"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
@@ -31,6 +34,16 @@ type Config struct {
 	Staleness func() (age time.Duration, known bool)
 	// MaxAge is how long a client may use an answer; whole seconds.
 	MaxAge time.Duration
+	// Authenticate finds out who makes a request; unset, its X-Auth-Token says so. Errors are shown to the caller, with
+	// 503 for auth.ErrNotReady and 401 for any other.
+	Authenticate func(*http.Request) (auth.Caller, error)
+	// Valid says whether who has opened a stream would still be let in, nil when so; unset, they always are.
+	Valid func(ctx context.Context) error
+	// Limiter admits look-ups; nil admits all.
+	Limiter *rate.Limiter
+	// Hold admits a watch or a request that waits, until release is called; ok is false when there are too many. request
+	// says that it is one of HTTP. Unset, there is no limit.
+	Hold func(account string, request bool) (release func(), ok bool)
 }
 
 // Table holds the answer of every service. It is an http.Handler. Its methods may be called from any
@@ -41,7 +54,21 @@ type Table struct {
 	wake  chan struct{} // holds one token when nodes or all has something
 	fresh []string      // value of headerStaleness on a leader
 
-	big map[string]*pause // services of many instances, by ID; Run's alone
+	freshness atomic.Pointer[freshness]
+	networks  atomic.Pointer[networks]
+
+	// Run's alone:
+	big  map[string]*pause // services of many instances, by ID
+	live map[string]*entry // all that can be found, by ID
+	// Of how many nodes' addresses each network is known.
+	origins map[origin]int
+	counted map[string]map[string]string // by node
+
+	// Watches whose connections were taken over end with ctx.
+	ctx      context.Context
+	cancel   context.CancelFunc
+	watching sync.WaitGroup
+	begin    sync.Mutex // held to begin a watch, so that none begins when ctx has ended
 
 	mu    sync.Mutex
 	nodes map[string]bool // whose lease changed
@@ -68,21 +95,25 @@ type entry struct {
 	answer atomic.Pointer[answer]
 }
 
-// answer is rendered.
-type answer struct {
-	resp    *fleetv1.ListEndpointsResponse
-	refusal string // why it can't be looked up; then nothing else is set
-	body    []byte
-	// Header values, ready to be put into a response's map.
-	contentType, contentLength, etag, cacheControl []string
-}
-
 // New makes a table without services.
 func New(cfg Config) *Table {
 	if cfg.Staleness == nil {
 		cfg.Staleness = func() (time.Duration, bool) { return 0, true }
 	}
-	t := &Table{cfg: cfg, fresh: []string{"0"}, wake: make(chan struct{}, 1), nodes: map[string]bool{}, big: map[string]*pause{}}
+	if cfg.Valid == nil {
+		cfg.Valid = func(context.Context) error { return nil }
+	}
+	if cfg.Hold == nil {
+		cfg.Hold = func(string, bool) (func(), bool) { return func() {}, true }
+	}
+	t := &Table{cfg: cfg, fresh: []string{"0"}, wake: make(chan struct{}, 1), nodes: map[string]bool{}, big: map[string]*pause{}, live: map[string]*entry{},
+		origins: map[origin]int{}, counted: map[string]map[string]string{}}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.networks.Store(&networks{})
+	if t.cfg.Authenticate == nil {
+		t.cfg.Authenticate = t.byToken
+	}
+	t.freshness.Store(&freshness{next: make(chan struct{})})
 	t.now.Store(&snapshot{services: newDirectory()})
 	return t
 }
@@ -113,21 +144,38 @@ func (t *Table) signal() {
 // ErrNotFound is what Endpoints answers for a service that does not exist.
 var ErrNotFound = errors.New("there is no such service")
 
-// Endpoints answers what the HTTP look-up does. The response is shared and must not be written to.
+// Endpoints answers what the HTTP look-up does, but that a stopped service has none. The response is shared and must
+// not be written to.
 func (t *Table) Endpoints(project, service string) (*fleetv1.ListEndpointsResponse, error) {
 	e := t.now.Load().services.at(key{project, service})
 	if e == nil {
 		return nil, ErrNotFound
 	}
 	a := e.answer.Load()
-	if a.refusal != "" {
-		return nil, errors.New(a.refusal)
+	if a.refusal != nil && a.refusal.reason != reasonStopped {
+		return nil, a.refusal
 	}
-	return a.resp, nil
+	return a.page.resp, nil
 }
 
-// Run keeps the answers current until ctx ends.
+// Resolve answers a service's endpoints in the network of a caller, given as "IP:port"; one that can't be looked up has none.
+func (t *Table) Resolve(project, service, remote string) (resp *fleetv1.ListEndpointsResponse, exists bool) {
+	e := t.now.Load().services.at(key{project, service})
+	if e == nil {
+		return nil, false
+	}
+	network, _ := t.networkOf("", remote) // which refuses names alone
+	return e.answer.Load().in(network).resp, true
+}
+
+// Run keeps the answers current until ctx ends. Watches end then. It is called once.
 func (t *Table) Run(ctx context.Context) {
+	defer func() {
+		t.begin.Lock()
+		t.cancel()
+		t.begin.Unlock()
+		t.watching.Wait()
+	}()
 	feed := t.cfg.Store.Subscribe()
 	defer feed.Close()
 	type news struct {
@@ -139,6 +187,7 @@ func (t *Table) Run(ctx context.Context) {
 	defer reading.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	reading.Go(func() { t.followStaleness(ctx) })
 	reading.Go(func() {
 		for {
 			sets, resync, err := feed.Next(ctx)
@@ -249,10 +298,10 @@ func (t *Table) apply(sets []state.ChangeSet, resync bool) {
 					}
 				}
 			case fleetv1.KindNode:
-				if c.Before.GetNode().GetStatus().GetState() != c.After.GetNode().GetStatus().GetState() {
-					markNode(view, c.Key.Key, dirty)
+				if t.nodeChanged(view, c, dirty) {
+					t.rebuild()
+					return
 				}
-				markDevices(view, c, dirty)
 			}
 		}
 	}
@@ -274,6 +323,8 @@ func (t *Table) move(view state.ReadView, changes []state.Change) {
 					next.services.set(k, nil)
 				}
 			}
+			t.live[m.GetId()].end()
+			delete(t.live, m.GetId())
 			continue
 		}
 		t.add(view, next.services, c.After.GetService())
@@ -281,12 +332,24 @@ func (t *Table) move(view state.ReadView, changes []state.Change) {
 	t.now.Store(next)
 }
 
+// end tells watches that the service is gone.
+func (e *entry) end() {
+	if e == nil {
+		return
+	}
+	last := e.answer.Swap(&answer{refusal: refuse(http.StatusNotFound, "the service has been deleted"), page: render(&fleetv1.ListEndpointsResponse{}), next: make(chan struct{})})
+	if last != nil {
+		close(last.next)
+	}
+}
+
 // add puts a service's entry in under its name and its ID; a name wins over an ID, as it does in the store.
 func (t *Table) add(view state.ReadView, services *directory, s *fleetv1.Service) {
 	m := s.GetMeta()
-	e := t.now.Load().services.at(key{m.GetProject(), m.GetId()})
-	if e == nil || e.id != m.GetId() {
+	e := t.live[m.GetId()]
+	if e == nil {
 		e = &entry{id: m.GetId()}
+		t.live[e.id] = e
 	}
 	t.update(view, e, s)
 	services.set(key{m.GetProject(), m.GetName()}, e)
@@ -310,14 +373,30 @@ func (t *Table) render(view state.ReadView, dirty services) {
 }
 
 func (t *Table) update(view state.ReadView, e *entry, s *fleetv1.Service) {
-	next, instances := t.answerOf(view, s)
+	last := e.answer.Load()
+	after := uint64(0)
+	if last != nil {
+		after = last.page.resp.GetIndex()
+	}
+	next, instances := t.answerOf(view, s, after)
 	t.pause(s.GetMeta().GetId(), instances)
-	if last := e.answer.Load(); last == nil || last.refusal != next.refusal || !sameEndpoints(last, next) {
+	switch {
+	case last == nil:
 		e.answer.Store(next)
+	case !sameAnswer(last, next):
+		e.answer.Store(next)
+		close(last.next)
 	}
 }
 
-func sameEndpoints(a, b *answer) bool {
+func sameAnswer(a, b *answer) bool {
+	if (a.refusal == nil) != (b.refusal == nil) || a.refusal != nil && *a.refusal != *b.refusal {
+		return false
+	}
+	return samePage(a.page, b.page) && maps.EqualFunc(a.others, b.others, samePage)
+}
+
+func samePage(a, b *page) bool {
 	x, y := a.resp.GetEndpoints(), b.resp.GetEndpoints()
 	if len(x) != len(y) {
 		return false
@@ -333,6 +412,7 @@ func sameEndpoints(a, b *answer) bool {
 // rebuild replaces the snapshot; answers that have not changed stay.
 func (t *Table) rebuild() {
 	view := t.cfg.Store.View()
+	t.recount(view)
 	next := &snapshot{
 		bootstrapped: view.Cluster() != nil,
 		services:     newDirectory(),
@@ -344,8 +424,18 @@ func (t *Table) rebuild() {
 			next.tokens[one.sum] = one
 		}
 	}
+	before := t.live
+	t.live = make(map[string]*entry, len(before))
 	for _, s := range view.Services("") {
+		if e := before[s.GetMeta().GetId()]; e != nil {
+			t.live[e.id] = e
+		}
 		t.add(view, next.services, s)
 	}
 	t.now.Store(next)
+	for id, e := range before {
+		if t.live[id] == nil {
+			e.end()
+		}
+	}
 }

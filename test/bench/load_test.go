@@ -35,7 +35,7 @@ type load struct {
 }
 
 // newLoad connects and learns the answer's length from a first request on one connection.
-func newLoad(ctx context.Context, addr, path, token string) (*load, error) {
+func newLoad(ctx context.Context, addr, path, token string, connections int) (*load, error) {
 	l := &load{addr: addr, request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nX-Auth-Token: %s\r\nUser-Agent: bench\r\n\r\n", path, addr, token)}
 	for range connections {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)

@@ -53,6 +53,7 @@ func schedulerConfig(t testing.TB) scheduler.Config {
 	}
 	cfg.LeaseDuration = time.Hour
 	cfg.MaxServicesPerUser = 1_000_000
+	cfg.LookupsPerAccount, cfg.LookupsPerUser = 0, 0
 	return cfg
 }
 

@@ -109,6 +109,7 @@ func (c *Cluster) StartScheduler() {
 	cfg.Bootstrap, cfg.Insecure = true, !c.opts.TLS
 	cfg.GRPCAddr, cfg.HTTPAddr, cfg.RaftAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.LookupMaxAge = time.Second // every stop takes as long
+	cfg.LookupsPerUser = 0         // tests ask until an answer has what they wait for
 	if c.grpcAddr != "" {
 		cfg.GRPCAddr = c.grpcAddr
 	}

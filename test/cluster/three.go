@@ -130,7 +130,7 @@ func (one *Scheduler) config() scheduler.Config {
 	if one.ports[0] != "" {
 		cfg.GRPCAddr, cfg.HTTPAddr, cfg.RaftAddr = one.ports[0], one.ports[1], one.ports[2]
 	}
-	cfg.LookupMaxAge = time.Second
+	cfg.LookupMaxAge, cfg.LookupsPerUser = time.Second, 0
 	cfg.Membership.StableFor, cfg.Membership.ProbeInterval, cfg.Membership.AnnounceInterval = time.Second, 100*time.Millisecond, 200*time.Millisecond
 	cfg.Wall = func() time.Time { return time.Now().Add(time.Duration(one.clockShift.Load())) }
 	if len(one.s.All) > 1 && !identity.Exists(filepath.Join(one.dir, "identity")) {

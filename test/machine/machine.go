@@ -79,7 +79,7 @@ func Start(t testing.TB, options Options) *Machine {
 	m.writeConfig("scheduler", map[string]any{
 		"data_dir": m.SchedulerDir(), "grpc_addr": m.addrs.grpc, "http_addr": m.addrs.http, "raft_addr": m.addrs.raft,
 		"gossip_addr":        m.addrs.gossip,
-		"heartbeat_interval": "500ms", "lease_duration": "5s", "lookup_max_age": "1s",
+		"heartbeat_interval": "500ms", "lease_duration": "5s", "lookup_max_age": "1s", "lookups_per_user": 0, "lookups_per_account": 0,
 	})
 	m.writeConfig("agent", m.agentConfig())
 	t.Cleanup(func() {

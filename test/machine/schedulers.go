@@ -81,6 +81,7 @@ func (s *Schedulers) Add() *SchedulerProcess {
 	cfg := map[string]any{
 		"name": p.Name, "data_dir": p.Dir(), "key_file": filepath.Join(s.dir, "cluster.key"),
 		"grpc_addr": p.GRPC, "http_addr": p.HTTP, "raft_addr": s.addr(n), "gossip_addr": s.addr(n), "lookup_max_age": "1s",
+		"lookups_per_user": 0, "lookups_per_account": 0,
 	}
 	for k, v := range s.options.Config {
 		cfg[k] = v

@@ -480,6 +480,249 @@ func (x *AddMemberResponse) GetLeaderAddress() string {
 	return ""
 }
 
+type CountLookupsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 4,096.
+	Counts        []*LookupCount `protobuf:"bytes,1,rep,name=counts,proto3" json:"counts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountLookupsRequest) Reset() {
+	*x = CountLookupsRequest{}
+	mi := &file_fleet_v1_membership_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountLookupsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountLookupsRequest) ProtoMessage() {}
+
+func (x *CountLookupsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_membership_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountLookupsRequest.ProtoReflect.Descriptor instead.
+func (*CountLookupsRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_membership_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CountLookupsRequest) GetCounts() []*LookupCount {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+// LookupCount is what has happened to an account's or a user's look-ups on one scheduler since it told last.
+type LookupCount struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Account string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	// Empty: the account's own.
+	User string `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	// Admitted beyond what was granted.
+	Taken uint32 `protobuf:"varint,3,opt,name=taken,proto3" json:"taken,omitempty"`
+	// Of what was granted: still to be used, and given back unused.
+	Held     uint32 `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`
+	Returned uint32 `protobuf:"varint,5,opt,name=returned,proto3" json:"returned,omitempty"`
+	// More is wanted.
+	Wants bool `protobuf:"varint,6,opt,name=wants,proto3" json:"wants,omitempty"`
+	// Told to a scheduler that has just begun to count it: everybody's, as far as the caller knows, in slots of 3 s, that
+	// under way first. What is taken is not in it.
+	Known         []uint32 `protobuf:"varint,7,rep,packed,name=known,proto3" json:"known,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LookupCount) Reset() {
+	*x = LookupCount{}
+	mi := &file_fleet_v1_membership_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LookupCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LookupCount) ProtoMessage() {}
+
+func (x *LookupCount) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_membership_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LookupCount.ProtoReflect.Descriptor instead.
+func (*LookupCount) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_membership_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *LookupCount) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *LookupCount) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *LookupCount) GetTaken() uint32 {
+	if x != nil {
+		return x.Taken
+	}
+	return 0
+}
+
+func (x *LookupCount) GetHeld() uint32 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *LookupCount) GetReturned() uint32 {
+	if x != nil {
+		return x.Returned
+	}
+	return 0
+}
+
+func (x *LookupCount) GetWants() bool {
+	if x != nil {
+		return x.Wants
+	}
+	return false
+}
+
+func (x *LookupCount) GetKnown() []uint32 {
+	if x != nil {
+		return x.Known
+	}
+	return nil
+}
+
+type CountLookupsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each count of the request.
+	Allowances    []*LookupAllowance `protobuf:"bytes,1,rep,name=allowances,proto3" json:"allowances,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountLookupsResponse) Reset() {
+	*x = CountLookupsResponse{}
+	mi := &file_fleet_v1_membership_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountLookupsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountLookupsResponse) ProtoMessage() {}
+
+func (x *CountLookupsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_membership_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountLookupsResponse.ProtoReflect.Descriptor instead.
+func (*CountLookupsResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_membership_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CountLookupsResponse) GetAllowances() []*LookupAllowance {
+	if x != nil {
+		return x.Allowances
+	}
+	return nil
+}
+
+type LookupAllowance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// To be used besides what is held.
+	Granted uint32 `protobuf:"varint,1,opt,name=granted,proto3" json:"granted,omitempty"`
+	// Everybody's, with what is granted, in slots of 3 s, that under way first.
+	Used          []uint32 `protobuf:"varint,2,rep,packed,name=used,proto3" json:"used,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LookupAllowance) Reset() {
+	*x = LookupAllowance{}
+	mi := &file_fleet_v1_membership_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LookupAllowance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LookupAllowance) ProtoMessage() {}
+
+func (x *LookupAllowance) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_membership_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LookupAllowance.ProtoReflect.Descriptor instead.
+func (*LookupAllowance) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_membership_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *LookupAllowance) GetGranted() uint32 {
+	if x != nil {
+		return x.Granted
+	}
+	return 0
+}
+
+func (x *LookupAllowance) GetUsed() []uint32 {
+	if x != nil {
+		return x.Used
+	}
+	return nil
+}
+
 var File_fleet_v1_membership_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_membership_proto_rawDesc = "" +
@@ -522,10 +765,28 @@ const file_fleet_v1_membership_proto_rawDesc = "" +
 	"\x11AddMemberResponse\x121\n" +
 	"\tscheduler\x18\x01 \x01(\v2\x13.fleet.v1.SchedulerR\tscheduler\x12\x14\n" +
 	"\x05voter\x18\x02 \x01(\bR\x05voter\x12%\n" +
-	"\x0eleader_address\x18\x03 \x01(\tR\rleaderAddress2\x8d\x01\n" +
+	"\x0eleader_address\x18\x03 \x01(\tR\rleaderAddress\"D\n" +
+	"\x13CountLookupsRequest\x12-\n" +
+	"\x06counts\x18\x01 \x03(\v2\x15.fleet.v1.LookupCountR\x06counts\"\xad\x01\n" +
+	"\vLookupCount\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\x12\x14\n" +
+	"\x05taken\x18\x03 \x01(\rR\x05taken\x12\x12\n" +
+	"\x04held\x18\x04 \x01(\rR\x04held\x12\x1a\n" +
+	"\breturned\x18\x05 \x01(\rR\breturned\x12\x14\n" +
+	"\x05wants\x18\x06 \x01(\bR\x05wants\x12\x14\n" +
+	"\x05known\x18\a \x03(\rR\x05known\"Q\n" +
+	"\x14CountLookupsResponse\x129\n" +
+	"\n" +
+	"allowances\x18\x01 \x03(\v2\x19.fleet.v1.LookupAllowanceR\n" +
+	"allowances\"?\n" +
+	"\x0fLookupAllowance\x12\x18\n" +
+	"\agranted\x18\x01 \x01(\rR\agranted\x12\x12\n" +
+	"\x04used\x18\x02 \x03(\rR\x04used2\xdc\x01\n" +
 	"\vPeerService\x128\n" +
 	"\x05Probe\x12\x16.fleet.v1.ProbeRequest\x1a\x17.fleet.v1.ProbeResponse\x12D\n" +
-	"\tAddMember\x12\x1a.fleet.v1.AddMemberRequest\x1a\x1b.fleet.v1.AddMemberResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
+	"\tAddMember\x12\x1a.fleet.v1.AddMemberRequest\x1a\x1b.fleet.v1.AddMemberResponse\x12M\n" +
+	"\fCountLookups\x12\x1d.fleet.v1.CountLookupsRequest\x1a\x1e.fleet.v1.CountLookupsResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
 
 var (
 	file_fleet_v1_membership_proto_rawDescOnce sync.Once
@@ -539,7 +800,7 @@ func file_fleet_v1_membership_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_membership_proto_rawDescData
 }
 
-var file_fleet_v1_membership_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_fleet_v1_membership_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_fleet_v1_membership_proto_goTypes = []any{
 	(*Scheduler)(nil),             // 0: fleet.v1.Scheduler
 	(*GossipKey)(nil),             // 1: fleet.v1.GossipKey
@@ -547,27 +808,35 @@ var file_fleet_v1_membership_proto_goTypes = []any{
 	(*ProbeResponse)(nil),         // 3: fleet.v1.ProbeResponse
 	(*AddMemberRequest)(nil),      // 4: fleet.v1.AddMemberRequest
 	(*AddMemberResponse)(nil),     // 5: fleet.v1.AddMemberResponse
-	(*Meta)(nil),                  // 6: fleet.v1.Meta
-	(*SealedKey)(nil),             // 7: fleet.v1.SealedKey
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*CountLookupsRequest)(nil),   // 6: fleet.v1.CountLookupsRequest
+	(*LookupCount)(nil),           // 7: fleet.v1.LookupCount
+	(*CountLookupsResponse)(nil),  // 8: fleet.v1.CountLookupsResponse
+	(*LookupAllowance)(nil),       // 9: fleet.v1.LookupAllowance
+	(*Meta)(nil),                  // 10: fleet.v1.Meta
+	(*SealedKey)(nil),             // 11: fleet.v1.SealedKey
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_fleet_v1_membership_proto_depIdxs = []int32{
-	6, // 0: fleet.v1.Scheduler.meta:type_name -> fleet.v1.Meta
-	7, // 1: fleet.v1.GossipKey.sealed:type_name -> fleet.v1.SealedKey
-	8, // 2: fleet.v1.GossipKey.create_time:type_name -> google.protobuf.Timestamp
-	0, // 3: fleet.v1.ProbeResponse.scheduler:type_name -> fleet.v1.Scheduler
-	8, // 4: fleet.v1.ProbeResponse.time:type_name -> google.protobuf.Timestamp
-	0, // 5: fleet.v1.AddMemberRequest.scheduler:type_name -> fleet.v1.Scheduler
-	0, // 6: fleet.v1.AddMemberResponse.scheduler:type_name -> fleet.v1.Scheduler
-	2, // 7: fleet.v1.PeerService.Probe:input_type -> fleet.v1.ProbeRequest
-	4, // 8: fleet.v1.PeerService.AddMember:input_type -> fleet.v1.AddMemberRequest
-	3, // 9: fleet.v1.PeerService.Probe:output_type -> fleet.v1.ProbeResponse
-	5, // 10: fleet.v1.PeerService.AddMember:output_type -> fleet.v1.AddMemberResponse
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	10, // 0: fleet.v1.Scheduler.meta:type_name -> fleet.v1.Meta
+	11, // 1: fleet.v1.GossipKey.sealed:type_name -> fleet.v1.SealedKey
+	12, // 2: fleet.v1.GossipKey.create_time:type_name -> google.protobuf.Timestamp
+	0,  // 3: fleet.v1.ProbeResponse.scheduler:type_name -> fleet.v1.Scheduler
+	12, // 4: fleet.v1.ProbeResponse.time:type_name -> google.protobuf.Timestamp
+	0,  // 5: fleet.v1.AddMemberRequest.scheduler:type_name -> fleet.v1.Scheduler
+	0,  // 6: fleet.v1.AddMemberResponse.scheduler:type_name -> fleet.v1.Scheduler
+	7,  // 7: fleet.v1.CountLookupsRequest.counts:type_name -> fleet.v1.LookupCount
+	9,  // 8: fleet.v1.CountLookupsResponse.allowances:type_name -> fleet.v1.LookupAllowance
+	2,  // 9: fleet.v1.PeerService.Probe:input_type -> fleet.v1.ProbeRequest
+	4,  // 10: fleet.v1.PeerService.AddMember:input_type -> fleet.v1.AddMemberRequest
+	6,  // 11: fleet.v1.PeerService.CountLookups:input_type -> fleet.v1.CountLookupsRequest
+	3,  // 12: fleet.v1.PeerService.Probe:output_type -> fleet.v1.ProbeResponse
+	5,  // 13: fleet.v1.PeerService.AddMember:output_type -> fleet.v1.AddMemberResponse
+	8,  // 14: fleet.v1.PeerService.CountLookups:output_type -> fleet.v1.CountLookupsResponse
+	12, // [12:15] is the sub-list for method output_type
+	9,  // [9:12] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_membership_proto_init() }
@@ -583,7 +852,7 @@ func file_fleet_v1_membership_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_membership_proto_rawDesc), len(file_fleet_v1_membership_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -464,6 +464,9 @@ type NodeFacts struct {
 	DeviceShortfall []string `protobuf:"bytes,20,rep,name=device_shortfall,json=deviceShortfall,proto3" json:"device_shortfall,omitempty"`
 	// Digests of images on the node, at most 64, ordered; told at most once a minute.
 	ImageDigests []string `protobuf:"bytes,21,rep,name=image_digests,json=imageDigests,proto3" json:"image_digests,omitempty"`
+	// The host's addresses in further networks, by the network's name: "ADDRESS", or "ADDRESS/PREFIX" for callers from
+	// those addresses. Look-ups answer with them.
+	Networks map[string]string `protobuf:"bytes,22,rep,name=networks,proto3" json:"networks,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Set while the node keeps what it should not run, or would.
 	Hold          *NodeHold `protobuf:"bytes,30,opt,name=hold,proto3" json:"hold,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -643,6 +646,13 @@ func (x *NodeFacts) GetDeviceShortfall() []string {
 func (x *NodeFacts) GetImageDigests() []string {
 	if x != nil {
 		return x.ImageDigests
+	}
+	return nil
+}
+
+func (x *NodeFacts) GetNetworks() map[string]string {
+	if x != nil {
+		return x.Networks
 	}
 	return nil
 }
@@ -1348,7 +1358,7 @@ const file_fleet_v1_node_proto_rawDesc = "" +
 	"\vpreemptible\x18\x05 \x01(\bR\vpreemptible\x12\x16\n" +
 	"\x06target\x18\x06 \x01(\tR\x06target\x12\x14\n" +
 	"\x05state\x18\a \x01(\tR\x05state\x12\x16\n" +
-	"\x06detail\x18\b \x01(\tR\x06detail\"\xd5\x06\n" +
+	"\x06detail\x18\b \x01(\tR\x06detail\"\xd1\a\n" +
 	"\tNodeFacts\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
@@ -1374,9 +1384,13 @@ const file_fleet_v1_node_proto_rawDesc = "" +
 	"\aruntime\x18\x12 \x01(\tR\aruntime\x12!\n" +
 	"\fhttp_address\x18\x13 \x01(\tR\vhttpAddress\x12)\n" +
 	"\x10device_shortfall\x18\x14 \x03(\tR\x0fdeviceShortfall\x12#\n" +
-	"\rimage_digests\x18\x15 \x03(\tR\fimageDigests\x12&\n" +
+	"\rimage_digests\x18\x15 \x03(\tR\fimageDigests\x12=\n" +
+	"\bnetworks\x18\x16 \x03(\v2!.fleet.v1.NodeFacts.NetworksEntryR\bnetworks\x12&\n" +
 	"\x04hold\x18\x1e \x01(\v2\x12.fleet.v1.NodeHoldR\x04hold\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a;\n" +
+	"\rNetworksEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd2\x03\n" +
 	"\n" +
@@ -1445,7 +1459,7 @@ func file_fleet_v1_node_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_node_proto_rawDescData
 }
 
-var file_fleet_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_fleet_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_fleet_v1_node_proto_goTypes = []any{
 	(*Node)(nil),                  // 0: fleet.v1.Node
 	(*NodeSpec)(nil),              // 1: fleet.v1.NodeSpec
@@ -1465,48 +1479,50 @@ var file_fleet_v1_node_proto_goTypes = []any{
 	(*GetDrainRequest)(nil),       // 15: fleet.v1.GetDrainRequest
 	(*GetDrainResponse)(nil),      // 16: fleet.v1.GetDrainResponse
 	nil,                           // 17: fleet.v1.NodeFacts.LabelsEntry
-	(*Meta)(nil),                  // 18: fleet.v1.Meta
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*Device)(nil),                // 20: fleet.v1.Device
-	(*NodeHold)(nil),              // 21: fleet.v1.NodeHold
+	nil,                           // 18: fleet.v1.NodeFacts.NetworksEntry
+	(*Meta)(nil),                  // 19: fleet.v1.Meta
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*Device)(nil),                // 21: fleet.v1.Device
+	(*NodeHold)(nil),              // 22: fleet.v1.NodeHold
 }
 var file_fleet_v1_node_proto_depIdxs = []int32{
-	18, // 0: fleet.v1.Node.meta:type_name -> fleet.v1.Meta
+	19, // 0: fleet.v1.Node.meta:type_name -> fleet.v1.Meta
 	1,  // 1: fleet.v1.Node.spec:type_name -> fleet.v1.NodeSpec
 	5,  // 2: fleet.v1.Node.facts:type_name -> fleet.v1.NodeFacts
 	6,  // 3: fleet.v1.Node.status:type_name -> fleet.v1.NodeStatus
 	2,  // 4: fleet.v1.NodeSpec.device_cordons:type_name -> fleet.v1.DeviceCordon
 	3,  // 5: fleet.v1.NodeSpec.drain:type_name -> fleet.v1.Drain
-	19, // 6: fleet.v1.DeviceCordon.time:type_name -> google.protobuf.Timestamp
+	20, // 6: fleet.v1.DeviceCordon.time:type_name -> google.protobuf.Timestamp
 	3,  // 7: fleet.v1.DeviceCordon.drain:type_name -> fleet.v1.Drain
-	19, // 8: fleet.v1.Drain.start_time:type_name -> google.protobuf.Timestamp
-	19, // 9: fleet.v1.Drain.deadline:type_name -> google.protobuf.Timestamp
+	20, // 8: fleet.v1.Drain.start_time:type_name -> google.protobuf.Timestamp
+	20, // 9: fleet.v1.Drain.deadline:type_name -> google.protobuf.Timestamp
 	17, // 10: fleet.v1.NodeFacts.labels:type_name -> fleet.v1.NodeFacts.LabelsEntry
-	20, // 11: fleet.v1.NodeFacts.devices:type_name -> fleet.v1.Device
-	21, // 12: fleet.v1.NodeFacts.hold:type_name -> fleet.v1.NodeHold
-	19, // 13: fleet.v1.NodeStatus.state_time:type_name -> google.protobuf.Timestamp
-	19, // 14: fleet.v1.NodeStatus.heartbeat_time:type_name -> google.protobuf.Timestamp
-	0,  // 15: fleet.v1.ListNodesResponse.nodes:type_name -> fleet.v1.Node
-	0,  // 16: fleet.v1.GetNodeResponse.node:type_name -> fleet.v1.Node
-	0,  // 17: fleet.v1.SetNodeCordonResponse.node:type_name -> fleet.v1.Node
-	4,  // 18: fleet.v1.DrainNodeResponse.moves:type_name -> fleet.v1.DrainMove
-	3,  // 19: fleet.v1.GetDrainResponse.drain:type_name -> fleet.v1.Drain
-	4,  // 20: fleet.v1.GetDrainResponse.moves:type_name -> fleet.v1.DrainMove
-	7,  // 21: fleet.v1.NodeService.ListNodes:input_type -> fleet.v1.ListNodesRequest
-	9,  // 22: fleet.v1.NodeService.GetNode:input_type -> fleet.v1.GetNodeRequest
-	11, // 23: fleet.v1.NodeService.SetNodeCordon:input_type -> fleet.v1.SetNodeCordonRequest
-	13, // 24: fleet.v1.NodeService.DrainNode:input_type -> fleet.v1.DrainNodeRequest
-	15, // 25: fleet.v1.NodeService.GetDrain:input_type -> fleet.v1.GetDrainRequest
-	8,  // 26: fleet.v1.NodeService.ListNodes:output_type -> fleet.v1.ListNodesResponse
-	10, // 27: fleet.v1.NodeService.GetNode:output_type -> fleet.v1.GetNodeResponse
-	12, // 28: fleet.v1.NodeService.SetNodeCordon:output_type -> fleet.v1.SetNodeCordonResponse
-	14, // 29: fleet.v1.NodeService.DrainNode:output_type -> fleet.v1.DrainNodeResponse
-	16, // 30: fleet.v1.NodeService.GetDrain:output_type -> fleet.v1.GetDrainResponse
-	26, // [26:31] is the sub-list for method output_type
-	21, // [21:26] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	21, // 11: fleet.v1.NodeFacts.devices:type_name -> fleet.v1.Device
+	18, // 12: fleet.v1.NodeFacts.networks:type_name -> fleet.v1.NodeFacts.NetworksEntry
+	22, // 13: fleet.v1.NodeFacts.hold:type_name -> fleet.v1.NodeHold
+	20, // 14: fleet.v1.NodeStatus.state_time:type_name -> google.protobuf.Timestamp
+	20, // 15: fleet.v1.NodeStatus.heartbeat_time:type_name -> google.protobuf.Timestamp
+	0,  // 16: fleet.v1.ListNodesResponse.nodes:type_name -> fleet.v1.Node
+	0,  // 17: fleet.v1.GetNodeResponse.node:type_name -> fleet.v1.Node
+	0,  // 18: fleet.v1.SetNodeCordonResponse.node:type_name -> fleet.v1.Node
+	4,  // 19: fleet.v1.DrainNodeResponse.moves:type_name -> fleet.v1.DrainMove
+	3,  // 20: fleet.v1.GetDrainResponse.drain:type_name -> fleet.v1.Drain
+	4,  // 21: fleet.v1.GetDrainResponse.moves:type_name -> fleet.v1.DrainMove
+	7,  // 22: fleet.v1.NodeService.ListNodes:input_type -> fleet.v1.ListNodesRequest
+	9,  // 23: fleet.v1.NodeService.GetNode:input_type -> fleet.v1.GetNodeRequest
+	11, // 24: fleet.v1.NodeService.SetNodeCordon:input_type -> fleet.v1.SetNodeCordonRequest
+	13, // 25: fleet.v1.NodeService.DrainNode:input_type -> fleet.v1.DrainNodeRequest
+	15, // 26: fleet.v1.NodeService.GetDrain:input_type -> fleet.v1.GetDrainRequest
+	8,  // 27: fleet.v1.NodeService.ListNodes:output_type -> fleet.v1.ListNodesResponse
+	10, // 28: fleet.v1.NodeService.GetNode:output_type -> fleet.v1.GetNodeResponse
+	12, // 29: fleet.v1.NodeService.SetNodeCordon:output_type -> fleet.v1.SetNodeCordonResponse
+	14, // 30: fleet.v1.NodeService.DrainNode:output_type -> fleet.v1.DrainNodeResponse
+	16, // 31: fleet.v1.NodeService.GetDrain:output_type -> fleet.v1.GetDrainResponse
+	27, // [27:32] is the sub-list for method output_type
+	22, // [22:27] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_node_proto_init() }
@@ -1523,7 +1539,7 @@ func file_fleet_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_node_proto_rawDesc), len(file_fleet_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
