@@ -3,9 +3,11 @@ package cluster
 import (
 	"context"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/drover-fleet/drover/client/direct"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -50,26 +52,23 @@ func TestDirectCallsWhileAServiceIsScaled(t *testing.T) {
 		if _, err := c.Client.Services.ScaleService(scaling, &fleetv1.ScaleServiceRequest{Project: "default", Name: "iris", Instances: n}); err != nil {
 			t.Fatal(err)
 		}
-		for {
-			changed := service.Changed()
-			if list, _, _ := service.Endpoints(); len(list.HostEndpoints) == int(n) {
-				break
-			}
-			select {
-			case <-changed:
-			case <-scaling.Done():
-				t.Fatalf("the library never has %d endpoints", n)
+		allCalled := func() bool {
+			list, _, _ := service.Endpoints()
+			return len(list.HostEndpoints) == int(n) && !slices.ContainsFunc(list.HostEndpoints, func(e direct.Endpoint) bool {
+				_, ok := called.Load(e.InstanceID)
+				return !ok
+			})
+		}
+		for !allCalled() {
+			if !pause(scaling, time.Millisecond) {
+				t.Fatalf("the library never calls %d instances", n)
 			}
 		}
 		cancel()
 	}
 	stop()
 	callers.Wait()
-	instances := 0
-	called.Range(func(any, any) bool { instances++; return true })
-	if instances < 4 {
-		t.Errorf("%d calls went to %d instances, and there were 4 or more", calls.Load(), instances)
-	}
+	t.Logf("%d calls", calls.Load())
 }
 
 type observed func(direct.Attempt)
