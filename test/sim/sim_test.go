@@ -102,6 +102,7 @@ func TestRandomFaults(t *testing.T) {
 	}
 	for seed := range uint64(seeds) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			t.Parallel()
 			r := simulate(t, Config{Seed: seed, Fleet: Fleet{Nodes: 24, PerRack: 6, Mixed: true},
 				Chaos: Chaos{Depose: 0.02, Skew: 400 * time.Millisecond, Wipe: 0.3},
 				Trace: trace.Synthetic(trace.Options{Seed: seed, Nodes: 24, Hours: hours, ServiceLoad: 0.5, JobLoad: 0.3, Trouble: 200})})
