@@ -138,11 +138,17 @@ func (b *bench) changing() {
 
 func (b *bench) besideBare(c *cluster, servers []string, path string, conns int) {
 	var loads [2]*load
+	defer func() {
+		for _, l := range loads {
+			if l != nil {
+				_ = l.Close() // what it has asked is over
+			}
+		}
+	}()
 	for i, server := range servers {
 		var err error
 		loads[i], err = newLoad(b.t.Context(), server, path, c.token, conns)
 		b.must(err)
-		defer loads[i].Close()
 	}
 	const requests = lookupRequests / 4
 	var rate, p50, p99, p999 [2][]float64
@@ -318,7 +324,9 @@ func (b *bench) watchesGRPC() {
 	defer func() { b.must(errors.Join(failed, conn.Close())) }()
 	b.measure("gRPC, on one connection", 8, func(ctx context.Context, w *openWatches, _ int) error {
 		p := w.s.All[0]
-		dial.Do(func() { conn, failed = grpc.NewClient("passthrough:///"+p.GRPC, grpc.WithTransportCredentials(w.s.transport())) })
+		dial.Do(func() {
+			conn, failed = grpc.NewClient("passthrough:///"+p.GRPC, grpc.WithTransportCredentials(w.s.transport()))
+		})
 		if failed != nil {
 			return failed
 		}
