@@ -40,7 +40,7 @@ func (s *Server) listenDNS() (err error) {
 	if s.dnsListener, err = net.Listen("tcp", s.cfg.DNSAddr); err != nil {
 		return err
 	}
-	s.dnsPackets, err = net.ListenPacket("udp", s.dnsListener.Addr().String())
+	s.dnsPackets, err = new(net.ListenConfig).ListenPacket(s.stopping, "udp", s.dnsListener.Addr().String())
 	return err
 }
 

@@ -20,8 +20,10 @@
 //   - An answer is rendered with all that is sent of it: a page, an event of a watch, and a message, encoded when the first
 //     watch needs it. It has a channel that is closed when the next one stands, which wakes all who wait; each then takes the
 //     newest there is, so whoever is slow skips what lies between and nothing is queued for anybody.
-//   - A watch has the goroutine of its connection or stream and a timer, nothing else. Each write has a deadline of its
-//     own, in place of the server's for whole requests; whoever doesn't read is cut off.
+//   - A watch has one goroutine and a timer, nothing else. Over HTTP/1 its connection is taken from the server, which would
+//     keep another goroutine and three buffers for it; nobody reads from it any more, so a client that is gone is noticed when
+//     the next thing is sent, each 15 s at the latest. Over HTTP/2 and gRPC the goroutine is the stream's. Each write has a
+//     deadline in place of the server's for whole requests; whoever doesn't read is cut off.
 //   - A watch's caller is authenticated again before each thing that is sent and each 15 s, which ends the watch with its
 //     credential and needs no news about credentials.
 //   - Each answer is also rendered for every network that nodes name, when it changes and not when it is asked for, because

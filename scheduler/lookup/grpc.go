@@ -50,7 +50,7 @@ func (s *Service) find(ctx context.Context, req asked) (c auth.Caller, e *entry,
 	if q.network, no = s.t.networkOf(req.GetNetwork(), remote); no != nil {
 		return c, nil, q, no
 	}
-	if no := s.t.take(c); no != nil {
+	if no = s.t.take(c); no != nil {
 		return c, nil, q, no
 	}
 	project := req.GetProject()

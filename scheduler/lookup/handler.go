@@ -45,7 +45,7 @@ func (t *Table) serve(w http.ResponseWriter, r *http.Request) *refusal {
 	if q.network, no = t.networkOf(q.network, r.RemoteAddr); no != nil {
 		return no
 	}
-	if no := t.take(caller); no != nil {
+	if no = t.take(caller); no != nil {
 		return no
 	}
 	e, no := t.find(caller, project, service)

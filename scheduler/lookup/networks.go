@@ -123,10 +123,7 @@ func (t *Table) networkOf(named, remote string) (string, *refusal) {
 	case len(known.prefixes) == 0:
 		return "", nil
 	}
-	from, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return "", nil
-	}
+	from, _ := netip.ParseAddrPort(remote) // one that can't be read is in no network
 	for _, o := range known.prefixes {
 		if o.prefix.Contains(from.Addr().Unmap()) {
 			return o.name, nil

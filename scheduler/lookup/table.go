@@ -168,6 +168,27 @@ func (t *Table) Resolve(project, service, remote string) (resp *fleetv1.ListEndp
 	return e.answer.Load().in(network).resp, true
 }
 
+// news is what a feed of the store says at once.
+type news struct {
+	sets   []state.ChangeSet
+	resync bool
+}
+
+// read hands on what the feed says until ctx ends.
+func read(ctx context.Context, feed state.Feed, changes chan<- news) {
+	for {
+		sets, resync, err := feed.Next(ctx)
+		if err != nil {
+			return
+		}
+		select {
+		case changes <- news{sets, resync}:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // Run keeps the answers current until ctx ends. Watches end then. It is called once.
 func (t *Table) Run(ctx context.Context) {
 	defer func() {
@@ -178,29 +199,13 @@ func (t *Table) Run(ctx context.Context) {
 	}()
 	feed := t.cfg.Store.Subscribe()
 	defer feed.Close()
-	type news struct {
-		sets   []state.ChangeSet
-		resync bool
-	}
 	changes := make(chan news)
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	reading.Go(func() { t.followStaleness(ctx) })
-	reading.Go(func() {
-		for {
-			sets, resync, err := feed.Next(ctx)
-			if err != nil {
-				return
-			}
-			select {
-			case changes <- news{sets, resync}:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
+	reading.Go(func() { read(ctx, feed, changes) })
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {

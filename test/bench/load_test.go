@@ -34,7 +34,7 @@ type load struct {
 	conns   []net.Conn
 }
 
-// newLoad connects and learns the answer's length from a first request on one connection.
+// newLoad connects, and learns the answer's length from a first request on each connection.
 func newLoad(ctx context.Context, addr, path, token string, connections int) (*load, error) {
 	l := &load{addr: addr, request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nX-Auth-Token: %s\r\nUser-Agent: bench\r\n\r\n", path, addr, token)}
 	for range connections {
@@ -57,6 +57,12 @@ func newLoad(ctx context.Context, addr, path, token string, connections int) (*l
 		return nil, errors.Join(fmt.Errorf("%s answers %s with %d bytes: %w", addr, resp.Status, resp.ContentLength, err), l.Close())
 	}
 	l.size = counted.n - buffered.Buffered()
+	buf := make([]byte, l.size)
+	for _, conn := range l.conns[1:] { // one that has not asked yet is soon closed
+		if err := l.ask(conn, buf); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+	}
 	return l, nil
 }
 

@@ -138,12 +138,19 @@ func (b *bench) changing() {
 
 func (b *bench) besideBare(c *cluster, servers []string, path string, conns int) {
 	var loads [2]*load
+	defer func() {
+		for _, l := range loads {
+			if l != nil {
+				_ = l.Close() // what it has asked is over
+			}
+		}
+	}()
 	for i, server := range servers {
 		var err error
 		loads[i], err = newLoad(b.t.Context(), server, path, c.token, conns)
 		b.must(err)
-		defer loads[i].Close()
 	}
+	const requests = lookupRequests / 4
 	var rate, p50, p99, p999 [2][]float64
 	var used time.Duration
 	for round := range lookupRounds + 1 {
@@ -151,7 +158,7 @@ func (b *bench) besideBare(c *cluster, servers []string, path string, conns int)
 			i := (round + turn) % 2 // neither is always first
 			before, err := cpuTime(c.leader.pid())
 			b.must(err)
-			latencies, took, err := loads[i].run(lookupRequests)
+			latencies, took, err := loads[i].run(requests)
 			b.must(err)
 			if round == 0 {
 				continue // warms both up
@@ -161,7 +168,7 @@ func (b *bench) besideBare(c *cluster, servers []string, path string, conns int)
 				b.must(err)
 				used += after - before
 			}
-			rate[i] = append(rate[i], lookupRequests/took.Seconds())
+			rate[i] = append(rate[i], requests/took.Seconds())
 			for _, q := range []struct {
 				of   float64
 				into *[]float64
@@ -180,7 +187,7 @@ func (b *bench) besideBare(c *cluster, servers []string, path string, conns int)
 	add("99th of 100", "ms", p99, nil)
 	add("999th of 1000", "ms", p999, nil)
 	b.report.add(figure{Name: what + "the scheduler's processor time of each, all that it does besides included", Unit: "µs",
-		Measured: one(float64(used.Microseconds()) / (lookupRounds * lookupRequests)), N: lookupRounds * lookupRequests})
+		Measured: one(float64(used.Microseconds()) / (lookupRounds * requests)), N: lookupRounds * requests})
 }
 
 // round is one change, on its way to all watches.
@@ -317,7 +324,9 @@ func (b *bench) watchesGRPC() {
 	defer func() { b.must(errors.Join(failed, conn.Close())) }()
 	b.measure("gRPC, on one connection", 8, func(ctx context.Context, w *openWatches, _ int) error {
 		p := w.s.All[0]
-		dial.Do(func() { conn, failed = grpc.NewClient("passthrough:///"+p.GRPC, grpc.WithTransportCredentials(w.s.transport())) })
+		dial.Do(func() {
+			conn, failed = grpc.NewClient("passthrough:///"+p.GRPC, grpc.WithTransportCredentials(w.s.transport()))
+		})
 		if failed != nil {
 			return failed
 		}
