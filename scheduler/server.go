@@ -70,6 +70,7 @@ type Server struct {
 
 	keeper  *identity.Keeper // nil in a cluster without TLS
 	api     *api.API
+	auth    *auth.Authenticator
 	trusted atomic.Pointer[agentTrust]
 	clock   *member.Clock
 	members *member.Members
@@ -163,12 +164,13 @@ func (s *Server) wire() {
 		Now: s.clock.Now, Logger: s.log,
 	})
 	s.table = lookup.New(lookup.Config{Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge})
+	s.auth = auth.NewAuthenticator(auth.AuthenticatorConfig{View: s.state.View, Sealer: s.sealer(), Now: s.clock.Now})
 	s.api = api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
-		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
+		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), Sealer: s.sealer(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
 		Now: s.clock.Now, Logger: s.log,
 	})
-	in := auth.NewInterceptors(auth.Config{View: s.state.View, Secure: !s.cfg.Insecure, Logger: s.log})
+	in := auth.NewInterceptors(auth.Config{Authenticator: s.auth, Secure: !s.cfg.Insecure, Logger: s.log})
 	m := newMetrics(s)
 	s.grpc = grpc.NewServer(
 		grpc.Creds(s.grpcCredentials()),
@@ -215,6 +217,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	part("memory", func() error { s.tidyMemory(ctx); return nil })
 	part("look-up", func() error { s.table.Run(ctx); return nil })
+	part("credentials", func() error { s.storeUses(ctx); return nil })
 	part("members", func() error { s.members.Run(ctx); return nil })
 	part("health", func() error { s.followHealth(ctx); return nil })
 	part("leadership", func() error { s.followLeadership(ctx, cancel); return nil })

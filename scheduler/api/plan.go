@@ -90,6 +90,9 @@ func (s *serviceServer) toPlan(ctx context.Context, view state.ReadView, asked *
 		keepVersions(after.Spec, old.GetSpec())
 		after.Meta, after.Status = old.GetMeta(), old.GetStatus()
 	}
+	if _, err := inProject(view, after.GetMeta()); old == nil && err != nil {
+		return nil, err
+	}
 	if err := admit(view, after); err != nil {
 		return nil, err
 	}

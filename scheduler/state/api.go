@@ -68,6 +68,7 @@ type ReadView interface {
 	Scheduler(id string) *fleetv1.Scheduler
 	Schedulers() []*fleetv1.Scheduler
 
+	Token(name string) *fleetv1.Token
 	Tokens() []*fleetv1.Token
 	TokenBySecret(sha256 []byte) *fleetv1.Token
 
@@ -81,6 +82,8 @@ type ReadView interface {
 	Key(access string) *fleetv1.Key
 	Keys() []*fleetv1.Key
 	App(project, name string) *fleetv1.App
+	// AppAt finds an app by its store key.
+	AppAt(key Key) *fleetv1.App
 	// Apps with an empty project are everyone's.
 	Apps(project string) []*fleetv1.App
 	AppByKey(appKey string) *fleetv1.App

@@ -64,8 +64,10 @@ func (v view) Key(access string) *fleetv1.Key { return get(v.t.keys, access).Get
 func (v view) Keys() []*fleetv1.Key { return list(v.t.keys, (*fleetv1.Object).GetKey, "") }
 
 func (v view) App(project, name string) *fleetv1.App {
-	return get(v.t.apps, AppKey(project, name).Key).GetApp()
+	return v.AppAt(AppKey(project, name))
 }
+
+func (v view) AppAt(key Key) *fleetv1.App { return get(v.t.apps, key.Key).GetApp() }
 
 func (v view) Apps(project string) []*fleetv1.App {
 	if project != "" {
