@@ -15,6 +15,7 @@ import (
 	"github.com/drover-fleet/drover/scheduler/authority"
 	"github.com/drover-fleet/drover/scheduler/gossip"
 	"github.com/drover-fleet/drover/scheduler/member"
+	"github.com/drover-fleet/drover/scheduler/oidc"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
@@ -57,6 +58,8 @@ type Config struct {
 	// LookupMaxAge is how long a client may use the answer of a look-up; whole seconds. An instance that is
 	// withdrawn serves at least that much longer.
 	LookupMaxAge time.Duration `yaml:"lookup_max_age"`
+	// OIDC says whose tokens let callers in besides the cluster's own.
+	OIDC oidc.Config `yaml:"oidc"`
 	// ReserveAfter is how long an instance waits before what becomes free is kept for it. Less has big requests placed
 	// sooner, more leaves less idle.
 	ReserveAfter time.Duration   `yaml:"reserve_after"`
@@ -97,6 +100,7 @@ func DefaultConfig() Config {
 		LeaseDuration:       4 * time.Second,
 		MaxServicesPerUser:  20,
 		LookupMaxAge:        3 * time.Second,
+		OIDC:                oidc.Config{UserClaim: "sub"},
 		ReserveAfter:        30 * time.Second,
 		SnapshotInterval:    2 * time.Minute,
 		SnapshotEntries:     8192,
@@ -155,6 +159,9 @@ func (c Config) Validate() error {
 	}
 	if c.ReserveAfter < time.Second || c.ReserveAfter > time.Hour {
 		bad("reserve_after", "%v is out of range 1s–1h", c.ReserveAfter)
+	}
+	if err := c.OIDC.Validate(); err != nil {
+		errs = append(errs, err)
 	}
 	c.validateSnapshots(bad)
 	return errors.Join(errs...)

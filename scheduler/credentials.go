@@ -7,6 +7,7 @@ import (
 	"github.com/drover-fleet/drover/identity"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/auth"
+	"github.com/drover-fleet/drover/scheduler/oidc"
 )
 
 // When credentials were last used is written every usesInterval, of at most usesAtOnce of them.
@@ -14,6 +15,14 @@ const (
 	usesInterval = 10 * time.Minute
 	usesAtOnce   = 512
 )
+
+// issuer is the external one whose tokens count, nil for none.
+func (c Config) issuer() (auth.External, error) {
+	if c.OIDC.Issuer == "" {
+		return nil, nil
+	}
+	return oidc.New(c.OIDC, time.Now)
+}
 
 // sealer encrypts with the key file.
 func (s *Server) sealer() auth.Sealer { return sealer{s.cfg.keyFile(), s.cfg.Insecure} }

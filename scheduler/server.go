@@ -122,7 +122,11 @@ func New(cfg Config, logger *slog.Logger) (_ *Server, err error) {
 	if err := s.open(); err != nil {
 		return nil, err
 	}
-	s.wire()
+	external, err := cfg.issuer()
+	if err != nil {
+		return nil, err
+	}
+	s.wire(external)
 	return s, nil
 }
 
@@ -152,7 +156,7 @@ func (s *Server) open() (err error) {
 }
 
 // wire makes the parts that live in memory.
-func (s *Server) wire() {
+func (s *Server) wire(external auth.External) {
 	s.proposals = newProposals(s.raft)
 	s.wireMembers()
 	s.hub = session.New(session.Config{
@@ -164,7 +168,7 @@ func (s *Server) wire() {
 		Now: s.clock.Now, Logger: s.log,
 	})
 	s.table = lookup.New(lookup.Config{Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge})
-	s.auth = auth.NewAuthenticator(auth.AuthenticatorConfig{View: s.state.View, Sealer: s.sealer(), Now: s.clock.Now})
+	s.auth = auth.NewAuthenticator(auth.AuthenticatorConfig{View: s.state.View, Sealer: s.sealer(), External: external, Now: s.clock.Now})
 	s.api = api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
 		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), Sealer: s.sealer(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,

@@ -175,6 +175,8 @@ func (i *Interceptors) bySecret(ctx context.Context, a access) (_ Caller, who st
 		return c, "", &refusal{"", codes.Unavailable, err.Error()}
 	case errors.Is(err, ErrNoToken):
 		return c, "", &refusal{"", codes.Unauthenticated, err.Error()}
+	case errors.Is(err, ErrNotGranted):
+		return c, "", &refusal{"unknown", codes.PermissionDenied, err.Error()}
 	case err != nil:
 		return c, "", &refusal{"unknown", codes.Unauthenticated, err.Error()}
 	}

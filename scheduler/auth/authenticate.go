@@ -27,6 +27,7 @@ var (
 	ErrNoCredential = errors.New("no credential: send X-Auth-Token, X-Apig-AppCode, or a request that is signed by SDK-HMAC-SHA256, and one of them only")
 	ErrExpired      = errors.New("the credential has expired: ask for a new one")
 	ErrNotBound     = errors.New("the app is not bound to this service: its project's deployers can bind it")
+	ErrNotGranted   = errors.New("the token is good, and nothing is granted to who has it: oidc.grants of the schedulers' configuration say what is")
 	ErrAgent        = errors.New("an agent's token may not look services up")
 	ErrNotReady     = errors.New("this scheduler knows nothing of the cluster before it has heard a leader: try again in a moment; there is none while a majority of the schedulers is down")
 	ErrSealed       = errors.New("this scheduler can't decrypt the credential's secret: its key file differs from the others'")
@@ -37,7 +38,7 @@ func HTTPStatus(err error) int {
 	switch {
 	case errors.Is(err, ErrNotReady), errors.Is(err, ErrSealed):
 		return http.StatusServiceUnavailable
-	case errors.Is(err, ErrNotBound), errors.Is(err, ErrAgent):
+	case errors.Is(err, ErrNotBound), errors.Is(err, ErrAgent), errors.Is(err, ErrNotGranted):
 		return http.StatusForbidden
 	}
 	return http.StatusUnauthorized
@@ -51,7 +52,7 @@ type Sealer interface {
 
 // External finds the caller of a token that somebody else has issued.
 type External interface {
-	// Caller answers ErrUnknownToken, ErrExpired or an error that says what is wrong with the token.
+	// Caller answers ErrUnknownToken, ErrExpired, ErrNotGranted or why no token can be checked. The account is left out.
 	Caller(ctx context.Context, token string) (Caller, error)
 }
 
@@ -108,9 +109,24 @@ func (a *Authenticator) Secret(ctx context.Context, secret string) (Caller, erro
 		return a.token(view, t).use(a.cfg.Now())
 	}
 	if a.cfg.External != nil && strings.Count(secret, ".") == 2 {
-		return a.cfg.External.Caller(ctx, secret)
+		return a.external(ctx, view, secret)
 	}
 	return Caller{}, ErrUnknownToken
+}
+
+// external is the caller whom an external issuer knows. The projects that he has a role in are made here: one that isn't
+// counts for nothing.
+func (a *Authenticator) external(ctx context.Context, view state.ReadView, token string) (Caller, error) {
+	c, err := a.cfg.External.Caller(ctx, token)
+	if err != nil {
+		return Caller{}, err
+	}
+	p := view.Project(c.Project)
+	if p == nil && !c.Everywhere() {
+		return Caller{}, fmt.Errorf("%w; there is no project %q", ErrNotGranted, c.Project)
+	}
+	c.Account = p.GetMeta().GetAccount()
+	return c.complete(nil), nil
 }
 
 func (a *Authenticator) token(view state.ReadView, t *fleetv1.Token) *seen {

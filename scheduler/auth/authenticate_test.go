@@ -250,9 +250,14 @@ func (e external) Caller(_ context.Context, token string) (Caller, error) {
 
 func TestExternalTokens(t *testing.T) {
 	s := newShop(t)
-	s.auth.cfg.External = external{"a.b.c": {Name: "eva"}, "plain": {Name: "eva"}}
-	if c, err := s.auth.Secret(t.Context(), "a.b.c"); err != nil || c.Name != "eva" {
-		t.Errorf("%+v, %v", c, err)
+	s.auth.cfg.External = external{"a.b.c": {Name: "eva", Project: fleetv1.Default}, "plain": {Name: "eva"}, "d.e.f": {Name: "eva", Project: "none"}, "g.h.i": {Name: "eva", Project: "none", Role: fleetv1.RoleAdmin}}
+	for _, known := range []string{"a.b.c", "g.h.i"} {
+		if c, err := s.auth.Secret(t.Context(), known); err != nil || c.Name != "eva" || c.User != "eva" || c.Account != fleetv1.Default {
+			t.Errorf("%+v, %v", c, err)
+		}
+	}
+	if _, err := s.auth.Request(look(irisPath, "X-Auth-Token", "d.e.f"), nil); !errors.Is(err, ErrNotGranted) || HTTPStatus(err) != 403 {
+		t.Errorf("in a project that there isn't: %v", err)
 	}
 	for _, unknown := range []string{"plain", "a.b.d"} {
 		if _, err := s.auth.Secret(t.Context(), unknown); !errors.Is(err, ErrUnknownToken) {
