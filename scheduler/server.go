@@ -191,7 +191,7 @@ func (s *Server) wire(external auth.External) {
 	)
 	s.api.Register(s.grpc)
 	fleetv1.RegisterAgentServiceServer(s.grpc, s.hub)
-	fleetv1.RegisterPeerServiceServer(s.grpc, s.members)
+	fleetv1.RegisterPeerServiceServer(s.grpc, peerService{s.members, s})
 	s.health = health.NewServer()
 	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
@@ -221,7 +221,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	part("memory", func() error { s.tidyMemory(ctx); return nil })
 	part("look-up", func() error { s.table.Run(ctx); return nil })
-	part("credentials", func() error { s.storeUses(ctx); return nil })
+	part("credentials", func() error { s.keepUses(ctx); return nil })
 	part("members", func() error { s.members.Run(ctx); return nil })
 	part("health", func() error { s.followHealth(ctx); return nil })
 	part("leadership", func() error { s.followLeadership(ctx, cancel); return nil })

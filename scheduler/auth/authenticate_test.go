@@ -212,7 +212,7 @@ func TestUses(t *testing.T) {
 	if got := s.auth.Uses(1); len(got) != 1 {
 		t.Errorf("more than one: %v", got)
 	}
-	s.write(s.auth.Uses(10)...)
+	s.write(StoreUses(s.store.View(), s.auth.Uses(10))...)
 	if root, app, key := s.store.View().Token("root"), s.store.View().App("vision", "app"), s.store.View().Key("AK"); !root.GetLastUsedTime().AsTime().Equal(now) ||
 		!app.GetLastUsedTime().AsTime().Equal(now) || key.GetLastUsedTime() != nil {
 		t.Errorf("last used: %v, %v, %v", root, app, key)
@@ -227,9 +227,16 @@ func TestUses(t *testing.T) {
 	again := proto.CloneOf(s.store.View().App("vision", "app"))
 	again.Services = nil
 	s.write(state.Put(again.GetMeta().GetRevision(), again)) // what was seen of it isn't current any more
-	s.write(s.auth.Uses(10)...)
+	s.write(StoreUses(s.store.View(), s.auth.Uses(10))...)
 	if app := s.store.View().App("vision", "app"); !app.GetLastUsedTime().AsTime().Equal(s.now) || len(app.GetServices()) != 0 {
 		t.Errorf("after a change: %v", app)
+	}
+	late := timestamppb.New(s.now.Add(2 * time.Hour))
+	told := []*fleetv1.CredentialUse{{Kind: fleetv1.KindKey, Key: "AK", Time: late}, {Kind: fleetv1.KindKey, Key: "AK", Time: late}, {Kind: fleetv1.KindToken, Key: "none", Time: late},
+		{Kind: fleetv1.KindService, Key: "vision/iris", Time: late}, {Kind: fleetv1.KindToken, Key: "root", Time: timestamppb.New(now)}, {Kind: fleetv1.KindToken, Key: "t"}}
+	s.write(StoreUses(s.store.View(), told)...)
+	if got := s.store.View().Key("AK"); !got.GetLastUsedTime().AsTime().Equal(late.AsTime()) || s.store.View().Token("t").GetLastUsedTime() != nil {
+		t.Errorf("as another scheduler tells: %v", got)
 	}
 	s.auth.Uses(10)
 	left := 0

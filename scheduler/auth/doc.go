@@ -23,7 +23,7 @@
 //     revocation counts with the next call, and nothing has to be invalidated.
 //   - Wrong signatures and unknown access keys are one error; that a key has expired is told to who has its secret.
 //   - The last use of a credential is kept in memory and stored when it is an hour newer than what is stored: never an
-//     entry of the log for a call. What followers are shown they don't tell the leader, who alone stores.
+//     entry of the log for a call. Followers tell the leader, who stores it.
 //   - An operator's token can't call AgentService: it must not be able to pretend to be a node. A connection with an
 //     agent's certificate is an agent's even if it shows an operator's token: what a node has is confined to the node.
 //   - A forwarded caller is believed from a scheduler's certificate alone. From anyone else it is not ignored but

@@ -10,9 +10,11 @@ func methods() map[string]access {
 		fleetv1.JoinService_Join_FullMethodName:  {}, // the secret is in the request
 		fleetv1.JoinService_Renew_FullMethodName: {role: roleMember},
 	}
-	for role, list := range leastRoles() {
-		for _, method := range list {
-			all[method] = access{role: role}
+	for _, roles := range []map[string][]string{fleetMethods(), projectMethods()} {
+		for role, list := range roles {
+			for _, method := range list {
+				all[method] = access{role: role}
+			}
 		}
 	}
 	for path, list := range projectPaths() {
@@ -23,8 +25,8 @@ func methods() map[string]access {
 	return all
 }
 
-// leastRoles are the methods by the least role that may call them.
-func leastRoles() map[string][]string {
+// fleetMethods are those of who runs the fleet, and of its members, by the least role that may call them.
+func fleetMethods() map[string][]string {
 	return map[string][]string{
 		fleetv1.RoleAdmin: {
 			fleetv1.BackupService_Backup_FullMethodName, fleetv1.BackupService_Restore_FullMethodName,
@@ -56,6 +58,18 @@ func leastRoles() map[string][]string {
 			fleetv1.NodeService_GetDrain_FullMethodName,
 			fleetv1.PoolService_CreatePool_FullMethodName, fleetv1.PoolService_DeletePool_FullMethodName,
 		},
+		fleetv1.RoleAgent: {
+			fleetv1.AgentService_Session_FullMethodName, fleetv1.AgentService_Relay_FullMethodName,
+		},
+		fleetv1.RoleScheduler: {
+			fleetv1.PeerService_Probe_FullMethodName, fleetv1.PeerService_AddMember_FullMethodName, fleetv1.PeerService_NoteUses_FullMethodName,
+		},
+	}
+}
+
+// projectMethods are those of tenants, likewise.
+func projectMethods() map[string][]string {
+	return map[string][]string{
 		fleetv1.RoleDeployer: {
 			fleetv1.InstanceService_ExecInstance_FullMethodName,
 			fleetv1.ModelService_CreateModel_FullMethodName, fleetv1.ModelService_DeleteModel_FullMethodName,
@@ -83,12 +97,6 @@ func leastRoles() map[string][]string {
 		fleetv1.RoleLookup: {
 			fleetv1.ServiceService_ListEndpoints_FullMethodName,
 			fleetv1.LookupService_Get_FullMethodName, fleetv1.LookupService_Watch_FullMethodName,
-		},
-		fleetv1.RoleAgent: {
-			fleetv1.AgentService_Session_FullMethodName, fleetv1.AgentService_Relay_FullMethodName,
-		},
-		fleetv1.RoleScheduler: {
-			fleetv1.PeerService_Probe_FullMethodName, fleetv1.PeerService_AddMember_FullMethodName,
 		},
 	}
 }

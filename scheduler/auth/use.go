@@ -1,8 +1,6 @@
 package auth
 
 import (
-	"cmp"
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -15,9 +13,9 @@ import (
 // UseStep is how much newer the last use of a credential must be than what is stored of it to be written.
 const UseStep = time.Hour
 
-// Uses are the changes that store when credentials were last used, at most limit of them, and forgets credentials that
-// have changed.
-func (a *Authenticator) Uses(limit int) []*fleetv1.Mutation {
+// Uses are the last uses that are newer than what is stored by UseStep, at most limit of them. Credentials that have
+// changed since they were shown are forgotten.
+func (a *Authenticator) Uses(limit int) []*fleetv1.CredentialUse {
 	view, last := a.cfg.View(), map[state.Key]int64{}
 	a.seen.Range(func(of, value any) bool {
 		s := value.(*seen)
@@ -30,21 +28,54 @@ func (a *Authenticator) Uses(limit int) []*fleetv1.Mutation {
 		}
 		return true
 	})
-	var out []*fleetv1.Mutation
+	var out []*fleetv1.CredentialUse
 	for key, used := range last {
-		if m := usedAt(current(view, key), time.Unix(used, 0)); m != nil && len(out) < limit {
-			out = append(out, m)
+		if len(out) < limit && newer(current(view, key), time.Unix(used, 0)) {
+			out = append(out, &fleetv1.CredentialUse{Kind: key.Kind, Key: key.Key, Time: timestamppb.New(time.Unix(used, 0))})
 		}
 	}
-	slices.SortFunc(out, func(a, b *fleetv1.Mutation) int {
-		x, y := state.KeyOf(a.GetPut()), state.KeyOf(b.GetPut())
-		return cmp.Or(cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Key, y.Key))
-	})
 	return out
 }
 
+// StoreUses are the changes that store uses, as far as they are newer than what is stored by UseStep.
+func StoreUses(view state.ReadView, uses []*fleetv1.CredentialUse) []*fleetv1.Mutation {
+	var out []*fleetv1.Mutation
+	done := map[state.Key]bool{}
+	for _, u := range uses {
+		key := state.Key{Kind: u.GetKind(), Key: u.GetKey()}
+		of := current(view, key)
+		if done[key] || of == nil || !newer(of, u.GetTime().AsTime()) {
+			continue
+		}
+		done[key] = true
+		after := proto.Clone(of)
+		switch m := after.(type) {
+		case *fleetv1.Token:
+			m.LastUsedTime = u.GetTime()
+		case *fleetv1.Key:
+			m.LastUsedTime = u.GetTime()
+		case *fleetv1.App:
+			m.LastUsedTime = u.GetTime()
+		}
+		out = append(out, state.Put(of.GetMeta().GetRevision(), after))
+	}
+	return out
+}
+
+// stored is a token, key or app.
+type stored interface {
+	proto.Message
+	GetMeta() *fleetv1.Meta
+	GetLastUsedTime() *timestamppb.Timestamp
+}
+
+// newer says that a use is newer than the one that is stored by UseStep.
+func newer(of stored, at time.Time) bool {
+	return !at.Before(of.GetLastUsedTime().AsTime().Add(UseStep))
+}
+
 // current is the stored object of a credential, or nil.
-func current(view state.ReadView, key state.Key) proto.Message {
+func current(view state.ReadView, key state.Key) stored {
 	switch key.Kind {
 	case fleetv1.KindToken:
 		if t := view.Token(key.Key); t != nil {
@@ -60,25 +91,4 @@ func current(view state.ReadView, key state.Key) proto.Message {
 		}
 	}
 	return nil
-}
-
-// usedAt stores a use that is a step newer than the one that is stored; nil when it isn't.
-func usedAt(of proto.Message, at time.Time) *fleetv1.Mutation {
-	credential, ok := of.(interface {
-		GetMeta() *fleetv1.Meta
-		GetLastUsedTime() *timestamppb.Timestamp
-	})
-	if !ok || at.Before(credential.GetLastUsedTime().AsTime().Add(UseStep)) {
-		return nil
-	}
-	after := proto.Clone(of)
-	switch m := after.(type) {
-	case *fleetv1.Token:
-		m.LastUsedTime = timestamppb.New(at)
-	case *fleetv1.Key:
-		m.LastUsedTime = timestamppb.New(at)
-	case *fleetv1.App:
-		m.LastUsedTime = timestamppb.New(at)
-	}
-	return state.Put(credential.GetMeta().GetRevision(), after)
 }

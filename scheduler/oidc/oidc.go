@@ -198,7 +198,7 @@ func (k *keySet) reload(ctx context.Context) (fresh bool, _ error) {
 	k.loading.Lock()
 	defer k.loading.Unlock()
 	switch last := k.since(); {
-	case last != before:
+	case !last.Equal(before):
 		return true, nil // somebody else has, meanwhile
 	case !last.IsZero() && k.now().Sub(last) < reloadAfter:
 		return false, nil

@@ -480,6 +480,149 @@ func (x *AddMemberResponse) GetLeaderAddress() string {
 	return ""
 }
 
+type NoteUsesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uses          []*CredentialUse       `protobuf:"bytes,1,rep,name=uses,proto3" json:"uses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteUsesRequest) Reset() {
+	*x = NoteUsesRequest{}
+	mi := &file_fleet_v1_membership_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteUsesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteUsesRequest) ProtoMessage() {}
+
+func (x *NoteUsesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_membership_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteUsesRequest.ProtoReflect.Descriptor instead.
+func (*NoteUsesRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_membership_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *NoteUsesRequest) GetUses() []*CredentialUse {
+	if x != nil {
+		return x.Uses
+	}
+	return nil
+}
+
+type NoteUsesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteUsesResponse) Reset() {
+	*x = NoteUsesResponse{}
+	mi := &file_fleet_v1_membership_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteUsesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteUsesResponse) ProtoMessage() {}
+
+func (x *NoteUsesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_membership_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteUsesResponse.ProtoReflect.Descriptor instead.
+func (*NoteUsesResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_membership_proto_rawDescGZIP(), []int{7}
+}
+
+// CredentialUse is the last use of a token, key or app.
+type CredentialUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "token", "key" or "app".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its store key: of a token the name, of a key the access key, of an app "project/name".
+	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CredentialUse) Reset() {
+	*x = CredentialUse{}
+	mi := &file_fleet_v1_membership_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CredentialUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CredentialUse) ProtoMessage() {}
+
+func (x *CredentialUse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_membership_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CredentialUse.ProtoReflect.Descriptor instead.
+func (*CredentialUse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_membership_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CredentialUse) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *CredentialUse) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *CredentialUse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 var File_fleet_v1_membership_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_membership_proto_rawDesc = "" +
@@ -522,10 +665,18 @@ const file_fleet_v1_membership_proto_rawDesc = "" +
 	"\x11AddMemberResponse\x121\n" +
 	"\tscheduler\x18\x01 \x01(\v2\x13.fleet.v1.SchedulerR\tscheduler\x12\x14\n" +
 	"\x05voter\x18\x02 \x01(\bR\x05voter\x12%\n" +
-	"\x0eleader_address\x18\x03 \x01(\tR\rleaderAddress2\x8d\x01\n" +
+	"\x0eleader_address\x18\x03 \x01(\tR\rleaderAddress\">\n" +
+	"\x0fNoteUsesRequest\x12+\n" +
+	"\x04uses\x18\x01 \x03(\v2\x17.fleet.v1.CredentialUseR\x04uses\"\x12\n" +
+	"\x10NoteUsesResponse\"e\n" +
+	"\rCredentialUse\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time2\xd0\x01\n" +
 	"\vPeerService\x128\n" +
 	"\x05Probe\x12\x16.fleet.v1.ProbeRequest\x1a\x17.fleet.v1.ProbeResponse\x12D\n" +
-	"\tAddMember\x12\x1a.fleet.v1.AddMemberRequest\x1a\x1b.fleet.v1.AddMemberResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
+	"\tAddMember\x12\x1a.fleet.v1.AddMemberRequest\x1a\x1b.fleet.v1.AddMemberResponse\x12A\n" +
+	"\bNoteUses\x12\x19.fleet.v1.NoteUsesRequest\x1a\x1a.fleet.v1.NoteUsesResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
 
 var (
 	file_fleet_v1_membership_proto_rawDescOnce sync.Once
@@ -539,7 +690,7 @@ func file_fleet_v1_membership_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_membership_proto_rawDescData
 }
 
-var file_fleet_v1_membership_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_fleet_v1_membership_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_fleet_v1_membership_proto_goTypes = []any{
 	(*Scheduler)(nil),             // 0: fleet.v1.Scheduler
 	(*GossipKey)(nil),             // 1: fleet.v1.GossipKey
@@ -547,27 +698,34 @@ var file_fleet_v1_membership_proto_goTypes = []any{
 	(*ProbeResponse)(nil),         // 3: fleet.v1.ProbeResponse
 	(*AddMemberRequest)(nil),      // 4: fleet.v1.AddMemberRequest
 	(*AddMemberResponse)(nil),     // 5: fleet.v1.AddMemberResponse
-	(*Meta)(nil),                  // 6: fleet.v1.Meta
-	(*SealedKey)(nil),             // 7: fleet.v1.SealedKey
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*NoteUsesRequest)(nil),       // 6: fleet.v1.NoteUsesRequest
+	(*NoteUsesResponse)(nil),      // 7: fleet.v1.NoteUsesResponse
+	(*CredentialUse)(nil),         // 8: fleet.v1.CredentialUse
+	(*Meta)(nil),                  // 9: fleet.v1.Meta
+	(*SealedKey)(nil),             // 10: fleet.v1.SealedKey
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_fleet_v1_membership_proto_depIdxs = []int32{
-	6, // 0: fleet.v1.Scheduler.meta:type_name -> fleet.v1.Meta
-	7, // 1: fleet.v1.GossipKey.sealed:type_name -> fleet.v1.SealedKey
-	8, // 2: fleet.v1.GossipKey.create_time:type_name -> google.protobuf.Timestamp
-	0, // 3: fleet.v1.ProbeResponse.scheduler:type_name -> fleet.v1.Scheduler
-	8, // 4: fleet.v1.ProbeResponse.time:type_name -> google.protobuf.Timestamp
-	0, // 5: fleet.v1.AddMemberRequest.scheduler:type_name -> fleet.v1.Scheduler
-	0, // 6: fleet.v1.AddMemberResponse.scheduler:type_name -> fleet.v1.Scheduler
-	2, // 7: fleet.v1.PeerService.Probe:input_type -> fleet.v1.ProbeRequest
-	4, // 8: fleet.v1.PeerService.AddMember:input_type -> fleet.v1.AddMemberRequest
-	3, // 9: fleet.v1.PeerService.Probe:output_type -> fleet.v1.ProbeResponse
-	5, // 10: fleet.v1.PeerService.AddMember:output_type -> fleet.v1.AddMemberResponse
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	9,  // 0: fleet.v1.Scheduler.meta:type_name -> fleet.v1.Meta
+	10, // 1: fleet.v1.GossipKey.sealed:type_name -> fleet.v1.SealedKey
+	11, // 2: fleet.v1.GossipKey.create_time:type_name -> google.protobuf.Timestamp
+	0,  // 3: fleet.v1.ProbeResponse.scheduler:type_name -> fleet.v1.Scheduler
+	11, // 4: fleet.v1.ProbeResponse.time:type_name -> google.protobuf.Timestamp
+	0,  // 5: fleet.v1.AddMemberRequest.scheduler:type_name -> fleet.v1.Scheduler
+	0,  // 6: fleet.v1.AddMemberResponse.scheduler:type_name -> fleet.v1.Scheduler
+	8,  // 7: fleet.v1.NoteUsesRequest.uses:type_name -> fleet.v1.CredentialUse
+	11, // 8: fleet.v1.CredentialUse.time:type_name -> google.protobuf.Timestamp
+	2,  // 9: fleet.v1.PeerService.Probe:input_type -> fleet.v1.ProbeRequest
+	4,  // 10: fleet.v1.PeerService.AddMember:input_type -> fleet.v1.AddMemberRequest
+	6,  // 11: fleet.v1.PeerService.NoteUses:input_type -> fleet.v1.NoteUsesRequest
+	3,  // 12: fleet.v1.PeerService.Probe:output_type -> fleet.v1.ProbeResponse
+	5,  // 13: fleet.v1.PeerService.AddMember:output_type -> fleet.v1.AddMemberResponse
+	7,  // 14: fleet.v1.PeerService.NoteUses:output_type -> fleet.v1.NoteUsesResponse
+	12, // [12:15] is the sub-list for method output_type
+	9,  // [9:12] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_membership_proto_init() }
@@ -583,7 +741,7 @@ func file_fleet_v1_membership_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_membership_proto_rawDesc), len(file_fleet_v1_membership_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

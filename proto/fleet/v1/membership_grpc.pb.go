@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	PeerService_Probe_FullMethodName     = "/fleet.v1.PeerService/Probe"
 	PeerService_AddMember_FullMethodName = "/fleet.v1.PeerService/AddMember"
+	PeerService_NoteUses_FullMethodName  = "/fleet.v1.PeerService/NoteUses"
 )
 
 // PeerServiceClient is the client API for PeerService service.
@@ -34,6 +35,8 @@ type PeerServiceClient interface {
 	// AddMember makes the caller a member, a non-voter at first, or tells its present addresses and versions. A
 	// scheduler that doesn't lead answers where the leader is.
 	AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberResponse, error)
+	// NoteUses tells the leader when credentials were last used at the caller. Who doesn't lead refuses.
+	NoteUses(ctx context.Context, in *NoteUsesRequest, opts ...grpc.CallOption) (*NoteUsesResponse, error)
 }
 
 type peerServiceClient struct {
@@ -64,6 +67,16 @@ func (c *peerServiceClient) AddMember(ctx context.Context, in *AddMemberRequest,
 	return out, nil
 }
 
+func (c *peerServiceClient) NoteUses(ctx context.Context, in *NoteUsesRequest, opts ...grpc.CallOption) (*NoteUsesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NoteUsesResponse)
+	err := c.cc.Invoke(ctx, PeerService_NoteUses_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServiceServer is the server API for PeerService service.
 // All implementations must embed UnimplementedPeerServiceServer
 // for forward compatibility.
@@ -75,6 +88,8 @@ type PeerServiceServer interface {
 	// AddMember makes the caller a member, a non-voter at first, or tells its present addresses and versions. A
 	// scheduler that doesn't lead answers where the leader is.
 	AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error)
+	// NoteUses tells the leader when credentials were last used at the caller. Who doesn't lead refuses.
+	NoteUses(context.Context, *NoteUsesRequest) (*NoteUsesResponse, error)
 	mustEmbedUnimplementedPeerServiceServer()
 }
 
@@ -90,6 +105,9 @@ func (UnimplementedPeerServiceServer) Probe(context.Context, *ProbeRequest) (*Pr
 }
 func (UnimplementedPeerServiceServer) AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddMember not implemented")
+}
+func (UnimplementedPeerServiceServer) NoteUses(context.Context, *NoteUsesRequest) (*NoteUsesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method NoteUses not implemented")
 }
 func (UnimplementedPeerServiceServer) mustEmbedUnimplementedPeerServiceServer() {}
 func (UnimplementedPeerServiceServer) testEmbeddedByValue()                     {}
@@ -148,6 +166,24 @@ func _PeerService_AddMember_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PeerService_NoteUses_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NoteUsesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).NoteUses(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_NoteUses_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).NoteUses(ctx, req.(*NoteUsesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PeerService_ServiceDesc is the grpc.ServiceDesc for PeerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -162,6 +198,10 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AddMember",
 			Handler:    _PeerService_AddMember_Handler,
+		},
+		{
+			MethodName: "NoteUses",
+			Handler:    _PeerService_NoteUses_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
