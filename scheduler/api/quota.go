@@ -30,8 +30,10 @@ func (s *quotaServer) SetQuota(ctx context.Context, req *fleetv1.SetQuotaRequest
 		if old == nil {
 			q := &fleetv1.Quota{Meta: newMeta(ctx, asked.GetMeta(), now), Spec: asked.GetSpec()}
 			q.Meta.Project = of
-			needs, err := inProject(view, q.Meta)
-			return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, q)}, Needs: needs}, err
+			if p := view.Project(of); p != nil { // else it waits for its project
+				q.Meta.Account = p.GetMeta().GetAccount()
+			}
+			return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, q)}}, nil
 		}
 		after := proto.CloneOf(old)
 		after.Spec, after.Meta.Tags = asked.GetSpec(), asked.GetMeta().GetTags()
