@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -112,7 +113,7 @@ func call(ctx context.Context, i *Interceptors, method string, d protoreflect.Me
 	}
 	err = i.Stream(nil, givingStream{fakeStream{ctx: ctx}, req}, &grpc.StreamServerInfo{FullMethod: method}, func(_ any, ss grpc.ServerStream) error {
 		if err := ss.RecvMsg(req.ProtoReflect().New().Interface()); err != nil {
-			return err
+			return errors.New("the handler's own words")
 		}
 		seen, _ = FromContext(ss.Context())
 		return nil

@@ -217,11 +217,16 @@ func (i *Interceptors) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 	if i.accessTo(info.FullMethod).project == "" {
 		return next(srv, s)
 	}
-	return next(srv, &askingStream{stream: s, allow: func(req any) error {
+	asking := &askingStream{stream: s, allow: func(req any) error {
 		ctx, err := i.allow(ctx, info.FullMethod, req)
 		s.ctx.Store(&ctx)
 		return err
-	}})
+	}}
+	err = next(srv, asking)
+	if no := asking.refusal.Load(); no != nil {
+		return *no // whatever the handler made of it
+	}
+	return err
 }
 
 type stream struct {
@@ -235,8 +240,9 @@ func (s *stream) Context() context.Context { return *s.ctx.Load() }
 // context has the caller as in his own project.
 type askingStream struct {
 	*stream
-	allow func(req any) error
-	asked bool // of the goroutine that receives
+	allow   func(req any) error
+	asked   bool // of the goroutine that receives
+	refusal atomic.Pointer[error]
 }
 
 func (s *askingStream) RecvMsg(m any) error {
@@ -244,5 +250,9 @@ func (s *askingStream) RecvMsg(m any) error {
 		return err
 	}
 	s.asked = true
-	return s.allow(m)
+	err := s.allow(m)
+	if err != nil {
+		s.refusal.Store(&err)
+	}
+	return err
 }
