@@ -39,18 +39,20 @@ type Config struct {
 
 // Client holds one connection and the stub of each noun. It is safe for concurrent use.
 type Client struct {
-	Nodes     fleetv1.NodeServiceClient
-	Devices   fleetv1.DeviceServiceClient
-	Flavors   fleetv1.FlavorServiceClient
-	Pools     fleetv1.PoolServiceClient
-	Quotas    fleetv1.QuotaServiceClient
-	Models    fleetv1.ModelServiceClient
-	Services  fleetv1.ServiceServiceClient
-	Instances fleetv1.InstanceServiceClient
-	Events    fleetv1.EventServiceClient
-	Cluster   fleetv1.ClusterServiceClient
-	Identity  fleetv1.IdentityServiceClient
-	Backups   fleetv1.BackupServiceClient
+	Nodes       fleetv1.NodeServiceClient
+	Devices     fleetv1.DeviceServiceClient
+	Flavors     fleetv1.FlavorServiceClient
+	Pools       fleetv1.PoolServiceClient
+	Quotas      fleetv1.QuotaServiceClient
+	Models      fleetv1.ModelServiceClient
+	Services    fleetv1.ServiceServiceClient
+	Instances   fleetv1.InstanceServiceClient
+	Events      fleetv1.EventServiceClient
+	Cluster     fleetv1.ClusterServiceClient
+	Identity    fleetv1.IdentityServiceClient
+	Backups     fleetv1.BackupServiceClient
+	Tenants     fleetv1.TenantServiceClient
+	Credentials fleetv1.CredentialServiceClient
 
 	addr string
 	conn *grpc.ClientConn
@@ -81,20 +83,22 @@ func Dial(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("prepare the connection to %s: %w", cfg.Addr, err)
 	}
 	return &Client{
-		Nodes:     fleetv1.NewNodeServiceClient(conn),
-		Devices:   fleetv1.NewDeviceServiceClient(conn),
-		Flavors:   fleetv1.NewFlavorServiceClient(conn),
-		Pools:     fleetv1.NewPoolServiceClient(conn),
-		Quotas:    fleetv1.NewQuotaServiceClient(conn),
-		Models:    fleetv1.NewModelServiceClient(conn),
-		Services:  fleetv1.NewServiceServiceClient(conn),
-		Instances: fleetv1.NewInstanceServiceClient(conn),
-		Events:    fleetv1.NewEventServiceClient(conn),
-		Cluster:   fleetv1.NewClusterServiceClient(conn),
-		Identity:  fleetv1.NewIdentityServiceClient(conn),
-		Backups:   fleetv1.NewBackupServiceClient(conn),
-		addr:      cfg.Addr,
-		conn:      conn,
+		Nodes:       fleetv1.NewNodeServiceClient(conn),
+		Devices:     fleetv1.NewDeviceServiceClient(conn),
+		Flavors:     fleetv1.NewFlavorServiceClient(conn),
+		Pools:       fleetv1.NewPoolServiceClient(conn),
+		Quotas:      fleetv1.NewQuotaServiceClient(conn),
+		Models:      fleetv1.NewModelServiceClient(conn),
+		Services:    fleetv1.NewServiceServiceClient(conn),
+		Instances:   fleetv1.NewInstanceServiceClient(conn),
+		Events:      fleetv1.NewEventServiceClient(conn),
+		Cluster:     fleetv1.NewClusterServiceClient(conn),
+		Identity:    fleetv1.NewIdentityServiceClient(conn),
+		Backups:     fleetv1.NewBackupServiceClient(conn),
+		Tenants:     fleetv1.NewTenantServiceClient(conn),
+		Credentials: fleetv1.NewCredentialServiceClient(conn),
+		addr:        cfg.Addr,
+		conn:        conn,
 	}, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,8 +35,21 @@ func (b backups) Backup(ctx context.Context, w io.Writer) error {
 	cluster := snapshot.View().Cluster()
 	return backup.Write(w, &fleetv1.BackupHeader{
 		ClusterId: cluster.GetMeta().GetId(), RestoreEpoch: cluster.GetRestoreEpoch(), Index: snapshot.Index(), Term: s.raft.Status().Term,
-		Time: timestamppb.Now(), Version: s.version(), CommandVersion: state.CommandVersion, EncryptionKeyIds: backup.KeyIDs(cluster),
+		Time: timestamppb.Now(), Version: s.version(), CommandVersion: state.CommandVersion, EncryptionKeyIds: sealedUnder(snapshot.View()),
 	}, snapshot)
+}
+
+// sealedUnder are the keys that the secrets in the state are encrypted under.
+func sealedUnder(view state.ReadView) []string {
+	ids := backup.KeyIDs(view.Cluster())
+	for _, k := range view.Keys() {
+		ids = append(ids, k.GetSecret().GetKeyId())
+	}
+	for _, app := range view.Apps("") {
+		ids = append(ids, app.GetSecret().GetKeyId())
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
 }
 
 // Restore replaces the state of an empty cluster by that of a backup file. Nothing changes before all of the file has
@@ -129,6 +143,11 @@ func (s *Server) empty(ctx context.Context) error {
 	count(len(view.Flavors()), "flavor")
 	count(len(view.Pools()), "pool")
 	count(len(view.Quotas()), "quota")
+	count(len(view.Accounts())-1, "account") // but those that exist always
+	count(len(view.Projects())-1, "project")
+	count(len(view.Users())-1, "user")
+	count(len(view.Keys()), "key")
+	count(len(view.Apps("")), "app")
 	if len(there) > 0 {
 		return &api.Error{Code: codes.FailedPrecondition, Msg: "this cluster isn't empty, it has " + strings.Join(there, ", ") +
 			": restore into schedulers with empty data directories"}

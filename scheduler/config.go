@@ -15,6 +15,7 @@ import (
 	"github.com/drover-fleet/drover/scheduler/authority"
 	"github.com/drover-fleet/drover/scheduler/gossip"
 	"github.com/drover-fleet/drover/scheduler/member"
+	"github.com/drover-fleet/drover/scheduler/oidc"
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
@@ -63,6 +64,8 @@ type Config struct {
 	// counts once.
 	LookupsPerAccount int `yaml:"lookups_per_account"`
 	LookupsPerUser    int `yaml:"lookups_per_user"`
+	// OIDC says whose tokens let callers in besides the cluster's own.
+	OIDC oidc.Config `yaml:"oidc"`
 	// ReserveAfter is how long an instance waits before what becomes free is kept for it. Less has big requests placed
 	// sooner, more leaves less idle.
 	ReserveAfter time.Duration   `yaml:"reserve_after"`
@@ -105,6 +108,7 @@ func DefaultConfig() Config {
 		LookupMaxAge:        3 * time.Second,
 		LookupsPerAccount:   2000,
 		LookupsPerUser:      20,
+		OIDC:                oidc.Config{UserClaim: "sub"},
 		ReserveAfter:        30 * time.Second,
 		SnapshotInterval:    2 * time.Minute,
 		SnapshotEntries:     8192,
@@ -165,6 +169,9 @@ func (c Config) Validate() error {
 		bad("reserve_after", "%v is out of range 1s–1h", c.ReserveAfter)
 	}
 	c.validateLookups(bad)
+	if err := c.OIDC.Validate(); err != nil {
+		errs = append(errs, err)
+	}
 	c.validateSnapshots(bad)
 	return errors.Join(errs...)
 }

@@ -80,7 +80,7 @@ func (s *Server) wireLimiter() {
 // peerService is what other schedulers call.
 type peerService struct {
 	*member.Members
-	limiter *rate.Limiter
+	s *Server
 }
 
 // CountLookups implements fleetv1.PeerServiceServer.
@@ -88,7 +88,7 @@ func (p peerService) CountLookups(ctx context.Context, req *fleetv1.CountLookups
 	if _, ok := peerID(ctx); !ok {
 		return nil, status.Error(codes.PermissionDenied, "only a scheduler's certificate may call this")
 	}
-	return p.limiter.Count(req), nil
+	return p.s.limiter.Count(req), nil
 }
 
 // self is this scheduler as it tells of itself.

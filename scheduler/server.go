@@ -72,6 +72,7 @@ type Server struct {
 
 	keeper  *identity.Keeper // nil in a cluster without TLS
 	api     *api.API
+	auth    *auth.Authenticator
 	trusted atomic.Pointer[agentTrust]
 	clock   *member.Clock
 	members *member.Members
@@ -128,7 +129,11 @@ func New(cfg Config, logger *slog.Logger) (_ *Server, err error) {
 	if err := s.open(); err != nil {
 		return nil, err
 	}
-	s.wire()
+	external, err := cfg.issuer()
+	if err != nil {
+		return nil, err
+	}
+	s.wire(external)
 	return s, nil
 }
 
@@ -158,7 +163,7 @@ func (s *Server) open() (err error) {
 }
 
 // wire makes the parts that live in memory.
-func (s *Server) wire() {
+func (s *Server) wire(external auth.External) {
 	s.proposals = newProposals(s.raft)
 	s.wireMembers()
 	s.hub = session.New(session.Config{
@@ -169,9 +174,11 @@ func (s *Server) wire() {
 		State: s.state, Proposer: s.proposals, Sessions: s.hub, LookupMaxAge: s.cfg.LookupMaxAge, ReserveAfter: s.cfg.ReserveAfter,
 		Now: s.clock.Now, Logger: s.log,
 	})
-	in := auth.NewInterceptors(auth.Config{View: s.state.View, Secure: !s.cfg.Insecure, Logger: s.log})
+	s.auth = auth.NewAuthenticator(auth.AuthenticatorConfig{View: s.state.View, Sealer: s.sealer(), External: external, Now: s.clock.Now})
+	in := auth.NewInterceptors(auth.Config{Authenticator: s.auth, Secure: !s.cfg.Insecure, Logger: s.log})
 	s.table = lookup.New(lookup.Config{
 		Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge, Hold: s.limits.hold, Limiter: s.limiter,
+		Authenticate: func(r *http.Request) (auth.Caller, error) { return s.auth.Request(r, nil) },
 		Valid: func(ctx context.Context) error {
 			_, err := in.Unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: fleetv1.LookupService_Watch_FullMethodName},
 				func(context.Context, any) (any, error) { return nil, nil })
@@ -180,7 +187,7 @@ func (s *Server) wire() {
 	})
 	s.api = api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
-		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
+		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), Sealer: s.sealer(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
 		Now: s.clock.Now, Logger: s.log,
 	})
 	m := newMetrics(s)
@@ -199,7 +206,7 @@ func (s *Server) wire() {
 	)
 	s.api.Register(s.grpc)
 	fleetv1.RegisterAgentServiceServer(s.grpc, s.hub)
-	fleetv1.RegisterPeerServiceServer(s.grpc, peerService{s.members, s.limiter})
+	fleetv1.RegisterPeerServiceServer(s.grpc, peerService{s.members, s})
 	fleetv1.RegisterLookupServiceServer(s.grpc, s.table.Service())
 	s.health = health.NewServer()
 	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
@@ -231,6 +238,7 @@ func (s *Server) Run(ctx context.Context) error {
 	part("memory", func() error { s.tidyMemory(ctx); return nil })
 	part("look-up", func() error { s.table.Run(ctx); return nil })
 	part("look-up limits", func() error { s.limiter.Run(ctx); return nil })
+	part("credentials", func() error { s.keepUses(ctx); return nil })
 	part("members", func() error { s.members.Run(ctx); return nil })
 	part("health", func() error { s.followHealth(ctx); return nil })
 	part("leadership", func() error { s.followLeadership(ctx, cancel); return nil })

@@ -94,6 +94,7 @@ func (a *app) root() *cobra.Command {
 		a.applyCommand(), a.deleteCommand(),
 		a.nodeCommand(), a.deviceCommand(), a.flavorCommand(), a.poolCommand(), a.quotaCommand(), a.modelCommand(),
 		a.serviceCommand(), a.instanceCommand(), a.eventCommand(), a.clusterCommand(), a.versionCommand(),
+		a.accountCommand(), a.projectCommand(), a.userCommand(), a.tokenCommand(), a.keyCommand(), a.appCommand(),
 	)
 	root.AddCommand(a.daemonCommands()...)
 	root.InitDefaultHelpCmd()
@@ -169,7 +170,7 @@ func (a *app) online(cmd *cobra.Command) *cobra.Command {
 
 // projected gives a command the flag that names its project.
 func (a *app) projected(cmd *cobra.Command) *cobra.Command {
-	cmd.Flags().StringVar(&a.project, "project", "default", "project of the object")
+	cmd.Flags().StringVar(&a.project, "project", "", "project of the object (default the token's own)")
 	return a.online(cmd)
 }
 

@@ -38,10 +38,11 @@ func used(q *fleetv1.Quota) *fleetv1.Quota {
 func (f *fake) GetQuota(_ context.Context, r *fleetv1.GetQuotaRequest) (*fleetv1.GetQuotaResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if q := f.quotas[r.GetProject()]; q != nil {
+	project := first(r.GetProject(), fleetv1.Default)
+	if q := f.quotas[project]; q != nil {
 		return &fleetv1.GetQuotaResponse{Quota: used(q)}, nil
 	}
-	return nil, notFound("quota", r.GetProject())
+	return nil, notFound("quota", project)
 }
 
 func (f *fake) ListQuotas(context.Context, *fleetv1.ListQuotasRequest) (*fleetv1.ListQuotasResponse, error) {

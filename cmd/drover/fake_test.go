@@ -85,6 +85,8 @@ func serveFake(t testing.TB, socket string) (addr string) {
 	fleetv1.RegisterClusterServiceServer(s, f)
 	fleetv1.RegisterIdentityServiceServer(s, f)
 	fleetv1.RegisterBackupServiceServer(s, fakeBackups{f: f})
+	fleetv1.RegisterTenantServiceServer(s, fakeTenants{})
+	fleetv1.RegisterCredentialServiceServer(s, &fakeCredentials{})
 	local := grpc.NewServer()
 	fleetv1.RegisterLocalServiceServer(local, f)
 	tcp := listen(t, "tcp", "127.0.0.1:0")

@@ -71,7 +71,7 @@ func (a *app) quotaShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			project := fleetv1.Default
+			project := "" // the token's own
 			if len(args) > 0 {
 				project = args[0]
 			}

@@ -42,7 +42,7 @@ func (a *app) serviceList() *cobra.Command {
 					text("%s", modelsText(s)), text("%s", s.GetSpec().GetPool()), text("%s", a.autoStopShort(s)),
 					text("%s", a.age(s.GetMeta().GetCreateTime())), text("%s", a.listedReason(s)))
 			}
-			return a.print(resp, func() error { return a.drawTable(t, "no services in project "+a.project) })
+			return a.print(resp, func() error { return a.drawTable(t, "no services in the project") })
 		},
 	}
 	cmd.Flags().StringToStringVar(&tags, "tag", nil, "only services with these `tags`, k=v")

@@ -18,12 +18,8 @@ import (
 func admit(view state.ReadView, s *fleetv1.Service) error {
 	spec, at := s.GetSpec(), "service.spec"
 	pool := view.Pool(spec.GetPool())
-	if pool == nil {
-		return missing(at+".pool", "pool", spec.GetPool(), namesOf(view.Pools()))
-	}
-	if owner := pool.GetSpec().GetAccount(); pool.GetSpec().GetType() == fleetv1.PoolDedicated && owner != s.GetMeta().GetAccount() {
-		return refuse(codes.PermissionDenied, "%s.pool: pool %q belongs to account %q, not to %q",
-			at, spec.GetPool(), owner, s.GetMeta().GetAccount())
+	if pool == nil || !openTo(pool, s.GetMeta().GetAccount()) {
+		return missing(at+".pool", "pool", spec.GetPool(), namesOf(poolsOf(view, s.GetMeta().GetAccount())))
 	}
 	seen := map[string]int{}
 	for i, version := range spec.GetVersions() {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,6 +98,8 @@ type Config struct {
 	Backups   Backups
 	// Identity is what certificates are signed with; nil in a cluster without TLS.
 	Identity *Identity
+	// Sealer encrypts the secrets of keys and apps.
+	Sealer auth.Sealer
 	// MaxServicesPerUser is the quota of SPEC §3.
 	MaxServicesPerUser int
 	Now                func() time.Time
@@ -139,6 +142,8 @@ func (a *API) Register(s grpc.ServiceRegistrar) {
 	fleetv1.RegisterJoinServiceServer(s, &joinServer{API: a})
 	fleetv1.RegisterIdentityServiceServer(s, &identityServer{API: a})
 	fleetv1.RegisterBackupServiceServer(s, &backupServer{API: a})
+	fleetv1.RegisterTenantServiceServer(s, &tenantServer{API: a})
+	fleetv1.RegisterCredentialServiceServer(s, &credentialServer{API: a})
 }
 
 func (a *API) view() state.ReadView { return a.cfg.Store.View() }
@@ -168,8 +173,27 @@ func newMeta(ctx context.Context, from *fleetv1.Meta, now time.Time) *fleetv1.Me
 	}
 	return &fleetv1.Meta{
 		Name: from.GetName(), Id: uuid.NewString(), Account: account, Project: project(ctx, from.GetProject()),
-		Generation: 1, CreateTime: timestamppb.New(now), CreatedBy: c.Name, Tags: from.GetTags(),
+		Generation: 1, CreateTime: timestamppb.New(now), CreatedBy: cmp.Or(c.User, c.Name), Tags: from.GetTags(),
 	}
+}
+
+// inProject puts a new object into its project, which must exist: it belongs to the project's account, and its write has
+// needs.
+func inProject(view state.ReadView, meta *fleetv1.Meta) (needs []*fleetv1.ObjectRef, err error) {
+	p := view.Project(meta.GetProject())
+	if p == nil {
+		return nil, missing("", "project", meta.GetProject(), namesOf(view.Projects()))
+	}
+	meta.Account = p.GetMeta().GetAccount()
+	return need(fleetv1.KindProject, meta.GetProject()), nil
+}
+
+// need names an object that must exist when a write is applied; those that exist always need not be named.
+func need(kind, name string) []*fleetv1.ObjectRef {
+	if name == fleetv1.Default {
+		return nil
+	}
+	return []*fleetv1.ObjectRef{{Kind: kind, Id: name}}
 }
 
 // Bounds of a mutation.

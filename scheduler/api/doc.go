@@ -30,6 +30,10 @@
 //     refused when it is deployed rather than left waiting; what a flavor leaves open (any device, or a glob) counts
 //     only where it surely does, and the store counts again what instances really get. Calls at the same time see each
 //     other's places (admission). A service that asks for no more than before is never refused, whatever the quota.
+//   - Who may call what in which project is auth's to say, before a request comes here. Here, what names no project (lists of
+//     pools, quotas, projects, events) is cut down to what the caller may see, and another account's pool is absent.
+//   - A new object belongs to its project's account, whoever makes it, and its write needs the project: it can't be
+//     made while the project is being deleted. A user's tokens and keys go with him; the last token of an admin stays.
 //   - The API writes spec and desired. The state that it shows is the one that the service loop found last,
 //     unless what was asked since then overrules it (effectiveState): nobody should see "Running" after
 //     his stop was accepted.

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -36,7 +37,8 @@ func (s *eventServer) WatchEvents(req *fleetv1.WatchEventsRequest, stream grpc.S
 	})
 }
 
-// eventFilter checks and completes a filter. Only an admin gets here, who may see all projects.
+// eventFilter checks and completes a filter. Who may not look everywhere sees the events of a project that he may look
+// into.
 func eventFilter(ctx context.Context, f *fleetv1.EventFilter) (*fleetv1.EventFilter, error) {
 	if f = proto.CloneOf(f); f == nil {
 		f = &fleetv1.EventFilter{}
@@ -50,11 +52,18 @@ func eventFilter(ctx context.Context, f *fleetv1.EventFilter) (*fleetv1.EventFil
 	}
 	v.between("filter.limit", int64(f.GetLimit()), 0, maxEvents)
 	fillInt(&f.Limit, maxEvents)
+	everywhere := caller(ctx).Everywhere()
 	switch f.GetKind() {
 	case "": // everything, whatever its project, unless one is named
+		if !everywhere {
+			f.Project = project(ctx, f.GetProject())
+		}
 	case fleetv1.KindModel, fleetv1.KindService, fleetv1.KindInstance:
 		f.Project = project(ctx, f.GetProject())
 	default:
+		if !everywhere && v.err() == nil {
+			return f, refuse(codes.PermissionDenied, "filter.kind: events of a %s belong to no project: they need the role %q", f.GetKind(), fleetv1.RoleOperator)
+		}
 		f.Project = "" // the others belong to no project
 	}
 	return f, v.err()

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
@@ -64,12 +65,23 @@ func newWorldOf(t testing.TB, servicesPerUser int) *world {
 	w.members = &members{w: w}
 	quiet := slog.New(slog.DiscardHandler)
 	a := New(Config{Store: w.store, Log: w, Sessions: w, Events: w, Images: w, Endpoints: w, Members: w.members,
-		MaxServicesPerUser: servicesPerUser, Now: func() time.Time { return start }, Logger: quiet})
+		Sealer: clearSealer{}, MaxServicesPerUser: servicesPerUser, Now: func() time.Time { return start }, Logger: quiet})
 	asRoot := auth.Caller{Name: "root", Role: fleetv1.RoleAdmin, Project: fleetv1.Default, Account: fleetv1.Default}
+	in := auth.NewInterceptors(auth.Config{Logger: quiet, Authenticator: auth.NewAuthenticator(auth.AuthenticatorConfig{
+		View: w.store.View, Sealer: clearSealer{}, Now: func() time.Time { return start }})})
 	srv := grpc.NewServer(
-		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		// Who shows a token is known by it; the others are root.
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			if len(metadata.ValueFromIncomingContext(ctx, "authorization")) > 0 {
+				return in.Unary(ctx, req, info, next)
+			}
 			return next(auth.NewContext(ctx, asRoot), req)
-		}, UnaryErrors(quiet)), grpc.StreamInterceptor(StreamErrors(quiet)))
+		}, UnaryErrors(quiet)), grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+			if len(metadata.ValueFromIncomingContext(ss.Context(), "authorization")) > 0 {
+				return in.Stream(srv, ss, info, next)
+			}
+			return next(srv, ss)
+		}, StreamErrors(quiet)))
 	a.Register(srv)
 	l := bufconn.Listen(1 << 20)
 	go srv.Serve(l)
@@ -187,6 +199,17 @@ func (w *world) Watch(ctx context.Context, f *fleetv1.EventFilter, send func([]*
 func (w *world) Endpoints(_, service string) (*fleetv1.ListEndpointsResponse, error) {
 	return &fleetv1.ListEndpointsResponse{Index: w.store.View().Index(), MaxAgeSeconds: 3,
 		Endpoints: []*fleetv1.Endpoint{{InstanceId: service}}}, nil
+}
+
+// clearSealer keeps secrets as they are.
+type clearSealer struct{}
+
+func (clearSealer) Seal(secret []byte, about string) (*fleetv1.SealedKey, error) {
+	return &fleetv1.SealedKey{KeyId: about, Ciphertext: secret}, nil
+}
+
+func (clearSealer) Open(sealed *fleetv1.SealedKey, _ string) ([]byte, error) {
+	return sealed.GetCiphertext(), nil
 }
 
 // members are one scheduler that remembers what it was asked for.

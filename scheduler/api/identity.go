@@ -185,16 +185,24 @@ func (s *identityServer) change(ctx context.Context, req request, what string, e
 }
 
 func (s *identityServer) RotateKey(ctx context.Context, req *fleetv1.RotateKeyRequest) (*fleetv1.RotateKeyResponse, error) {
-	err := s.change(ctx, req, "rotate the key-encryption key", func(view state.ReadView, _ time.Time) (*fleetv1.Cluster, error) {
+	if s.cfg.Identity == nil {
+		return nil, s.insecure()
+	}
+	err := s.mutate(ctx, req, func(_ context.Context, view state.ReadView, _ time.Time) (*fleetv1.Write, error) {
 		after, err := s.cfg.Identity.Reseal(view.Cluster())
 		if err != nil {
 			return nil, refuse(codes.FailedPrecondition, "%v", err)
 		}
-		return after, nil
+		secrets, err := s.reseal(view)
+		if err != nil {
+			return nil, refuse(codes.FailedPrecondition, "%v", err)
+		}
+		return &fleetv1.Write{Mutations: append(secrets, state.Put(view.Cluster().GetMeta().GetRevision(), after))}, nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.note(ctx, "rotate the key-encryption key")
 	return &fleetv1.RotateKeyResponse{KeyId: s.view().Cluster().GetRoots()[0].GetKey().GetKeyId()}, nil
 }
 

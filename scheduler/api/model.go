@@ -51,7 +51,11 @@ func (s *modelServer) CreateModel(ctx context.Context, req *fleetv1.CreateModelR
 			return nil, nil
 		}
 		m.Meta = newMeta(ctx, asked.GetMeta(), now)
-		return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, m)}}, nil
+		needs, err := inProject(view, m.Meta)
+		if err != nil {
+			return nil, err
+		}
+		return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, m)}, Needs: needs}, nil
 	})
 	if err != nil {
 		return nil, err

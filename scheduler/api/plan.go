@@ -27,6 +27,12 @@ func (s *serviceServer) PlanService(ctx context.Context, req *fleetv1.PlanServic
 		return nil, err
 	}
 	resp := &fleetv1.PlanServiceResponse{}
+	seen := func(i *fleetv1.Instance) string {
+		if caller(ctx).May(fleetv1.RoleViewer, i.GetMeta().GetProject()) {
+			return i.GetMeta().GetName()
+		}
+		return "an instance of another project"
+	}
 	s.planner.ask(func(sc *scene) {
 		line := sc.waiting(service.GetMeta().GetId())
 		var own []*waiter
@@ -52,7 +58,7 @@ func (s *serviceServer) PlanService(ctx context.Context, req *fleetv1.PlanServic
 			left[i] = w.count - len(w.placed)
 		}
 		for i, w := range own {
-			preempting := sc.preempt(w, left[i], line)
+			preempting := sc.preempt(w, left[i], line, seen)
 			resp.Instances = append(resp.Instances, preempting...)
 			if n := left[i] - len(preempting); n > 0 {
 				resp.Waits = append(resp.Waits, &fleetv1.PlannedWait{Model: w.version.GetModel(), ModelVersion: w.version.GetModelVersion(),
@@ -90,6 +96,9 @@ func (s *serviceServer) toPlan(ctx context.Context, view state.ReadView, asked *
 		keepVersions(after.Spec, old.GetSpec())
 		after.Meta, after.Status = old.GetMeta(), old.GetStatus()
 	}
+	if _, err := inProject(view, after.GetMeta()); old == nil && err != nil {
+		return nil, err
+	}
 	if err := admit(view, after); err != nil {
 		return nil, err
 	}
@@ -108,8 +117,8 @@ func plannedInstance(w *waiter, members []place.Member, preempts []string) *flee
 }
 
 // preempt answers those of left instances that are placed when others of less priority are stopped, as the service
-// loop does. line has been planned.
-func (s *scene) preempt(w *waiter, left int, line []*waiter) []*fleetv1.PlannedInstance {
+// loop does. line has been planned; name is what the caller may be told of who is stopped.
+func (s *scene) preempt(w *waiter, left int, line []*waiter, name func(*fleetv1.Instance) string) []*fleetv1.PlannedInstance {
 	var out []*fleetv1.PlannedInstance
 	for range min(left, maxPlannedPreemptions) {
 		victims := s.victims(&w.request)
@@ -124,7 +133,7 @@ func (s *scene) preempt(w *waiter, left int, line []*waiter) []*fleetv1.PlannedI
 		}
 		var names []string
 		for _, v := range victims {
-			names = append(names, v.GetMeta().GetName())
+			names = append(names, name(v))
 			s.end(v)
 		}
 		s.settle()

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -32,8 +33,12 @@ func (s *poolServer) CreatePool(ctx context.Context, req *fleetv1.CreatePoolRequ
 		if old := view.Pool(name); old != nil {
 			return nil, unchanged("pool", name, old.GetMeta(), asked.GetMeta(), old.GetSpec(), asked.GetSpec())
 		}
+		needs := need(fleetv1.KindAccount, cmp.Or(asked.GetSpec().GetAccount(), fleetv1.Default))
+		if owner := asked.GetSpec().GetAccount(); owner != "" && view.Account(owner) == nil {
+			return nil, missing("pool.spec.account", "account", owner, namesOf(view.Accounts()))
+		}
 		p := &fleetv1.Pool{Meta: newMeta(ctx, asked.GetMeta(), now), Spec: asked.GetSpec()}
-		return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, p)}}, nil
+		return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, p)}, Needs: needs}, nil
 	})
 	if err != nil {
 		return nil, err
@@ -41,16 +46,19 @@ func (s *poolServer) CreatePool(ctx context.Context, req *fleetv1.CreatePoolRequ
 	return shownPool(s.view(), name, func(p *fleetv1.Pool) *fleetv1.CreatePoolResponse { return &fleetv1.CreatePoolResponse{Pool: p} })
 }
 
-func (s *poolServer) ListPools(context.Context, *fleetv1.ListPoolsRequest) (*fleetv1.ListPoolsResponse, error) {
+func (s *poolServer) ListPools(ctx context.Context, _ *fleetv1.ListPoolsRequest) (*fleetv1.ListPoolsResponse, error) {
 	view := s.view()
 	resp := &fleetv1.ListPoolsResponse{}
-	for _, p := range view.Pools() {
+	for _, p := range seenPools(ctx, view) {
 		resp.Pools = append(resp.Pools, withNodes(view, p))
 	}
 	return resp, nil
 }
 
-func (s *poolServer) GetPool(_ context.Context, req *fleetv1.GetPoolRequest) (*fleetv1.GetPoolResponse, error) {
+func (s *poolServer) GetPool(ctx context.Context, req *fleetv1.GetPoolRequest) (*fleetv1.GetPoolResponse, error) {
+	if p := s.view().Pool(req.GetName()); p != nil && !caller(ctx).Everywhere() && !openTo(p, caller(ctx).Account) {
+		return nil, missing("", "pool", req.GetName(), namesOf(seenPools(ctx, s.view())))
+	}
 	return shownPool(s.view(), req.GetName(), func(p *fleetv1.Pool) *fleetv1.GetPoolResponse { return &fleetv1.GetPoolResponse{Pool: p} })
 }
 
@@ -70,6 +78,24 @@ func (s *poolServer) DeletePool(ctx context.Context, req *fleetv1.DeletePoolRequ
 		return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Delete(p.GetMeta().GetRevision(), key)}}, nil
 	})
 	return &fleetv1.DeletePoolResponse{}, err
+}
+
+// openTo says whether services of an account may run in the pool.
+func openTo(p *fleetv1.Pool, account string) bool {
+	return p.GetSpec().GetType() != fleetv1.PoolDedicated || p.GetSpec().GetAccount() == account
+}
+
+// poolsOf are the pools that are open to an account.
+func poolsOf(view state.ReadView, account string) []*fleetv1.Pool {
+	return slices.DeleteFunc(view.Pools(), func(p *fleetv1.Pool) bool { return !openTo(p, account) })
+}
+
+// seenPools are the pools that the caller may see.
+func seenPools(ctx context.Context, view state.ReadView) []*fleetv1.Pool {
+	if c := caller(ctx); !c.Everywhere() {
+		return poolsOf(view, c.Account)
+	}
+	return view.Pools()
 }
 
 func findPool(view state.ReadView, name string) (*fleetv1.Pool, error) {

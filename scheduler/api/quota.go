@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -29,6 +30,9 @@ func (s *quotaServer) SetQuota(ctx context.Context, req *fleetv1.SetQuotaRequest
 		if old == nil {
 			q := &fleetv1.Quota{Meta: newMeta(ctx, asked.GetMeta(), now), Spec: asked.GetSpec()}
 			q.Meta.Project = of
+			if p := view.Project(of); p != nil { // else it waits for its project
+				q.Meta.Account = p.GetMeta().GetAccount()
+			}
 			return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, q)}}, nil
 		}
 		after := proto.CloneOf(old)
@@ -42,21 +46,21 @@ func (s *quotaServer) SetQuota(ctx context.Context, req *fleetv1.SetQuotaRequest
 	if err != nil {
 		return nil, err
 	}
-	q, err := findQuota(s.view(), of)
+	q, err := findQuota(ctx, s.view(), of)
 	return &fleetv1.SetQuotaResponse{Quota: q}, err
 }
 
-func (s *quotaServer) ListQuotas(context.Context, *fleetv1.ListQuotasRequest) (*fleetv1.ListQuotasResponse, error) {
+func (s *quotaServer) ListQuotas(ctx context.Context, _ *fleetv1.ListQuotasRequest) (*fleetv1.ListQuotasResponse, error) {
 	view := s.view()
 	resp := &fleetv1.ListQuotasResponse{}
-	for _, q := range view.Quotas() {
+	for _, q := range seenQuotas(ctx, view) {
 		resp.Quotas = append(resp.Quotas, withUsage(view, q))
 	}
 	return resp, nil
 }
 
 func (s *quotaServer) GetQuota(ctx context.Context, req *fleetv1.GetQuotaRequest) (*fleetv1.GetQuotaResponse, error) {
-	q, err := findQuota(s.view(), project(ctx, req.GetProject()))
+	q, err := findQuota(ctx, s.view(), project(ctx, req.GetProject()))
 	return &fleetv1.GetQuotaResponse{Quota: q}, err
 }
 
@@ -65,8 +69,8 @@ func (s *quotaServer) DeleteQuota(ctx context.Context, req *fleetv1.DeleteQuotaR
 	if req.GetProject() == "" {
 		return nil, invalid("project", "is missing")
 	}
-	err := s.mutate(ctx, req, func(_ context.Context, view state.ReadView, _ time.Time) (*fleetv1.Write, error) {
-		q, err := findQuota(view, req.GetProject())
+	err := s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, _ time.Time) (*fleetv1.Write, error) {
+		q, err := findQuota(ctx, view, req.GetProject())
 		if err != nil {
 			return nil, err
 		}
@@ -77,11 +81,16 @@ func (s *quotaServer) DeleteQuota(ctx context.Context, req *fleetv1.DeleteQuotaR
 }
 
 // findQuota answers the quota with what is used of it.
-func findQuota(view state.ReadView, project string) (*fleetv1.Quota, error) {
+func findQuota(ctx context.Context, view state.ReadView, project string) (*fleetv1.Quota, error) {
 	if q := view.Quota(project); q != nil {
 		return withUsage(view, q), nil
 	}
-	return nil, missing("", "quota of project", project, namesOf(view.Quotas()))
+	return nil, missing("", "quota of project", project, namesOf(seenQuotas(ctx, view)))
+}
+
+// seenQuotas are those of the projects that the caller may look into.
+func seenQuotas(ctx context.Context, view state.ReadView) []*fleetv1.Quota {
+	return slices.DeleteFunc(view.Quotas(), func(q *fleetv1.Quota) bool { return !caller(ctx).May(fleetv1.RoleViewer, q.GetMeta().GetName()) })
 }
 
 func withUsage(view state.ReadView, q *fleetv1.Quota) *fleetv1.Quota {

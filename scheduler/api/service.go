@@ -41,13 +41,17 @@ func (s *serviceServer) DeployService(ctx context.Context, req *fleetv1.DeploySe
 			Meta: newMeta(ctx, asked.GetMeta(), now), Spec: proto.CloneOf(asked.GetSpec()),
 			Desired: &fleetv1.ServiceDesired{State: fleetv1.DesiredRunning, StartTime: timestamppb.New(now), Caller: caller(ctx).Name},
 		}
+		needs, err := inProject(view, after.GetMeta())
+		if err != nil {
+			return nil, err
+		}
 		if err := admit(view, after); err != nil {
 			return nil, err
 		}
 		if err := place.take(nil, after); err != nil {
 			return nil, err
 		}
-		return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, after)}}, nil
+		return &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, after)}, Needs: needs}, nil
 	})
 	if err != nil {
 		return nil, err

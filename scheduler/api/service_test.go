@@ -73,7 +73,7 @@ func TestDeployRefusals(t *testing.T) {
 		{"description", "service.spec.description", "101", invalid, func(s *fleetv1.Service) { s.Spec.Description = strings.Repeat("é", 101) }},
 		{"no pool", "service.spec.pool", "missing", invalid, func(s *fleetv1.Service) { s.Spec.Pool = "" }},
 		{"unknown pool", "service.spec.pool", `did you mean "own"`, absent, func(s *fleetv1.Service) { s.Spec.Pool = "owm" }},
-		{"another account's pool", "", `belongs to account "acme"`, codes.PermissionDenied, func(s *fleetv1.Service) { s.Spec.Pool = "theirs" }},
+		{"another account's pool", "", `there is no pool "theirs"; there are: own, shared`, codes.NotFound, func(s *fleetv1.Service) { s.Spec.Pool = "theirs" }},
 		{"network", "service.spec.network", "bridge", invalid, func(s *fleetv1.Service) { s.Spec.Network = "none" }},
 		{"auto stop", "service.spec.auto_stop_hours", "0–24", invalid, func(s *fleetv1.Service) { s.Spec.AutoStopHours = 25 }},
 		{"max invalid", "service.spec.max_invalid_instances", "-1", invalid, func(s *fleetv1.Service) { s.Spec.MaxInvalidInstances = -1 }},

@@ -1,16 +1,17 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -20,15 +21,16 @@ import (
 
 	"github.com/drover-fleet/drover/identity"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
-	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // Caller is who makes a call.
 type Caller struct {
-	Name    string // of the token; "ROLE/NAME" of a certificate
-	Role    string // fleetv1.RoleAdmin, RoleAgent or RoleScheduler
-	Project string // used where a request names none
-	Account string
+	Name    string // of the token or app, access key; "ROLE/NAME" of a certificate
+	User    string // who is behind it; the name where no user is
+	Role    string // in Project: one of Roles, or fleetv1.RoleAgent or RoleScheduler
+	Project string // that the call is about: the one that its request names, else the credential's own
+	Account string // that the user belongs to
+	Scopes  string // what may be done in other projects: "PROJECT=ROLE", separated by spaces
 	From    string // "host:port" of who called another scheduler, which passes it on; empty otherwise
 }
 
@@ -45,13 +47,6 @@ func FromContext(ctx context.Context) (c Caller, ok bool) {
 	return c, ok
 }
 
-// Errors of Authenticate.
-var (
-	ErrNoToken      = errors.New("no token: send one, --token-file or DROVER_TOKEN names it")
-	ErrUnknownToken = errors.New("the token is not known to this cluster: check --token-file or DROVER_TOKEN")
-	ErrNotReady     = errors.New("this scheduler knows nothing of the cluster before it has heard a leader: try again in a moment; there is none while a majority of the schedulers is down")
-)
-
 // NewSecret makes the secret of a new token.
 func NewSecret() string {
 	var b [32]byte
@@ -65,66 +60,25 @@ func Hash(secret string) []byte {
 	return sum[:]
 }
 
-// CallerOf is the caller who shows this token.
-func CallerOf(t *fleetv1.Token) Caller {
-	c := Caller{Name: t.GetMeta().GetName(), Role: t.GetRole(), Project: t.GetMeta().GetProject(), Account: t.GetMeta().GetAccount()}
-	if c.Project == "" {
-		c.Project = fleetv1.Default
-	}
-	if c.Account == "" {
-		c.Account = fleetv1.Default
-	}
-	return c
-}
-
-// Tokens is the part of state.ReadView that authentication needs.
-type Tokens interface {
-	Cluster() *fleetv1.Cluster
-	TokenBySecret(sha256 []byte) *fleetv1.Token
-}
-
-var _ Tokens = state.ReadView(nil)
-
-// Authenticate finds the caller who knows the secret. Errors are this package's Err… values.
-func Authenticate(tokens Tokens, secret string) (Caller, error) {
-	if tokens.Cluster() == nil {
-		return Caller{}, ErrNotReady
-	}
-	if secret == "" {
-		return Caller{}, ErrNoToken
-	}
-	sum := Hash(secret)
-	t := tokens.TokenBySecret(sum)
-	if t == nil || subtle.ConstantTimeCompare(t.GetSecretSha256(), sum) != 1 {
-		return Caller{}, ErrUnknownToken
-	}
-	return CallerOf(t), nil
-}
-
 // Config is what interceptors go by.
 type Config struct {
-	// View is the store of the moment.
-	View func() state.ReadView
+	// Authenticator knows who shows which credential.
+	Authenticator *Authenticator
 	// Secure says that the listener has TLS: nodes are known by their certificates, not by a token.
 	Secure bool
 	Logger *slog.Logger
 }
 
 // Interceptors authenticate and authorise gRPC calls.
-type Interceptors struct{ cfg Config }
+type Interceptors struct {
+	cfg     Config
+	methods map[string]access
+}
 
 // NewInterceptors makes them.
-func NewInterceptors(cfg Config) *Interceptors { return &Interceptors{cfg} }
+func NewInterceptors(cfg Config) *Interceptors { return &Interceptors{cfg, methods()} }
 
-const (
-	healthPrefix = "/grpc.health.v1.Health/"
-	agentPrefix  = "/fleet.v1.AgentService/"
-	joinMethod   = "/fleet.v1.JoinService/Join"
-	renewMethod  = "/fleet.v1.JoinService/Renew"
-)
-
-// schedulerMethods begin what schedulers call for themselves.
-func schedulerMethods() []string { return []string{renewMethod, "/fleet.v1.PeerService/"} }
+const healthPrefix = "/grpc.health.v1.Health/"
 
 // refusal is why a call isn't let in.
 type refusal struct {
@@ -133,20 +87,41 @@ type refusal struct {
 	why  string
 }
 
-func (i *Interceptors) admit(ctx context.Context, method string) (context.Context, error) {
-	if strings.HasPrefix(method, healthPrefix) || method == joinMethod {
+// admit finds out who calls, and whether that one may make the request. A stream's has not come yet: for a method that is
+// about a project it is nil, and allow looks at it.
+func (i *Interceptors) admit(ctx context.Context, method string, req any) (context.Context, error) {
+	a := i.accessTo(method)
+	if a.role == "" {
 		return ctx, nil
 	}
-	caller, no := i.caller(ctx, method)
+	caller, who, no := i.caller(ctx, method, a)
+	if no == nil && (a.project == "" || req != nil) {
+		caller, no = authorise(caller, who, method, a, req)
+	}
 	if no == nil {
 		return NewContext(ctx, caller), nil
 	}
+	return ctx, i.refused(ctx, method, no)
+}
+
+// allow is admit for the first request of a stream.
+func (i *Interceptors) allow(ctx context.Context, method string, req any) (context.Context, error) {
+	c, _ := FromContext(ctx)
+	c, no := authorise(c, fmt.Sprintf("%q", c.Name), method, i.accessTo(method), req)
+	if no != nil {
+		return ctx, i.refused(ctx, method, no)
+	}
+	return NewContext(ctx, c), nil
+}
+
+// refused tells the audit of a refusal, and answers it.
+func (i *Interceptors) refused(ctx context.Context, method string, no *refusal) error {
 	level := slog.LevelWarn
 	if no.who == "" || no.code == codes.Unavailable {
 		level = slog.LevelDebug
 	}
 	i.cfg.Logger.Log(ctx, level, "a call is refused", "audit", "refused", "who", no.who, "from", Address(ctx), "method", method, "error", no.why)
-	return nil, status.Error(no.code, no.why)
+	return status.Error(no.code, no.why)
 }
 
 // Address is where a call comes from, for the audit: where the caller is, also when another scheduler passes it on.
@@ -160,76 +135,56 @@ func Address(ctx context.Context) string {
 	return "unknown"
 }
 
-// caller finds out who calls, and whether that one may call the method.
-func (i *Interceptors) caller(ctx context.Context, method string) (Caller, *refusal) {
+// caller finds out who calls, and what to call him in errors.
+func (i *Interceptors) caller(ctx context.Context, method string, a access) (_ Caller, who string, _ *refusal) {
 	member, isMember := identity.PeerOf(ctx)
+	if isMember {
+		who = member.String()
+	}
 	forwarded, err := forwardedCaller(ctx)
 	switch {
 	case err != nil:
-		return Caller{}, &refusal{who(member, isMember), codes.InvalidArgument, err.Error()}
+		return Caller{}, who, &refusal{cmp.Or(who, "unknown"), codes.InvalidArgument, err.Error()}
 	case forwarded != nil && member.Role != fleetv1.RoleScheduler:
-		return Caller{}, &refusal{who(member, isMember), codes.PermissionDenied,
+		return Caller{}, who, &refusal{cmp.Or(who, "unknown"), codes.PermissionDenied,
 			fmt.Sprintf("a caller %q is passed on, which a scheduler alone may do, known by its certificate", forwarded.Name)}
 	case forwarded != nil:
-		if forwarded.Role != fleetv1.RoleAdmin || !i.operators(method) {
-			return Caller{}, &refusal{member.String(), codes.PermissionDenied,
+		who = fmt.Sprintf("%q, whom %s passes on,", forwarded.Name, member)
+		if !slices.Contains(Roles(), forwarded.Role) {
+			return Caller{}, who, &refusal{member.String(), codes.PermissionDenied,
 				fmt.Sprintf("a scheduler passes on %q of the role %q, which may not call %s", forwarded.Name, forwarded.Role, method)}
 		}
-		return *forwarded, nil
+		return *forwarded, who, nil
 	case isMember:
-		c := Caller{Name: member.String(), Role: member.Role, Project: fleetv1.Default, Account: fleetv1.Default}
-		if !memberMay(member.Role, method) {
-			return c, &refusal{member.String(), codes.PermissionDenied, fmt.Sprintf("the certificate of %s may not call %s", member, method)}
+		c := Caller{Name: who, User: who, Role: member.Role, Project: fleetv1.Default, Account: fleetv1.Default}
+		if !covers(c.Role, a.role) {
+			return c, who, &refusal{who, codes.PermissionDenied, fmt.Sprintf("the certificate of %s may not call %s", who, method)}
 		}
-		return c, nil
-	case method == renewMethod:
-		return Caller{}, &refusal{"", codes.Unauthenticated, "a certificate is renewed for who shows it: this caller has none"}
+		return c, who, nil
+	case a.role == roleMember:
+		return Caller{}, who, &refusal{"", codes.Unauthenticated, "a certificate is renewed for who shows it: this caller has none"}
 	}
-	return i.byToken(ctx, method)
+	return i.bySecret(ctx, a)
 }
 
-func who(p identity.Peer, known bool) string {
-	if known {
-		return p.String()
-	}
-	return "unknown"
-}
-
-func memberMay(role, method string) bool {
-	switch role {
-	case fleetv1.RoleAgent:
-		return strings.HasPrefix(method, agentPrefix) || method == renewMethod
-	case fleetv1.RoleScheduler:
-		return slices.ContainsFunc(schedulerMethods(), func(prefix string) bool { return strings.HasPrefix(method, prefix) })
-	}
-	return false
-}
-
-// operators says that a method is of the operators' API.
-func (i *Interceptors) operators(method string) bool {
-	return !strings.HasPrefix(method, agentPrefix) &&
-		!slices.ContainsFunc(schedulerMethods(), func(prefix string) bool { return strings.HasPrefix(method, prefix) })
-}
-
-func (i *Interceptors) byToken(ctx context.Context, method string) (Caller, *refusal) {
-	caller, err := Authenticate(i.cfg.View(), bearer(ctx))
+// bySecret is the caller who shows a token.
+func (i *Interceptors) bySecret(ctx context.Context, a access) (_ Caller, who string, _ *refusal) {
+	c, err := i.cfg.Authenticator.Secret(ctx, bearer(ctx))
 	switch {
 	case errors.Is(err, ErrNotReady):
-		return Caller{}, &refusal{"", codes.Unavailable, err.Error()}
+		return c, "", &refusal{"", codes.Unavailable, err.Error()}
 	case errors.Is(err, ErrNoToken):
-		return Caller{}, &refusal{"", codes.Unauthenticated, err.Error()}
+		return c, "", &refusal{"", codes.Unauthenticated, err.Error()}
+	case errors.Is(err, ErrNotGranted):
+		return c, "", &refusal{"unknown", codes.PermissionDenied, err.Error()}
 	case err != nil:
-		return Caller{}, &refusal{"unknown", codes.Unauthenticated, err.Error()}
+		return c, "", &refusal{"unknown", codes.Unauthenticated, err.Error()}
 	}
-	who := fmt.Sprintf("token %q", caller.Name)
-	agents := strings.HasPrefix(method, agentPrefix)
-	switch {
-	case agents && i.cfg.Secure && caller.Role == fleetv1.RoleAgent:
-		return caller, &refusal{who, codes.PermissionDenied, "this cluster has TLS: a node is known by its certificate, not by a token; give the agent a join file (drover cluster join-token)"}
-	case agents != (caller.Role == fleetv1.RoleAgent), caller.Role != fleetv1.RoleAgent && !(caller.Role == fleetv1.RoleAdmin && i.operators(method)):
-		return caller, &refusal{who, codes.PermissionDenied, fmt.Sprintf("token %q has the role %q, which may not call %s", caller.Name, caller.Role, method)}
+	who = fmt.Sprintf("token %q", c.Name)
+	if c.Role == fleetv1.RoleAgent && a.role == fleetv1.RoleAgent && i.cfg.Secure {
+		return c, who, &refusal{who, codes.PermissionDenied, "this cluster has TLS: a node is known by its certificate, not by a token; give the agent a join file (drover cluster join-token)"}
 	}
-	return caller, nil
+	return c, who, nil
 }
 
 // bearer is the token of the metadata "authorization: Bearer …".
@@ -244,7 +199,7 @@ func bearer(ctx context.Context) string {
 
 // Unary is the interceptor of unary calls.
 func (i *Interceptors) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	ctx, err := i.admit(ctx, info.FullMethod)
+	ctx, err := i.admit(ctx, info.FullMethod, req)
 	if err != nil {
 		return nil, err
 	}
@@ -253,16 +208,51 @@ func (i *Interceptors) Unary(ctx context.Context, req any, info *grpc.UnaryServe
 
 // Stream is the interceptor of streams.
 func (i *Interceptors) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	ctx, err := i.admit(ss.Context(), info.FullMethod)
+	ctx, err := i.admit(ss.Context(), info.FullMethod, nil)
 	if err != nil {
 		return err
 	}
-	return next(srv, &stream{ss, ctx})
+	s := &stream{ServerStream: ss}
+	s.ctx.Store(&ctx)
+	if i.accessTo(info.FullMethod).project == "" {
+		return next(srv, s)
+	}
+	asking := &askingStream{stream: s, allow: func(req any) error {
+		ctx, err := i.allow(ctx, info.FullMethod, req)
+		s.ctx.Store(&ctx)
+		return err
+	}}
+	err = next(srv, asking)
+	if no := asking.refusal.Load(); no != nil {
+		return *no // whatever the handler made of it
+	}
+	return err
 }
 
 type stream struct {
 	grpc.ServerStream
-	ctx context.Context
+	ctx atomic.Pointer[context.Context]
 }
 
-func (s *stream) Context() context.Context { return s.ctx }
+func (s *stream) Context() context.Context { return *s.ctx.Load() }
+
+// askingStream is a stream whose first request says which project it is about. Until it has come and is allowed, the
+// context has the caller as in his own project.
+type askingStream struct {
+	*stream
+	allow   func(req any) error
+	asked   bool // of the goroutine that receives
+	refusal atomic.Pointer[error]
+}
+
+func (s *askingStream) RecvMsg(m any) error {
+	if err := s.stream.RecvMsg(m); err != nil || s.asked {
+		return err
+	}
+	s.asked = true
+	err := s.allow(m)
+	if err != nil {
+		s.refusal.Store(&err)
+	}
+	return err
+}

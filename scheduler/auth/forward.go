@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -21,7 +22,8 @@ func Forward(ctx context.Context) (context.Context, error) {
 	if !ok {
 		return nil, fmt.Errorf("pass a call on: nobody has been authenticated")
 	}
-	b, err := proto.Marshal(&fleetv1.ForwardedCaller{Name: c.Name, Role: c.Role, Project: c.Project, Account: c.Account, Address: Address(ctx)})
+	b, err := proto.Marshal(&fleetv1.ForwardedCaller{Name: c.Name, Role: c.Role, Project: c.Project, Account: c.Account, User: c.User,
+		Scopes: c.Scopes, Address: Address(ctx)})
 	if err != nil {
 		return nil, fmt.Errorf("pass a call on: %w", err)
 	}
@@ -38,5 +40,6 @@ func forwardedCaller(ctx context.Context) (*Caller, error) {
 	if err := proto.Unmarshal([]byte(values[0]), m); err != nil || len(values) > 1 || m.GetName() == "" {
 		return nil, fmt.Errorf("%s: it is not one caller", forwardedKey)
 	}
-	return &Caller{Name: m.GetName(), Role: m.GetRole(), Project: m.GetProject(), Account: m.GetAccount(), From: m.GetAddress()}, nil
+	return &Caller{Name: m.GetName(), User: cmp.Or(m.GetUser(), m.GetName()), Role: m.GetRole(), Project: m.GetProject(), Account: m.GetAccount(),
+		Scopes: m.GetScopes(), From: m.GetAddress()}, nil
 }

@@ -21,7 +21,6 @@ import (
 
 	"github.com/drover-fleet/drover/identity"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
-	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // certificates of the roles, as a handshake leaves them.
@@ -77,7 +76,7 @@ func TestMembers(t *testing.T) {
 	full := &view{cluster: &fleetv1.Cluster{}, tokens: []*fleetv1.Token{
 		token("root", "s-admin", fleetv1.RoleAdmin, ""), token("nodes", "s-agent", fleetv1.RoleAgent, "")}}
 	const list, session, admin = "/fleet.v1.NodeService/ListNodes", "/fleet.v1.AgentService/Session", "Bearer s-admin"
-	eve := Caller{"eve", fleetv1.RoleAdmin, "p", "a", "10.0.0.1:5"}
+	eve := Caller{Name: "eve", User: "eva", Role: fleetv1.RoleOperator, Project: "p", Account: "a", Scopes: "q=viewer", From: "10.0.0.1:5"}
 	pass := forwarded(t, eve)
 	for _, c := range []struct {
 		name, method string
@@ -87,10 +86,10 @@ func TestMembers(t *testing.T) {
 		caller       string
 	}{
 		{"agent has a session", session, certs.agent, nil, codes.OK, "agent/n1"},
-		{"agent renews", renewMethod, certs.agent, nil, codes.OK, "agent/n1"},
+		{"agent renews", fleetv1.JoinService_Renew_FullMethodName, certs.agent, nil, codes.OK, "agent/n1"},
 		{"agent lists", list, certs.agent, nil, codes.PermissionDenied, ""},
 		{"agent lists with an operator's token", list, certs.agent, []string{"authorization", admin}, codes.PermissionDenied, ""},
-		{"scheduler renews", renewMethod, certs.scheduler, nil, codes.OK, "scheduler/s1"},
+		{"scheduler renews", fleetv1.JoinService_Renew_FullMethodName, certs.scheduler, nil, codes.OK, "scheduler/s1"},
 		{"scheduler lists", list, certs.scheduler, nil, codes.PermissionDenied, ""},
 		{"scheduler has a session", session, certs.scheduler, nil, codes.PermissionDenied, ""},
 		{"scheduler passes on", list, certs.scheduler, []string{forwardedKey, pass}, codes.OK, "eve"},
@@ -107,8 +106,8 @@ func TestMembers(t *testing.T) {
 		{"operator has a session", session, nil, []string{"authorization", admin}, codes.PermissionDenied, ""},
 	} {
 		var log bytes.Buffer
-		i := NewInterceptors(Config{View: func() state.ReadView { return full }, Secure: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-		ctx, err := i.admit(from(t.Context(), c.cert, c.pairs...), c.method)
+		i := interceptors(full, true, slog.New(slog.NewTextHandler(&log, nil)))
+		ctx, err := i.admit(from(t.Context(), c.cert, c.pairs...), c.method, &fleetv1.ListNodesRequest{})
 		got := Caller{}
 		if err == nil {
 			got, _ = FromContext(ctx)
@@ -129,8 +128,8 @@ func TestMembers(t *testing.T) {
 func TestAgentsReachNothingElse(t *testing.T) {
 	certs := newCertificates(t)
 	full := &view{cluster: &fleetv1.Cluster{}, tokens: []*fleetv1.Token{token("root", "s-admin", fleetv1.RoleAdmin, "")}}
-	i := NewInterceptors(Config{View: func() state.ReadView { return full }, Secure: true, Logger: slog.New(slog.DiscardHandler)})
-	open := map[string]bool{joinMethod: true, renewMethod: true, "/fleet.v1.AgentService/Session": true, "/fleet.v1.AgentService/Relay": true}
+	i := interceptors(full, true, slog.New(slog.DiscardHandler))
+	open := map[string]bool{fleetv1.JoinService_Join_FullMethodName: true, fleetv1.JoinService_Renew_FullMethodName: true, "/fleet.v1.AgentService/Session": true, "/fleet.v1.AgentService/Relay": true}
 	methods := 0
 	protoregistry.GlobalFiles.RangeFilesByPackage("fleet.v1", func(f protoreflect.FileDescriptor) bool {
 		for s := range f.Services().Len() {
@@ -139,9 +138,9 @@ func TestAgentsReachNothingElse(t *testing.T) {
 				method := "/" + string(d.Parent().FullName()) + "/" + string(d.Name())
 				methods++
 				for _, pairs := range [][]string{nil, {"authorization", "Bearer s-admin"}, {forwardedKey, forwarded(t, Caller{Name: "root", Role: fleetv1.RoleAdmin})}} {
-					_, err := i.admit(from(t.Context(), certs.agent, pairs...), method)
+					_, err := i.admit(from(t.Context(), certs.agent, pairs...), method, nil)
 					want := codes.PermissionDenied
-					if open[method] && (len(pairs) == 0 || pairs[0] != forwardedKey || method == joinMethod) {
+					if open[method] && (len(pairs) == 0 || pairs[0] != forwardedKey || method == fleetv1.JoinService_Join_FullMethodName) {
 						want = codes.OK
 					}
 					if status.Code(err) != want {

@@ -35,11 +35,9 @@
 //   - A look-up of a known caller counts against the limits (package rate) whatever comes of it, so that names can't be
 //     tried out; a watch counts once.
 //   - A path with encoded characters is refused: no name needs them, and others might take it for another path.
-//   - A project in the path must be the caller's own: until roles of projects exist every caller has one.
+//   - Who may look services up in which project is auth.Authenticator.Request's to say.
 //   - Every scheduler answers, from its own memory: a client needs no leader. Headers say how old the answer may be, and
 //     mark it from 2 s on; whoever would rather have none than an old one says so in the query.
-//   - Tokens are kept by the hash of their secret beside the answers; the comparison of hashes takes
-//     constant time.
 //
 // Dependencies: grpc, whose prepared messages are encoded once for many streams.
 package lookup

@@ -1,14 +1,10 @@
 package lookup
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 
-	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/auth"
 )
 
@@ -91,55 +87,22 @@ func splitPath(p string) (project, service string, ok bool) {
 // authenticate finds out who calls, and that the caller may look services up.
 func (t *Table) authenticate(r *http.Request) (auth.Caller, *refusal) {
 	caller, err := t.cfg.Authenticate(r)
-	switch {
-	case errors.Is(err, auth.ErrNotReady):
-		return caller, refuse(http.StatusServiceUnavailable, "%v", err)
-	case err != nil:
-		return caller, refuse(http.StatusUnauthorized, "%v", err)
-	case caller.Role == fleetv1.RoleAgent || caller.Role == fleetv1.RoleScheduler:
-		return caller, refuse(http.StatusForbidden, "a credential of the role %q may not look services up", caller.Role)
+	if err != nil {
+		return caller, refuse(auth.HTTPStatus(err), "%v", err)
 	}
 	return caller, nil
 }
 
-// byToken finds the caller by the X-Auth-Token header.
-func (t *Table) byToken(r *http.Request) (c auth.Caller, err error) {
-	s := t.now.Load()
-	if !s.bootstrapped {
-		return c, auth.ErrNotReady
-	}
-	values := r.Header["X-Auth-Token"]
-	if len(values) != 1 || values[0] == "" {
-		return c, errNoToken
-	}
-	sum := hash(values[0])
-	found := s.tokens[sum]
-	if found == nil || subtle.ConstantTimeCompare(found.sum[:], sum[:]) != 1 {
-		return c, errUnknownToken
-	}
-	return found.caller, nil
-}
-
-var (
-	errNoToken      = errors.New("the header X-Auth-Token is missing, or stands more than once")
-	errUnknownToken = errors.New("the token in X-Auth-Token is not known to this cluster")
-)
-
-func hash(secret string) [sha256.Size]byte {
-	var buf [128]byte
-	return sha256.Sum256(append(buf[:0], secret...))
-}
-
 // take counts a look-up, a watch as one, and refuses what is beyond a limit.
 func (t *Table) take(c auth.Caller) *refusal {
-	over := t.cfg.Limiter.Take(c.Account, c.Name)
+	over := t.cfg.Limiter.Take(c.Account, c.User)
 	if over == nil {
 		return nil
 	}
 	no := &refusal{status: http.StatusTooManyRequests, reason: reasonAccount, retryAfter: over.RetryAfter}
 	what, name := "account", c.Account
 	if over.User {
-		no.reason, what, name = reasonUser, "user", c.Name
+		no.reason, what, name = reasonUser, "user", c.User
 	}
 	no.msg = fmt.Sprintf("%s %q may look services up %d times a minute: ask again in %d s, or open a watch, which counts once",
 		what, name, over.Limit, no.retrySeconds())

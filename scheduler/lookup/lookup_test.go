@@ -36,11 +36,14 @@ type fixture struct {
 func newFixture(t testing.TB) *fixture {
 	f := &fixture{t: t, store: state.New(), lost: map[string]bool{}}
 	staleness := func() (time.Duration, bool) { return time.Duration(f.age.Load()), true }
-	f.table = New(Config{Store: f.store, MaxAge: 3 * time.Second, Staleness: staleness, LeaseValid: func(n string) bool {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return !f.lost[n]
-	}})
+	who := auth.NewAuthenticator(auth.AuthenticatorConfig{View: f.store.View, Now: time.Now})
+	f.table = New(Config{Store: f.store, MaxAge: 3 * time.Second, Staleness: staleness,
+		Authenticate: func(r *http.Request) (auth.Caller, error) { return who.Request(r, nil) },
+		LeaseValid: func(n string) bool {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return !f.lost[n]
+		}})
 	return f
 }
 
@@ -64,7 +67,7 @@ func (f *fixture) basics() {
 	f.put(&fleetv1.Cluster{Meta: meta("cluster", "c")})
 	f.put(&fleetv1.Token{Meta: meta("root", "t1"), Role: fleetv1.RoleAdmin, SecretSha256: auth.Hash("root-secret")})
 	f.put(&fleetv1.Token{Meta: meta("nodes", "t2"), Role: fleetv1.RoleAgent, SecretSha256: auth.Hash("agent-secret")})
-	f.put(&fleetv1.Token{Meta: &fleetv1.Meta{Name: "other", Project: "other"}, Role: fleetv1.RoleAdmin, SecretSha256: auth.Hash("other-secret")})
+	f.put(&fleetv1.Token{Meta: &fleetv1.Meta{Name: "other", Project: "other"}, Role: fleetv1.RoleLookup, SecretSha256: auth.Hash("other-secret")})
 	f.put(&fleetv1.Flavor{Meta: meta("small", "f")})
 	f.put(&fleetv1.Pool{Meta: meta("own", "p1"), Spec: &fleetv1.PoolSpec{Type: fleetv1.PoolDedicated}})
 	f.put(&fleetv1.Pool{Meta: meta("shared", "p2"), Spec: &fleetv1.PoolSpec{Type: fleetv1.PoolPublic}})
@@ -305,7 +308,7 @@ func TestRefusals(t *testing.T) {
 			{"wait too long", "GET", irisPath + "&index=1&wait=61s", "root-secret", 400, "at most 1m0s"},
 			{"wait before now", "GET", irisPath + "&index=1&wait=-1s", "root-secret", 400, `wait is "-1s"`},
 			{"watch of a stopped one", "GET", of("stopped") + "&watch=true", "root-secret", 409, "is stopped"},
-			{"no token", "GET", irisPath, "", 401, "missing"},
+			{"no token", "GET", irisPath, "", 401, "no credential"},
 			{"wrong token", "GET", irisPath, "root-secre", 401, "not known"},
 			{"agent's token", "GET", irisPath, "agent-secret", 403, "agent"},
 			{"other project's", "GET", irisPath, "other-secret", 404, `no service "iris"`},

@@ -2,7 +2,6 @@ package lookup
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"maps"
 	"net/http"
@@ -34,8 +33,8 @@ type Config struct {
 	Staleness func() (age time.Duration, known bool)
 	// MaxAge is how long a client may use an answer; whole seconds.
 	MaxAge time.Duration
-	// Authenticate finds out who makes a request; unset, its X-Auth-Token says so. Errors are shown to the caller, with
-	// 503 for auth.ErrNotReady and 401 for any other.
+	// Authenticate finds out who makes a request, and that he may look services up, as auth.Authenticator's Request does.
+	// Errors are shown to the caller.
 	Authenticate func(*http.Request) (auth.Caller, error)
 	// Valid says whether who has opened a stream would still be let in, nil when so; unset, they always are.
 	Valid func(ctx context.Context) error
@@ -79,14 +78,7 @@ type key struct{ project, service string }
 
 // snapshot is what requests read. It is replaced, never changed.
 type snapshot struct {
-	bootstrapped bool
-	services     *directory
-	tokens       map[[sha256.Size]byte]*token
-}
-
-type token struct {
-	sum    [sha256.Size]byte
-	caller auth.Caller
+	services *directory
 }
 
 // entry is one service; only its answer changes.
@@ -110,9 +102,6 @@ func New(cfg Config) *Table {
 		origins: map[origin]int{}, counted: map[string]map[string]string{}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.networks.Store(&networks{})
-	if t.cfg.Authenticate == nil {
-		t.cfg.Authenticate = t.byToken
-	}
 	t.freshness.Store(&freshness{next: make(chan struct{})})
 	t.now.Store(&snapshot{services: newDirectory()})
 	return t
@@ -281,7 +270,7 @@ func (t *Table) apply(sets []state.ChangeSet, resync bool) {
 	for _, set := range sets {
 		for _, c := range set.Changes {
 			switch c.Key.Kind {
-			case fleetv1.KindToken, fleetv1.KindPool, fleetv1.KindCluster:
+			case fleetv1.KindPool, fleetv1.KindCluster:
 				t.rebuild()
 				return
 			case fleetv1.KindService:
@@ -320,7 +309,7 @@ func (t *Table) move(view state.ReadView, changes []state.Change) {
 		return
 	}
 	last := t.now.Load()
-	next := &snapshot{bootstrapped: last.bootstrapped, services: last.services.copy(), tokens: last.tokens}
+	next := &snapshot{services: last.services.copy()}
 	for _, c := range changes {
 		if m := c.Before.GetService().GetMeta(); c.Before != nil {
 			for _, k := range []key{{m.GetProject(), m.GetName()}, {m.GetProject(), m.GetId()}} {
@@ -418,17 +407,7 @@ func samePage(a, b *page) bool {
 func (t *Table) rebuild() {
 	view := t.cfg.Store.View()
 	t.recount(view)
-	next := &snapshot{
-		bootstrapped: view.Cluster() != nil,
-		services:     newDirectory(),
-		tokens:       map[[sha256.Size]byte]*token{},
-	}
-	for _, tok := range view.Tokens() {
-		if sum := tok.GetSecretSha256(); len(sum) == sha256.Size {
-			one := &token{sum: [sha256.Size]byte(sum), caller: auth.CallerOf(tok)}
-			next.tokens[one.sum] = one
-		}
-	}
+	next := &snapshot{services: newDirectory()}
 	before := t.live
 	t.live = make(map[string]*entry, len(before))
 	for _, s := range view.Services("") {

@@ -7,8 +7,8 @@ import (
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
-// Key names one object: its kind and its store key. The key of a node, flavor, pool, token, join token, certificate and
-// cluster is its name; of a scheduler its ID; of a quota its project; of a service "project/name"; of a model "project/name@version"; of an instance its ID.
+// Key names one object: its kind and its store key. The key of a node, flavor, pool, token, join token, certificate,
+// cluster, account, project and user is its name, of a key the access key; of an app "project/name"; of a scheduler its ID; of a quota its project; of a service "project/name"; of a model "project/name@version"; of an instance its ID.
 type Key struct{ Kind, Key string }
 
 // Change is one object that an applied command touched. Before or After is nil when it was made or
@@ -68,8 +68,26 @@ type ReadView interface {
 	Scheduler(id string) *fleetv1.Scheduler
 	Schedulers() []*fleetv1.Scheduler
 
+	Token(name string) *fleetv1.Token
 	Tokens() []*fleetv1.Token
 	TokenBySecret(sha256 []byte) *fleetv1.Token
+
+	// Those called "default" exist always. They are not stored, and have no ID and no revision, unless somebody writes them.
+	Account(name string) *fleetv1.Account
+	Accounts() []*fleetv1.Account
+	Project(name string) *fleetv1.Project
+	Projects() []*fleetv1.Project
+	User(name string) *fleetv1.User
+	Users() []*fleetv1.User
+	Key(access string) *fleetv1.Key
+	Keys() []*fleetv1.Key
+	App(project, name string) *fleetv1.App
+	// AppAt finds an app by its store key.
+	AppAt(key Key) *fleetv1.App
+	// Apps with an empty project are everyone's.
+	Apps(project string) []*fleetv1.App
+	AppByKey(appKey string) *fleetv1.App
+	AppByCode(sha256 []byte) *fleetv1.App
 
 	JoinTokens() []*fleetv1.JoinToken
 	// Certificate is the last one that a node or scheduler was given, or nil.

@@ -15,29 +15,41 @@ import (
 
 // CommandVersion is the newest Command.introduced that this version of the program can apply. Write,
 // Plan and Report came with version 1, Reports with version 2, join tokens, certificates and
-// schedulers in a Write with version 3.
-const CommandVersion = 3
+// schedulers in a Write with version 3, tenants and what credentials they have, and what a Write needs, with version 4.
+const CommandVersion = 4
 
 // Introduced is the command version that introduced the command's type of op, or of the objects that it writes; 0 for
 // one that this version doesn't know. Proposers put it into Command.introduced.
 func Introduced(cmd *fleetv1.Command) uint32 {
 	switch op := cmd.GetOp().(type) {
 	case *fleetv1.Command_Write:
+		version := uint32(1)
+		if len(op.Write.GetNeeds()) > 0 {
+			version = 4
+		}
 		for _, m := range op.Write.GetMutations() {
-			if kind := m.GetDelete().GetKind(); kind == fleetv1.KindJoinToken || kind == fleetv1.KindCertificate || kind == fleetv1.KindScheduler {
-				return 3
-			}
-			if o := m.GetPut(); o.GetJoinToken() != nil || o.GetCertificate() != nil || o.GetScheduler() != nil {
-				return 3
+			version = max(version, kindIntroduced(m.GetDelete().GetKind()), kindIntroduced(KeyOf(m.GetPut()).Kind))
+			if t := m.GetPut().GetToken(); t.GetUser() != "" || len(t.GetScopes()) > 0 || t.GetExpireTime() != nil || t.GetLastUsedTime() != nil {
+				version = 4 // an older program lets the token in for ever
 			}
 		}
-		return 1
+		return version
 	case *fleetv1.Command_Plan, *fleetv1.Command_Report:
 		return 1
 	case *fleetv1.Command_Reports:
 		return 2
 	}
 	return 0
+}
+
+func kindIntroduced(kind string) uint32 {
+	switch kind {
+	case fleetv1.KindJoinToken, fleetv1.KindCertificate, fleetv1.KindScheduler:
+		return 3
+	case fleetv1.KindAccount, fleetv1.KindProject, fleetv1.KindUser, fleetv1.KindKey, fleetv1.KindApp:
+		return 4
+	}
+	return 1
 }
 
 // Request IDs are remembered for requestAgeLimit by the commands' own times, and at most

@@ -293,6 +293,14 @@ func TestUnknownCommands(t *testing.T) {
 			t.Errorf("%v came with %d", m, got)
 		}
 	}
+	for _, m := range []*fleetv1.Mutation{Put(0, &fleetv1.Project{}), Delete(1, AppKey("p", "a")), Put(0, &fleetv1.Token{ExpireTime: at(1)}), Put(0, &fleetv1.Token{User: "u"})} {
+		if got := Introduced(writeCommand(1, Put(0, &fleetv1.Scheduler{}), m)); got != 4 {
+			t.Errorf("%v came with %d", m, got)
+		}
+	}
+	if got := Introduced(writeCommand(1, Put(0, &fleetv1.Token{Role: "admin"}))); got != 1 {
+		t.Errorf("a token of the bootstrap came with %d", got)
+	}
 	newer := writeCommand(1)
 	newer.Introduced = CommandVersion + 1
 	f.refused(newer, RejectUnknownCommand, fmt.Sprintf("knows up to %d", CommandVersion))

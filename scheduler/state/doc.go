@@ -62,6 +62,14 @@
 // store's: the object adds what Raft doesn't know, and is written before a member is added and deleted after it was
 // removed.
 //
+// # Tenants
+//
+// An account, a project and a user called "default" exist always: views answer one where none is stored, so that a cluster
+// that is older than tenants needs no migration. What belongs to a project or a user names it among the needs of its
+// Write: the project can't go between the proposer's look and the apply. Puts don't check it by themselves, since the
+// logs of older programs hold objects of projects that nobody has made. What a credential shows is an index, so that
+// authentication costs a look-up.
+//
 // # Request IDs
 //
 // The request ID of a command that had an effect is remembered for 24 hours (by the commands' times) and

@@ -9,7 +9,7 @@ import (
 )
 
 // ObjectOf wraps one of the stored messages (Cluster, Token, Node, Flavor, Pool, Quota, Model,
-// Service, Instance, JoinToken, Certificate, Scheduler). Any other message gives an Object without a kind, which Apply refuses.
+// Service, Instance, JoinToken, Certificate, Scheduler, Account, Project, User, Key, App). Any other message gives an Object without a kind, which Apply refuses.
 func ObjectOf(m proto.Message) *fleetv1.Object {
 	switch m := m.(type) {
 	case *fleetv1.Cluster:
@@ -36,6 +36,16 @@ func ObjectOf(m proto.Message) *fleetv1.Object {
 		return &fleetv1.Object{Kind: &fleetv1.Object_Certificate{Certificate: m}}
 	case *fleetv1.Scheduler:
 		return &fleetv1.Object{Kind: &fleetv1.Object_Scheduler{Scheduler: m}}
+	case *fleetv1.Account:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Account{Account: m}}
+	case *fleetv1.Project:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Project{Project: m}}
+	case *fleetv1.User:
+		return &fleetv1.Object{Kind: &fleetv1.Object_User{User: m}}
+	case *fleetv1.Key:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Key{Key: m}}
+	case *fleetv1.App:
+		return &fleetv1.Object{Kind: &fleetv1.Object_App{App: m}}
 	}
 	return &fleetv1.Object{}
 }
@@ -73,6 +83,9 @@ func CertificateKey(role, name string) Key { return Key{fleetv1.KindCertificate,
 // SchedulerKey is the store key of a scheduler.
 func SchedulerKey(id string) Key { return Key{fleetv1.KindScheduler, id} }
 
+// AppKey is the store key of an app.
+func AppKey(project, name string) Key { return Key{fleetv1.KindApp, project + "/" + name} }
+
 // KeyOf is the object's kind and store key; both are empty when the object has no kind.
 func KeyOf(o *fleetv1.Object) Key {
 	m := metaOf(o)
@@ -101,6 +114,16 @@ func KeyOf(o *fleetv1.Object) Key {
 		return Key{fleetv1.KindCertificate, m.GetName()}
 	case *fleetv1.Object_Scheduler:
 		return SchedulerKey(m.GetId())
+	case *fleetv1.Object_Account:
+		return Key{fleetv1.KindAccount, m.GetName()}
+	case *fleetv1.Object_Project:
+		return Key{fleetv1.KindProject, m.GetName()}
+	case *fleetv1.Object_User:
+		return Key{fleetv1.KindUser, m.GetName()}
+	case *fleetv1.Object_Key:
+		return Key{fleetv1.KindKey, m.GetName()}
+	case *fleetv1.Object_App:
+		return AppKey(m.GetProject(), m.GetName())
 	}
 	return Key{}
 }
@@ -132,6 +155,16 @@ func metaOf(o *fleetv1.Object) *fleetv1.Meta {
 		return k.Certificate.GetMeta()
 	case *fleetv1.Object_Scheduler:
 		return k.Scheduler.GetMeta()
+	case *fleetv1.Object_Account:
+		return k.Account.GetMeta()
+	case *fleetv1.Object_Project:
+		return k.Project.GetMeta()
+	case *fleetv1.Object_User:
+		return k.User.GetMeta()
+	case *fleetv1.Object_Key:
+		return k.Key.GetMeta()
+	case *fleetv1.Object_App:
+		return k.App.GetMeta()
 	}
 	return nil
 }

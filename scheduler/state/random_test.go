@@ -127,7 +127,7 @@ func randomCommand(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
 	case 6:
 		c = randomGangOrPreemption(r, i, v)
 	case 7:
-		c = writeCommand(int64(i), randomQuota(r, v), randomIdentity(r, v), randomScheduler(r, v))
+		c = writeCommand(int64(i), randomQuota(r, v), randomIdentity(r, v), randomScheduler(r, v), randomTenant(r, v))
 	case 8:
 		c = writeCommand(int64(i))
 		for _, in := range v.Instances() {
@@ -243,6 +243,24 @@ func randomScheduler(r *rand.Rand, v ReadView) *fleetv1.Mutation {
 		return Delete(old, SchedulerKey(id))
 	}
 	return Put(old, &fleetv1.Scheduler{Meta: &fleetv1.Meta{Id: id, Name: "host"}, RaftAddress: fmt.Sprint("h:", r.IntN(9)), CommandVersion: uint32(r.IntN(4))})
+}
+
+// randomTenant writes or deletes an app or a key.
+func randomTenant(r *rand.Rand, v ReadView) *fleetv1.Mutation {
+	if r.IntN(2) == 0 {
+		old := v.Key("AK").GetMeta().GetRevision()
+		if old != 0 && r.IntN(3) == 0 {
+			return Delete(old, Key{fleetv1.KindKey, "AK"})
+		}
+		return Put(old, &fleetv1.Key{Meta: &fleetv1.Meta{Name: "AK"}, User: "ann", Scopes: []*fleetv1.Scope{{Project: "default", Role: fmt.Sprint(r.IntN(3))}}})
+	}
+	name := fmt.Sprint("app", r.IntN(2))
+	old := v.App("default", name).GetMeta().GetRevision()
+	if old != 0 && r.IntN(3) == 0 {
+		return Delete(old, AppKey("default", name))
+	}
+	return Put(old, &fleetv1.App{Meta: &fleetv1.Meta{Name: name, Project: "default"}, AppKey: name + fmt.Sprint(r.IntN(3)),
+		Codes: []*fleetv1.AppCode{{Id: "c", Sha256: []byte(name + fmt.Sprint("code", r.IntN(3)))}}})
 }
 
 // randomIdentity writes or deletes a join token or a certificate.

@@ -14,7 +14,7 @@ func objectKinds() []string {
 	return []string{
 		fleetv1.KindCluster, fleetv1.KindToken, fleetv1.KindNode, fleetv1.KindFlavor, fleetv1.KindPool, fleetv1.KindQuota,
 		fleetv1.KindModel, fleetv1.KindService, fleetv1.KindInstance, fleetv1.KindJoinToken, fleetv1.KindCertificate,
-		fleetv1.KindScheduler,
+		fleetv1.KindScheduler, fleetv1.KindAccount, fleetv1.KindProject, fleetv1.KindUser, fleetv1.KindKey, fleetv1.KindApp,
 	}
 }
 
@@ -30,10 +30,12 @@ type tables struct {
 
 	cluster, tokens, nodes, flavors, pools, quotas, models, services, instances *table[*fleetv1.Object]
 	joinTokens, certificates, schedulers                                        *table[*fleetv1.Object]
+	accounts, projects, users, keys, apps                                       *table[*fleetv1.Object]
 
 	nodeNames   *table[string]   // by meta.id
 	serviceKeys *table[string]   // by meta.id
 	tokenNames  *table[string]   // by secret_sha256
+	appKeys     *table[string]   // by app_key, and by the SHA-256 of each code
 	ofService   *table[*roster]  // by the service's meta.id
 	gangs       *table[[]string] // IDs of the instances, by the gang's
 
@@ -64,6 +66,7 @@ func newTables() *tables {
 	return &tables{
 		cluster: object(), tokens: object(), nodes: object(), flavors: object(), pools: object(), quotas: object(), models: object(),
 		services: object(), instances: object(), joinTokens: object(), certificates: object(), schedulers: object(),
+		accounts: object(), projects: object(), users: object(), keys: object(), apps: object(), appKeys: name(),
 		nodeNames: name(), serviceKeys: name(), tokenNames: name(),
 		ofService: btree.NewMap[string, *roster](degree), gangs: btree.NewMap[string, []string](degree),
 		nodeUse: btree.NewMap[string, *nodeUse](degree), projectUse: btree.NewMap[string, *projectUse](degree), owned: btree.NewMap[string, int](degree),
@@ -77,6 +80,7 @@ func (t *tables) copy() *tables {
 		index: t.index, writer: t.writer, cluster: t.cluster.Copy(), tokens: t.tokens.Copy(), nodes: t.nodes.Copy(), flavors: t.flavors.Copy(),
 		pools: t.pools.Copy(), quotas: t.quotas.Copy(), models: t.models.Copy(), services: t.services.Copy(), instances: t.instances.Copy(),
 		joinTokens: t.joinTokens.Copy(), certificates: t.certificates.Copy(), schedulers: t.schedulers.Copy(),
+		accounts: t.accounts.Copy(), projects: t.projects.Copy(), users: t.users.Copy(), keys: t.keys.Copy(), apps: t.apps.Copy(), appKeys: t.appKeys.Copy(),
 		nodeNames: t.nodeNames.Copy(), serviceKeys: t.serviceKeys.Copy(), tokenNames: t.tokenNames.Copy(), ofService: t.ofService.Copy(),
 		gangs: t.gangs.Copy(), nodeUse: t.nodeUse.Copy(), projectUse: t.projectUse.Copy(), owned: t.owned.Copy(), requests: t.requests.Copy(), requestsByAge: t.requestsByAge.Copy(),
 	}
@@ -109,6 +113,16 @@ func (t *tables) of(kind string) *table[*fleetv1.Object] {
 		return t.certificates
 	case fleetv1.KindScheduler:
 		return t.schedulers
+	case fleetv1.KindAccount:
+		return t.accounts
+	case fleetv1.KindProject:
+		return t.projects
+	case fleetv1.KindUser:
+		return t.users
+	case fleetv1.KindKey:
+		return t.keys
+	case fleetv1.KindApp:
+		return t.apps
 	}
 	return nil
 }
@@ -139,6 +153,8 @@ func (t *tables) set(key Key, o *fleetv1.Object) (before *fleetv1.Object) {
 		t.setOwner(before.GetService(), o.GetService())
 	case fleetv1.KindToken:
 		refer(t.tokenNames, key.Key, string(before.GetToken().GetSecretSha256()), string(o.GetToken().GetSecretSha256()))
+	case fleetv1.KindApp:
+		t.referApp(key.Key, before.GetApp(), o.GetApp())
 	case fleetv1.KindInstance:
 		from, to := before.GetInstance().GetSpec().GetServiceId(), o.GetInstance().GetSpec().GetServiceId()
 		if before != nil && (o == nil || from != to) {

@@ -50,6 +50,8 @@ func (v view) Schedulers() []*fleetv1.Scheduler {
 	return list(v.t.schedulers, (*fleetv1.Object).GetScheduler, "")
 }
 
+func (v view) Token(name string) *fleetv1.Token { return get(v.t.tokens, name).GetToken() }
+
 func (v view) Tokens() []*fleetv1.Token { return list(v.t.tokens, (*fleetv1.Object).GetToken, "") }
 
 func (v view) TokenBySecret(sha256 []byte) *fleetv1.Token {

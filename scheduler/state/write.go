@@ -12,6 +12,11 @@ import (
 // write applies a Write in the order of its mutations, or answers the first one that is refused. What
 // it did before that one must be aborted.
 func (a *applying) write(w *fleetv1.Write) *Rejection {
+	for _, n := range w.GetNeeds() {
+		if key := (Key{n.GetKind(), n.GetId()}); a.t.object(key) == nil && !standing(key) {
+			return &Rejection{Reason: RejectNotFound, Detail: fmt.Sprintf("%s does not exist", key)}
+		}
+	}
 	for i, m := range w.GetMutations() {
 		var reason RejectReason
 		var detail string
@@ -170,7 +175,7 @@ func (a *applying) user(o *fleetv1.Object) string {
 			return i.GetMeta().GetProject() == project && i.GetSpec().GetModel() == name && i.GetSpec().GetModelVersion() == version
 		})
 	}
-	return ""
+	return a.userOfTenant(o)
 }
 
 func anyVersion(uses func(*fleetv1.Service, *fleetv1.ServiceVersion) bool) func(*fleetv1.Service) bool {

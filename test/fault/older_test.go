@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/state"
 	"github.com/drover-fleet/drover/test/machine"
 )
@@ -62,9 +63,14 @@ func TestRolledBackSchedulerStops(t *testing.T) {
 		}
 		return argv
 	}})
+	p := s.All[1]
+	// A command that came with the newest version.
+	project := &fleetv1.CreateProjectRequest{Project: &fleetv1.Project{Meta: &fleetv1.Meta{Name: "vision"}}}
+	if _, err := p.Client.Tenants.CreateProject(t.Context(), project); err != nil {
+		t.Fatal(err)
+	}
 	l := startLoad(t, s.Clients(), 6)
 	l.resumes(limit)
-	p := s.All[1]
 	p.Stop()
 	rolledBack.Store(true)
 	p.Launch()

@@ -507,7 +507,7 @@ func (x *Root) GetKey() *SealedKey {
 	return nil
 }
 
-// SealedKey is a private key (PKCS #8), encrypted with AES-256-GCM.
+// SealedKey is a secret, such as the CA's private key (PKCS #8), encrypted with AES-256-GCM.
 type SealedKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of the key-encryption key: the first 16 hexadecimal digits of its SHA-256.
@@ -830,7 +830,10 @@ type ForwardedCaller struct {
 	Project string                 `protobuf:"bytes,3,opt,name=project,proto3" json:"project,omitempty"`
 	Account string                 `protobuf:"bytes,4,opt,name=account,proto3" json:"account,omitempty"`
 	// "host:port" where the caller called from.
-	Address       string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
+	User    string `protobuf:"bytes,6,opt,name=user,proto3" json:"user,omitempty"`
+	// What the caller may do in other projects than project: "PROJECT=ROLE", separated by spaces.
+	Scopes        string `protobuf:"bytes,7,opt,name=scopes,proto3" json:"scopes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -896,6 +899,20 @@ func (x *ForwardedCaller) GetAccount() string {
 func (x *ForwardedCaller) GetAddress() string {
 	if x != nil {
 		return x.Address
+	}
+	return ""
+}
+
+func (x *ForwardedCaller) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ForwardedCaller) GetScopes() string {
+	if x != nil {
+		return x.Scopes
 	}
 	return ""
 }
@@ -1648,13 +1665,15 @@ const file_fleet_v1_identity_proto_rawDesc = "" +
 	"\fJoinTokenUse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x11public_key_sha256\x18\x02 \x01(\fR\x0fpublicKeySha256\x12.\n" +
-	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x87\x01\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xb3\x01\n" +
 	"\x0fForwardedCaller\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x18\n" +
 	"\aproject\x18\x03 \x01(\tR\aproject\x12\x18\n" +
 	"\aaccount\x18\x04 \x01(\tR\aaccount\x12\x18\n" +
-	"\aaddress\x18\x05 \x01(\tR\aaddress\"\xa5\x01\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04user\x18\x06 \x01(\tR\x04user\x12\x16\n" +
+	"\x06scopes\x18\a \x01(\tR\x06scopes\"\xa5\x01\n" +
 	"\x16CreateJoinTokenRequest\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12)\n" +
 	"\x10lifetime_seconds\x18\x02 \x01(\x03R\x0flifetimeSeconds\x12\x19\n" +

@@ -723,6 +723,149 @@ func (x *LookupAllowance) GetUsed() []uint32 {
 	return nil
 }
 
+type NoteUsesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uses          []*CredentialUse       `protobuf:"bytes,1,rep,name=uses,proto3" json:"uses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteUsesRequest) Reset() {
+	*x = NoteUsesRequest{}
+	mi := &file_fleet_v1_membership_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteUsesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteUsesRequest) ProtoMessage() {}
+
+func (x *NoteUsesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_membership_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteUsesRequest.ProtoReflect.Descriptor instead.
+func (*NoteUsesRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_membership_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *NoteUsesRequest) GetUses() []*CredentialUse {
+	if x != nil {
+		return x.Uses
+	}
+	return nil
+}
+
+type NoteUsesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteUsesResponse) Reset() {
+	*x = NoteUsesResponse{}
+	mi := &file_fleet_v1_membership_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteUsesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteUsesResponse) ProtoMessage() {}
+
+func (x *NoteUsesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_membership_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteUsesResponse.ProtoReflect.Descriptor instead.
+func (*NoteUsesResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_membership_proto_rawDescGZIP(), []int{11}
+}
+
+// CredentialUse is the last use of a token, key or app.
+type CredentialUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "token", "key" or "app".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its store key: of a token the name, of a key the access key, of an app "project/name".
+	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CredentialUse) Reset() {
+	*x = CredentialUse{}
+	mi := &file_fleet_v1_membership_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CredentialUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CredentialUse) ProtoMessage() {}
+
+func (x *CredentialUse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_membership_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CredentialUse.ProtoReflect.Descriptor instead.
+func (*CredentialUse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_membership_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *CredentialUse) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *CredentialUse) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *CredentialUse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 var File_fleet_v1_membership_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_membership_proto_rawDesc = "" +
@@ -782,11 +925,19 @@ const file_fleet_v1_membership_proto_rawDesc = "" +
 	"allowances\"?\n" +
 	"\x0fLookupAllowance\x12\x18\n" +
 	"\agranted\x18\x01 \x01(\rR\agranted\x12\x12\n" +
-	"\x04used\x18\x02 \x03(\rR\x04used2\xdc\x01\n" +
+	"\x04used\x18\x02 \x03(\rR\x04used\">\n" +
+	"\x0fNoteUsesRequest\x12+\n" +
+	"\x04uses\x18\x01 \x03(\v2\x17.fleet.v1.CredentialUseR\x04uses\"\x12\n" +
+	"\x10NoteUsesResponse\"e\n" +
+	"\rCredentialUse\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time2\x9f\x02\n" +
 	"\vPeerService\x128\n" +
 	"\x05Probe\x12\x16.fleet.v1.ProbeRequest\x1a\x17.fleet.v1.ProbeResponse\x12D\n" +
 	"\tAddMember\x12\x1a.fleet.v1.AddMemberRequest\x1a\x1b.fleet.v1.AddMemberResponse\x12M\n" +
-	"\fCountLookups\x12\x1d.fleet.v1.CountLookupsRequest\x1a\x1e.fleet.v1.CountLookupsResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
+	"\fCountLookups\x12\x1d.fleet.v1.CountLookupsRequest\x1a\x1e.fleet.v1.CountLookupsResponse\x12A\n" +
+	"\bNoteUses\x12\x19.fleet.v1.NoteUsesRequest\x1a\x1a.fleet.v1.NoteUsesResponseB7Z5github.com/drover-fleet/drover/proto/fleet/v1;fleetv1b\x06proto3"
 
 var (
 	file_fleet_v1_membership_proto_rawDescOnce sync.Once
@@ -800,7 +951,7 @@ func file_fleet_v1_membership_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_membership_proto_rawDescData
 }
 
-var file_fleet_v1_membership_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_fleet_v1_membership_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_fleet_v1_membership_proto_goTypes = []any{
 	(*Scheduler)(nil),             // 0: fleet.v1.Scheduler
 	(*GossipKey)(nil),             // 1: fleet.v1.GossipKey
@@ -812,31 +963,38 @@ var file_fleet_v1_membership_proto_goTypes = []any{
 	(*LookupCount)(nil),           // 7: fleet.v1.LookupCount
 	(*CountLookupsResponse)(nil),  // 8: fleet.v1.CountLookupsResponse
 	(*LookupAllowance)(nil),       // 9: fleet.v1.LookupAllowance
-	(*Meta)(nil),                  // 10: fleet.v1.Meta
-	(*SealedKey)(nil),             // 11: fleet.v1.SealedKey
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*NoteUsesRequest)(nil),       // 10: fleet.v1.NoteUsesRequest
+	(*NoteUsesResponse)(nil),      // 11: fleet.v1.NoteUsesResponse
+	(*CredentialUse)(nil),         // 12: fleet.v1.CredentialUse
+	(*Meta)(nil),                  // 13: fleet.v1.Meta
+	(*SealedKey)(nil),             // 14: fleet.v1.SealedKey
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_fleet_v1_membership_proto_depIdxs = []int32{
-	10, // 0: fleet.v1.Scheduler.meta:type_name -> fleet.v1.Meta
-	11, // 1: fleet.v1.GossipKey.sealed:type_name -> fleet.v1.SealedKey
-	12, // 2: fleet.v1.GossipKey.create_time:type_name -> google.protobuf.Timestamp
+	13, // 0: fleet.v1.Scheduler.meta:type_name -> fleet.v1.Meta
+	14, // 1: fleet.v1.GossipKey.sealed:type_name -> fleet.v1.SealedKey
+	15, // 2: fleet.v1.GossipKey.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 3: fleet.v1.ProbeResponse.scheduler:type_name -> fleet.v1.Scheduler
-	12, // 4: fleet.v1.ProbeResponse.time:type_name -> google.protobuf.Timestamp
+	15, // 4: fleet.v1.ProbeResponse.time:type_name -> google.protobuf.Timestamp
 	0,  // 5: fleet.v1.AddMemberRequest.scheduler:type_name -> fleet.v1.Scheduler
 	0,  // 6: fleet.v1.AddMemberResponse.scheduler:type_name -> fleet.v1.Scheduler
 	7,  // 7: fleet.v1.CountLookupsRequest.counts:type_name -> fleet.v1.LookupCount
 	9,  // 8: fleet.v1.CountLookupsResponse.allowances:type_name -> fleet.v1.LookupAllowance
-	2,  // 9: fleet.v1.PeerService.Probe:input_type -> fleet.v1.ProbeRequest
-	4,  // 10: fleet.v1.PeerService.AddMember:input_type -> fleet.v1.AddMemberRequest
-	6,  // 11: fleet.v1.PeerService.CountLookups:input_type -> fleet.v1.CountLookupsRequest
-	3,  // 12: fleet.v1.PeerService.Probe:output_type -> fleet.v1.ProbeResponse
-	5,  // 13: fleet.v1.PeerService.AddMember:output_type -> fleet.v1.AddMemberResponse
-	8,  // 14: fleet.v1.PeerService.CountLookups:output_type -> fleet.v1.CountLookupsResponse
-	12, // [12:15] is the sub-list for method output_type
-	9,  // [9:12] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	12, // 9: fleet.v1.NoteUsesRequest.uses:type_name -> fleet.v1.CredentialUse
+	15, // 10: fleet.v1.CredentialUse.time:type_name -> google.protobuf.Timestamp
+	2,  // 11: fleet.v1.PeerService.Probe:input_type -> fleet.v1.ProbeRequest
+	4,  // 12: fleet.v1.PeerService.AddMember:input_type -> fleet.v1.AddMemberRequest
+	6,  // 13: fleet.v1.PeerService.CountLookups:input_type -> fleet.v1.CountLookupsRequest
+	10, // 14: fleet.v1.PeerService.NoteUses:input_type -> fleet.v1.NoteUsesRequest
+	3,  // 15: fleet.v1.PeerService.Probe:output_type -> fleet.v1.ProbeResponse
+	5,  // 16: fleet.v1.PeerService.AddMember:output_type -> fleet.v1.AddMemberResponse
+	8,  // 17: fleet.v1.PeerService.CountLookups:output_type -> fleet.v1.CountLookupsResponse
+	11, // 18: fleet.v1.PeerService.NoteUses:output_type -> fleet.v1.NoteUsesResponse
+	15, // [15:19] is the sub-list for method output_type
+	11, // [11:15] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_membership_proto_init() }
@@ -852,7 +1010,7 @@ func file_fleet_v1_membership_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_membership_proto_rawDesc), len(file_fleet_v1_membership_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ const (
 	PeerService_Probe_FullMethodName        = "/fleet.v1.PeerService/Probe"
 	PeerService_AddMember_FullMethodName    = "/fleet.v1.PeerService/AddMember"
 	PeerService_CountLookups_FullMethodName = "/fleet.v1.PeerService/CountLookups"
+	PeerService_NoteUses_FullMethodName     = "/fleet.v1.PeerService/NoteUses"
 )
 
 // PeerServiceClient is the client API for PeerService service.
@@ -37,6 +38,8 @@ type PeerServiceClient interface {
 	AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberResponse, error)
 	// CountLookups tells the scheduler that counts the look-ups of some accounts what the caller has admitted.
 	CountLookups(ctx context.Context, in *CountLookupsRequest, opts ...grpc.CallOption) (*CountLookupsResponse, error)
+	// NoteUses tells the leader when credentials were last used at the caller. Who doesn't lead refuses.
+	NoteUses(ctx context.Context, in *NoteUsesRequest, opts ...grpc.CallOption) (*NoteUsesResponse, error)
 }
 
 type peerServiceClient struct {
@@ -77,6 +80,16 @@ func (c *peerServiceClient) CountLookups(ctx context.Context, in *CountLookupsRe
 	return out, nil
 }
 
+func (c *peerServiceClient) NoteUses(ctx context.Context, in *NoteUsesRequest, opts ...grpc.CallOption) (*NoteUsesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NoteUsesResponse)
+	err := c.cc.Invoke(ctx, PeerService_NoteUses_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServiceServer is the server API for PeerService service.
 // All implementations must embed UnimplementedPeerServiceServer
 // for forward compatibility.
@@ -90,6 +103,8 @@ type PeerServiceServer interface {
 	AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error)
 	// CountLookups tells the scheduler that counts the look-ups of some accounts what the caller has admitted.
 	CountLookups(context.Context, *CountLookupsRequest) (*CountLookupsResponse, error)
+	// NoteUses tells the leader when credentials were last used at the caller. Who doesn't lead refuses.
+	NoteUses(context.Context, *NoteUsesRequest) (*NoteUsesResponse, error)
 	mustEmbedUnimplementedPeerServiceServer()
 }
 
@@ -108,6 +123,9 @@ func (UnimplementedPeerServiceServer) AddMember(context.Context, *AddMemberReque
 }
 func (UnimplementedPeerServiceServer) CountLookups(context.Context, *CountLookupsRequest) (*CountLookupsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CountLookups not implemented")
+}
+func (UnimplementedPeerServiceServer) NoteUses(context.Context, *NoteUsesRequest) (*NoteUsesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method NoteUses not implemented")
 }
 func (UnimplementedPeerServiceServer) mustEmbedUnimplementedPeerServiceServer() {}
 func (UnimplementedPeerServiceServer) testEmbeddedByValue()                     {}
@@ -184,6 +202,24 @@ func _PeerService_CountLookups_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PeerService_NoteUses_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NoteUsesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).NoteUses(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_NoteUses_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).NoteUses(ctx, req.(*NoteUsesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PeerService_ServiceDesc is the grpc.ServiceDesc for PeerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -202,6 +238,10 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CountLookups",
 			Handler:    _PeerService_CountLookups_Handler,
+		},
+		{
+			MethodName: "NoteUses",
+			Handler:    _PeerService_NoteUses_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

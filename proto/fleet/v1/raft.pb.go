@@ -200,6 +200,11 @@ type Object struct {
 	//	*Object_JoinToken
 	//	*Object_Certificate
 	//	*Object_Scheduler
+	//	*Object_Account
+	//	*Object_Project
+	//	*Object_User
+	//	*Object_Key
+	//	*Object_App
 	Kind          isObject_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -350,6 +355,51 @@ func (x *Object) GetScheduler() *Scheduler {
 	return nil
 }
 
+func (x *Object) GetAccount() *Account {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_Account); ok {
+			return x.Account
+		}
+	}
+	return nil
+}
+
+func (x *Object) GetProject() *Project {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_Project); ok {
+			return x.Project
+		}
+	}
+	return nil
+}
+
+func (x *Object) GetUser() *User {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_User); ok {
+			return x.User
+		}
+	}
+	return nil
+}
+
+func (x *Object) GetKey() *Key {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_Key); ok {
+			return x.Key
+		}
+	}
+	return nil
+}
+
+func (x *Object) GetApp() *App {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_App); ok {
+			return x.App
+		}
+	}
+	return nil
+}
+
 type isObject_Kind interface {
 	isObject_Kind()
 }
@@ -402,6 +452,26 @@ type Object_Scheduler struct {
 	Scheduler *Scheduler `protobuf:"bytes,11,opt,name=scheduler,proto3,oneof"`
 }
 
+type Object_Account struct {
+	Account *Account `protobuf:"bytes,12,opt,name=account,proto3,oneof"`
+}
+
+type Object_Project struct {
+	Project *Project `protobuf:"bytes,13,opt,name=project,proto3,oneof"`
+}
+
+type Object_User struct {
+	User *User `protobuf:"bytes,14,opt,name=user,proto3,oneof"`
+}
+
+type Object_Key struct {
+	Key *Key `protobuf:"bytes,15,opt,name=key,proto3,oneof"`
+}
+
+type Object_App struct {
+	App *App `protobuf:"bytes,16,opt,name=app,proto3,oneof"`
+}
+
 func (*Object_Cluster) isObject_Kind() {}
 
 func (*Object_Token) isObject_Kind() {}
@@ -426,11 +496,23 @@ func (*Object_Certificate) isObject_Kind() {}
 
 func (*Object_Scheduler) isObject_Kind() {}
 
+func (*Object_Account) isObject_Kind() {}
+
+func (*Object_Project) isObject_Kind() {}
+
+func (*Object_User) isObject_Kind() {}
+
+func (*Object_Key) isObject_Kind() {}
+
+func (*Object_App) isObject_Kind() {}
+
 // Write changes objects, all or none.
 type Write struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Mutations     []*Mutation            `protobuf:"bytes,1,rep,name=mutations,proto3" json:"mutations,omitempty"`
-	Events        []*Event               `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Mutations []*Mutation            `protobuf:"bytes,1,rep,name=mutations,proto3" json:"mutations,omitempty"`
+	Events    []*Event               `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
+	// Must exist, by kind and id (of the key), when it is applied: what the objects belong to.
+	Needs         []*ObjectRef `protobuf:"bytes,3,rep,name=needs,proto3" json:"needs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -475,6 +557,13 @@ func (x *Write) GetMutations() []*Mutation {
 func (x *Write) GetEvents() []*Event {
 	if x != nil {
 		return x.Events
+	}
+	return nil
+}
+
+func (x *Write) GetNeeds() []*ObjectRef {
+	if x != nil {
+		return x.Needs
 	}
 	return nil
 }
@@ -963,8 +1052,16 @@ type Token struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Meta         *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
 	SecretSha256 []byte                 `protobuf:"bytes,2,opt,name=secret_sha256,json=secretSha256,proto3" json:"secret_sha256,omitempty"`
-	// "admin" or "agent".
-	Role          string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
+	// In the project meta.project: "admin", "operator", "deployer", "viewer", "lookup" or "agent".
+	Role string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
+	// Whose token it is; empty for those that the bootstrap makes.
+	User string `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	// What it may do in further projects.
+	Scopes []*Scope `protobuf:"bytes,5,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// Unset: never.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// Of the last use, at most an hour old.
+	LastUsedTime  *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_used_time,json=lastUsedTime,proto3" json:"last_used_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1018,6 +1115,34 @@ func (x *Token) GetRole() string {
 		return x.Role
 	}
 	return ""
+}
+
+func (x *Token) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Token) GetScopes() []*Scope {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *Token) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *Token) GetLastUsedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsedTime
+	}
+	return nil
 }
 
 // RequestRecord remembers a request ID.
@@ -1323,7 +1448,7 @@ var File_fleet_v1_raft_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x13fleet/v1/raft.proto\x12\bfleet.v1\x1a\x14fleet/v1/agent.proto\x1a\x14fleet/v1/event.proto\x1a\x15fleet/v1/flavor.proto\x1a\x17fleet/v1/identity.proto\x1a\x17fleet/v1/instance.proto\x1a\x19fleet/v1/membership.proto\x1a\x13fleet/v1/meta.proto\x1a\x14fleet/v1/model.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pool.proto\x1a\x14fleet/v1/quota.proto\x1a\x16fleet/v1/service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x02\n" +
+	"\x13fleet/v1/raft.proto\x12\bfleet.v1\x1a\x14fleet/v1/agent.proto\x1a\x14fleet/v1/event.proto\x1a\x15fleet/v1/flavor.proto\x1a\x17fleet/v1/identity.proto\x1a\x17fleet/v1/instance.proto\x1a\x19fleet/v1/membership.proto\x1a\x13fleet/v1/meta.proto\x1a\x14fleet/v1/model.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pool.proto\x1a\x14fleet/v1/quota.proto\x1a\x16fleet/v1/service.proto\x1a\x15fleet/v1/tenant.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x02\n" +
 	"\aCommand\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
 	"\x06caller\x18\x02 \x01(\tR\x06caller\x12\x1d\n" +
@@ -1338,7 +1463,7 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\x04plan\x18\v \x01(\v2\x0e.fleet.v1.PlanH\x00R\x04plan\x12*\n" +
 	"\x06report\x18\f \x01(\v2\x10.fleet.v1.ReportH\x00R\x06report\x12-\n" +
 	"\areports\x18\r \x01(\v2\x11.fleet.v1.ReportsH\x00R\areportsB\x04\n" +
-	"\x02op\"\xb9\x04\n" +
+	"\x02op\"\x83\x06\n" +
 	"\x06Object\x12-\n" +
 	"\acluster\x18\x01 \x01(\v2\x11.fleet.v1.ClusterH\x00R\acluster\x12'\n" +
 	"\x05token\x18\x02 \x01(\v2\x0f.fleet.v1.TokenH\x00R\x05token\x12$\n" +
@@ -1353,11 +1478,17 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"join_token\x18\n" +
 	" \x01(\v2\x13.fleet.v1.JoinTokenH\x00R\tjoinToken\x129\n" +
 	"\vcertificate\x18\x14 \x01(\v2\x15.fleet.v1.CertificateH\x00R\vcertificate\x123\n" +
-	"\tscheduler\x18\v \x01(\v2\x13.fleet.v1.SchedulerH\x00R\tschedulerB\x06\n" +
-	"\x04kind\"b\n" +
+	"\tscheduler\x18\v \x01(\v2\x13.fleet.v1.SchedulerH\x00R\tscheduler\x12-\n" +
+	"\aaccount\x18\f \x01(\v2\x11.fleet.v1.AccountH\x00R\aaccount\x12-\n" +
+	"\aproject\x18\r \x01(\v2\x11.fleet.v1.ProjectH\x00R\aproject\x12$\n" +
+	"\x04user\x18\x0e \x01(\v2\x0e.fleet.v1.UserH\x00R\x04user\x12!\n" +
+	"\x03key\x18\x0f \x01(\v2\r.fleet.v1.KeyH\x00R\x03key\x12!\n" +
+	"\x03app\x18\x10 \x01(\v2\r.fleet.v1.AppH\x00R\x03appB\x06\n" +
+	"\x04kind\"\x8d\x01\n" +
 	"\x05Write\x120\n" +
 	"\tmutations\x18\x01 \x03(\v2\x12.fleet.v1.MutationR\tmutations\x12'\n" +
-	"\x06events\x18\x02 \x03(\v2\x0f.fleet.v1.EventR\x06events\"\x92\x01\n" +
+	"\x06events\x18\x02 \x03(\v2\x0f.fleet.v1.EventR\x06events\x12)\n" +
+	"\x05needs\x18\x03 \x03(\v2\x13.fleet.v1.ObjectRefR\x05needs\"\x92\x01\n" +
 	"\bMutation\x12'\n" +
 	"\x0fexpect_revision\x18\x01 \x01(\x04R\x0eexpectRevision\x12$\n" +
 	"\x03put\x18\x02 \x01(\v2\x10.fleet.v1.ObjectH\x00R\x03put\x12-\n" +
@@ -1393,11 +1524,16 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\vrevocations\x18\v \x03(\v2\x14.fleet.v1.RevocationR\vrevocations\x124\n" +
 	"\vgossip_keys\x18\x14 \x03(\v2\x13.fleet.v1.GossipKeyR\n" +
 	"gossipKeys\x12-\n" +
-	"\x12removals_confirmed\x18\x1e \x01(\x04R\x11removalsConfirmed\"d\n" +
+	"\x12removals_confirmed\x18\x1e \x01(\x04R\x11removalsConfirmed\"\xa0\x02\n" +
 	"\x05Token\x12\"\n" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12#\n" +
 	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\x12\x12\n" +
-	"\x04role\x18\x03 \x01(\tR\x04role\"}\n" +
+	"\x04role\x18\x03 \x01(\tR\x04role\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x12'\n" +
+	"\x06scopes\x18\x05 \x03(\v2\x0f.fleet.v1.ScopeR\x06scopes\x12;\n" +
+	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12@\n" +
+	"\x0elast_used_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\"}\n" +
 	"\rRequestRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12.\n" +
@@ -1459,14 +1595,20 @@ var file_fleet_v1_raft_proto_goTypes = []any{
 	(*JoinToken)(nil),             // 23: fleet.v1.JoinToken
 	(*Certificate)(nil),           // 24: fleet.v1.Certificate
 	(*Scheduler)(nil),             // 25: fleet.v1.Scheduler
-	(*Event)(nil),                 // 26: fleet.v1.Event
-	(*ObjectRef)(nil),             // 27: fleet.v1.ObjectRef
-	(*InstanceReport)(nil),        // 28: fleet.v1.InstanceReport
-	(*ReportedEvent)(nil),         // 29: fleet.v1.ReportedEvent
-	(*Meta)(nil),                  // 30: fleet.v1.Meta
-	(*Root)(nil),                  // 31: fleet.v1.Root
-	(*Revocation)(nil),            // 32: fleet.v1.Revocation
-	(*GossipKey)(nil),             // 33: fleet.v1.GossipKey
+	(*Account)(nil),               // 26: fleet.v1.Account
+	(*Project)(nil),               // 27: fleet.v1.Project
+	(*User)(nil),                  // 28: fleet.v1.User
+	(*Key)(nil),                   // 29: fleet.v1.Key
+	(*App)(nil),                   // 30: fleet.v1.App
+	(*Event)(nil),                 // 31: fleet.v1.Event
+	(*ObjectRef)(nil),             // 32: fleet.v1.ObjectRef
+	(*InstanceReport)(nil),        // 33: fleet.v1.InstanceReport
+	(*ReportedEvent)(nil),         // 34: fleet.v1.ReportedEvent
+	(*Meta)(nil),                  // 35: fleet.v1.Meta
+	(*Root)(nil),                  // 36: fleet.v1.Root
+	(*Revocation)(nil),            // 37: fleet.v1.Revocation
+	(*GossipKey)(nil),             // 38: fleet.v1.GossipKey
+	(*Scope)(nil),                 // 39: fleet.v1.Scope
 }
 var file_fleet_v1_raft_proto_depIdxs = []int32{
 	15, // 0: fleet.v1.Command.time:type_name -> google.protobuf.Timestamp
@@ -1486,32 +1628,41 @@ var file_fleet_v1_raft_proto_depIdxs = []int32{
 	23, // 14: fleet.v1.Object.join_token:type_name -> fleet.v1.JoinToken
 	24, // 15: fleet.v1.Object.certificate:type_name -> fleet.v1.Certificate
 	25, // 16: fleet.v1.Object.scheduler:type_name -> fleet.v1.Scheduler
-	3,  // 17: fleet.v1.Write.mutations:type_name -> fleet.v1.Mutation
-	26, // 18: fleet.v1.Write.events:type_name -> fleet.v1.Event
-	1,  // 19: fleet.v1.Mutation.put:type_name -> fleet.v1.Object
-	27, // 20: fleet.v1.Mutation.delete:type_name -> fleet.v1.ObjectRef
-	5,  // 21: fleet.v1.Plan.parts:type_name -> fleet.v1.PlanPart
-	21, // 22: fleet.v1.PlanPart.instances:type_name -> fleet.v1.Instance
-	26, // 23: fleet.v1.PlanPart.events:type_name -> fleet.v1.Event
-	6,  // 24: fleet.v1.PlanPart.preemptions:type_name -> fleet.v1.Preemption
-	28, // 25: fleet.v1.Report.instances:type_name -> fleet.v1.InstanceReport
-	29, // 26: fleet.v1.Report.node_events:type_name -> fleet.v1.ReportedEvent
-	7,  // 27: fleet.v1.Reports.reports:type_name -> fleet.v1.Report
-	30, // 28: fleet.v1.Cluster.meta:type_name -> fleet.v1.Meta
-	31, // 29: fleet.v1.Cluster.roots:type_name -> fleet.v1.Root
-	32, // 30: fleet.v1.Cluster.revocations:type_name -> fleet.v1.Revocation
-	33, // 31: fleet.v1.Cluster.gossip_keys:type_name -> fleet.v1.GossipKey
-	30, // 32: fleet.v1.Token.meta:type_name -> fleet.v1.Meta
-	15, // 33: fleet.v1.RequestRecord.time:type_name -> google.protobuf.Timestamp
-	13, // 34: fleet.v1.SnapshotRecord.header:type_name -> fleet.v1.SnapshotHeader
-	1,  // 35: fleet.v1.SnapshotRecord.object:type_name -> fleet.v1.Object
-	11, // 36: fleet.v1.SnapshotRecord.request:type_name -> fleet.v1.RequestRecord
-	14, // 37: fleet.v1.SnapshotRecord.trailer:type_name -> fleet.v1.SnapshotTrailer
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	26, // 17: fleet.v1.Object.account:type_name -> fleet.v1.Account
+	27, // 18: fleet.v1.Object.project:type_name -> fleet.v1.Project
+	28, // 19: fleet.v1.Object.user:type_name -> fleet.v1.User
+	29, // 20: fleet.v1.Object.key:type_name -> fleet.v1.Key
+	30, // 21: fleet.v1.Object.app:type_name -> fleet.v1.App
+	3,  // 22: fleet.v1.Write.mutations:type_name -> fleet.v1.Mutation
+	31, // 23: fleet.v1.Write.events:type_name -> fleet.v1.Event
+	32, // 24: fleet.v1.Write.needs:type_name -> fleet.v1.ObjectRef
+	1,  // 25: fleet.v1.Mutation.put:type_name -> fleet.v1.Object
+	32, // 26: fleet.v1.Mutation.delete:type_name -> fleet.v1.ObjectRef
+	5,  // 27: fleet.v1.Plan.parts:type_name -> fleet.v1.PlanPart
+	21, // 28: fleet.v1.PlanPart.instances:type_name -> fleet.v1.Instance
+	31, // 29: fleet.v1.PlanPart.events:type_name -> fleet.v1.Event
+	6,  // 30: fleet.v1.PlanPart.preemptions:type_name -> fleet.v1.Preemption
+	33, // 31: fleet.v1.Report.instances:type_name -> fleet.v1.InstanceReport
+	34, // 32: fleet.v1.Report.node_events:type_name -> fleet.v1.ReportedEvent
+	7,  // 33: fleet.v1.Reports.reports:type_name -> fleet.v1.Report
+	35, // 34: fleet.v1.Cluster.meta:type_name -> fleet.v1.Meta
+	36, // 35: fleet.v1.Cluster.roots:type_name -> fleet.v1.Root
+	37, // 36: fleet.v1.Cluster.revocations:type_name -> fleet.v1.Revocation
+	38, // 37: fleet.v1.Cluster.gossip_keys:type_name -> fleet.v1.GossipKey
+	35, // 38: fleet.v1.Token.meta:type_name -> fleet.v1.Meta
+	39, // 39: fleet.v1.Token.scopes:type_name -> fleet.v1.Scope
+	15, // 40: fleet.v1.Token.expire_time:type_name -> google.protobuf.Timestamp
+	15, // 41: fleet.v1.Token.last_used_time:type_name -> google.protobuf.Timestamp
+	15, // 42: fleet.v1.RequestRecord.time:type_name -> google.protobuf.Timestamp
+	13, // 43: fleet.v1.SnapshotRecord.header:type_name -> fleet.v1.SnapshotHeader
+	1,  // 44: fleet.v1.SnapshotRecord.object:type_name -> fleet.v1.Object
+	11, // 45: fleet.v1.SnapshotRecord.request:type_name -> fleet.v1.RequestRecord
+	14, // 46: fleet.v1.SnapshotRecord.trailer:type_name -> fleet.v1.SnapshotTrailer
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_raft_proto_init() }
@@ -1531,6 +1682,7 @@ func file_fleet_v1_raft_proto_init() {
 	file_fleet_v1_pool_proto_init()
 	file_fleet_v1_quota_proto_init()
 	file_fleet_v1_service_proto_init()
+	file_fleet_v1_tenant_proto_init()
 	file_fleet_v1_raft_proto_msgTypes[0].OneofWrappers = []any{
 		(*Command_Write)(nil),
 		(*Command_Plan)(nil),
@@ -1550,6 +1702,11 @@ func file_fleet_v1_raft_proto_init() {
 		(*Object_JoinToken)(nil),
 		(*Object_Certificate)(nil),
 		(*Object_Scheduler)(nil),
+		(*Object_Account)(nil),
+		(*Object_Project)(nil),
+		(*Object_User)(nil),
+		(*Object_Key)(nil),
+		(*Object_App)(nil),
 	}
 	file_fleet_v1_raft_proto_msgTypes[3].OneofWrappers = []any{
 		(*Mutation_Put)(nil),

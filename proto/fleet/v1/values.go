@@ -99,14 +99,19 @@ const (
 	NetworkHost   = "host"
 )
 
-// Roles of tokens ("admin", "agent") and of certificates ("agent", "scheduler").
+// Roles of tokens (all but "scheduler"), of keys and external callers (all but "agent" and "scheduler"), of apps
+// ("lookup") and of certificates ("agent", "scheduler").
 const (
 	RoleAdmin     = "admin"
+	RoleOperator  = "operator"
+	RoleDeployer  = "deployer"
+	RoleViewer    = "viewer"
+	RoleLookup    = "lookup"
 	RoleAgent     = "agent"
 	RoleScheduler = "scheduler"
 )
 
-// Default is the account and the project that exist from the start.
+// Default is the account, the project and the user that exist always.
 const Default = "default"
 
 // Kinds of objects, as in ObjectRef.Kind.
@@ -125,6 +130,12 @@ const (
 	KindJoinToken   = "join-token"
 	KindCertificate = "certificate"
 	KindScheduler   = "scheduler"
+
+	KindAccount = "account"
+	KindProject = "project"
+	KindUser    = "user"
+	KindKey     = "key"
+	KindApp     = "app"
 )
 
 // Metadata of gRPC calls to schedulers, and its values.

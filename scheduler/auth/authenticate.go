@@ -1,0 +1,318 @@
+package auth
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
+	"github.com/drover-fleet/drover/signature"
+)
+
+// Errors of an Authenticator, which may be wrapped, beside those that say how a signed request is malformed.
+var (
+	ErrNoToken      = errors.New("no token: send one, --token-file or DROVER_TOKEN names it")
+	ErrUnknownToken = errors.New("the token is not known to this cluster, or has been revoked: check --token-file or DROVER_TOKEN")
+	ErrUnknownCode  = errors.New("the code in X-Apig-AppCode is not known to this cluster, or has been revoked")
+	ErrNoCredential = errors.New("no credential: send X-Auth-Token, X-Apig-AppCode, or a request that is signed by SDK-HMAC-SHA256, and one of them only")
+	ErrExpired      = errors.New("the credential has expired: ask for a new one")
+	ErrNotBound     = errors.New("the app is not bound to this service: its project's deployers can bind it")
+	ErrNotGranted   = errors.New("the token is good, and nothing is granted to who has it: oidc.grants of the schedulers' configuration say what is")
+	ErrAgent        = errors.New("an agent's token may not look services up")
+	ErrNotReady     = errors.New("this scheduler knows nothing of the cluster before it has heard a leader: try again in a moment; there is none while a majority of the schedulers is down")
+	ErrSealed       = errors.New("this scheduler can't decrypt the credential's secret: its key file differs from the others'")
+)
+
+// HTTPStatus is the status that an error of Request is answered with.
+func HTTPStatus(err error) int {
+	switch {
+	case errors.Is(err, ErrNotReady), errors.Is(err, ErrSealed):
+		return http.StatusServiceUnavailable
+	case errors.Is(err, ErrNotBound), errors.Is(err, ErrAgent), errors.Is(err, ErrNotGranted):
+		return http.StatusForbidden
+	}
+	return http.StatusUnauthorized
+}
+
+// Sealer encrypts the secrets of keys and apps, and decrypts them.
+type Sealer interface {
+	Seal(secret []byte, about string) (*fleetv1.SealedKey, error)
+	Open(sealed *fleetv1.SealedKey, about string) ([]byte, error)
+}
+
+// External finds the caller of a token that somebody else has issued.
+type External interface {
+	// Caller answers ErrUnknownToken, ErrExpired, ErrNotGranted or why no token can be checked. The account is left out.
+	Caller(ctx context.Context, token string) (Caller, error)
+}
+
+// AuthenticatorConfig is what an Authenticator goes by.
+type AuthenticatorConfig struct {
+	// View is the store of the moment.
+	View   func() state.ReadView
+	Sealer Sealer
+	// External is nil when there are no external issuers.
+	External External
+	Now      func() time.Time
+}
+
+// Authenticator finds out who shows a credential. What it has found of one it keeps until that changes, so that a call
+// costs a look-up.
+type Authenticator struct {
+	cfg  AuthenticatorConfig
+	seen sync.Map // *seen by the stored object, which is never changed
+}
+
+// NewAuthenticator makes one.
+func NewAuthenticator(cfg AuthenticatorConfig) *Authenticator { return &Authenticator{cfg: cfg} }
+
+// seen is a credential that has been shown.
+type seen struct {
+	key     state.Key
+	caller  Caller
+	secret  string // of a key or app
+	expires time.Time
+	used    atomic.Int64 // Unix time of the last use
+}
+
+// use notes that the credential was shown and found right, and answers whose it is.
+func (s *seen) use(now time.Time) (Caller, error) {
+	if !s.expires.IsZero() && !now.Before(s.expires) {
+		return Caller{}, ErrExpired
+	}
+	s.used.Store(now.Unix())
+	return s.caller, nil
+}
+
+// Secret finds the caller who knows a token's secret, or shows the token of an external issuer.
+func (a *Authenticator) Secret(ctx context.Context, secret string) (Caller, error) {
+	view := a.cfg.View()
+	switch {
+	case view.Cluster() == nil:
+		return Caller{}, ErrNotReady
+	case secret == "":
+		return Caller{}, ErrNoToken
+	}
+	sum := Hash(secret)
+	t := view.TokenBySecret(sum)
+	if t != nil && subtle.ConstantTimeCompare(t.GetSecretSha256(), sum) == 1 {
+		return a.token(view, t).use(a.cfg.Now())
+	}
+	if a.cfg.External != nil && strings.Count(secret, ".") == 2 {
+		return a.external(ctx, view, secret)
+	}
+	return Caller{}, ErrUnknownToken
+}
+
+// external is the caller whom an external issuer knows. The projects that he has a role in are made here: one that isn't
+// counts for nothing.
+func (a *Authenticator) external(ctx context.Context, view state.ReadView, token string) (Caller, error) {
+	c, err := a.cfg.External.Caller(ctx, token)
+	if err != nil {
+		return Caller{}, err
+	}
+	p := view.Project(c.Project)
+	if p == nil && !c.Everywhere() {
+		return Caller{}, fmt.Errorf("%w; there is no project %q", ErrNotGranted, c.Project)
+	}
+	c.Account = p.GetMeta().GetAccount()
+	return c.complete(nil), nil
+}
+
+func (a *Authenticator) token(view state.ReadView, t *fleetv1.Token) *seen {
+	if s, ok := a.seen.Load(t); ok {
+		return s.(*seen)
+	}
+	return a.keep(t, &seen{key: state.Key{Kind: fleetv1.KindToken, Key: t.GetMeta().GetName()}, caller: callerOf(view, t), expires: timeOf(t.GetExpireTime())})
+}
+
+func (a *Authenticator) keep(of proto.Message, s *seen) *seen {
+	kept, _ := a.seen.LoadOrStore(of, s)
+	return kept.(*seen)
+}
+
+// CallerOf is the caller who shows this token, in the account that the token itself says.
+func CallerOf(t *fleetv1.Token) Caller { return callerOf(nil, t) }
+
+func callerOf(view state.ReadView, t *fleetv1.Token) Caller {
+	c := Caller{Name: t.GetMeta().GetName(), User: t.GetUser(), Role: t.GetRole(), Project: t.GetMeta().GetProject(),
+		Account: t.GetMeta().GetAccount(), Scopes: scopesText(t.GetScopes())}
+	return c.complete(view)
+}
+
+// complete fills in what older objects don't say, and the user's account.
+func (c Caller) complete(view state.ReadView) Caller {
+	if view != nil && c.User != "" {
+		c.Account = view.User(c.User).GetMeta().GetAccount()
+	}
+	for _, f := range []struct {
+		field *string
+		or    string
+	}{{&c.User, c.Name}, {&c.Project, fleetv1.Default}, {&c.Account, fleetv1.Default}} {
+		if *f.field == "" {
+			*f.field = f.or
+		}
+	}
+	return c
+}
+
+func timeOf(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
+}
+
+// Request finds the caller of an HTTP request, whose body was read before; he may look services up. When the path
+// is that of a project's service, the caller is as in that project if he has anything to do with it, else as in his own.
+func (a *Authenticator) Request(r *http.Request, body []byte) (Caller, error) {
+	view := a.cfg.View()
+	if view.Cluster() == nil {
+		return Caller{}, ErrNotReady
+	}
+	tokens, codes, signed := r.Header["X-Auth-Token"], r.Header["X-Apig-Appcode"], signature.Is(r)
+	shown := len(tokens) + len(codes)
+	if signed {
+		shown++
+	}
+	project, service := pathNames(r.URL.Path)
+	var c Caller
+	var err error
+	switch {
+	case shown != 1 || len(tokens) == 1 && tokens[0] == "":
+		return Caller{}, ErrNoCredential
+	case len(tokens) == 1:
+		c, err = a.Secret(r.Context(), tokens[0])
+	case len(codes) == 1:
+		sum := Hash(codes[0])
+		app := view.AppByCode(sum)
+		if app == nil {
+			return Caller{}, ErrUnknownCode
+		}
+		if c, err = a.app(app).use(a.cfg.Now()); err == nil {
+			err = bound(view, app, project, service)
+		}
+	default:
+		c, err = a.signed(view, r, body, project, service)
+	}
+	switch {
+	case err != nil:
+		return Caller{}, err
+	case c.Role == fleetv1.RoleAgent:
+		return Caller{}, ErrAgent
+	}
+	c, _ = c.In(project)
+	return c, nil
+}
+
+// signed is the caller who has signed the request.
+func (a *Authenticator) signed(view state.ReadView, r *http.Request, body []byte, project, service string) (Caller, error) {
+	claim, err := signature.Parse(r)
+	if err != nil {
+		return Caller{}, err
+	}
+	s, app, err := a.signer(view, claim.Access)
+	if err != nil {
+		return Caller{}, err
+	}
+	if err := claim.Verify(signature.Verifier{Secret: s.secret, Body: body, Now: a.cfg.Now()}); err != nil {
+		return Caller{}, err
+	}
+	c, err := s.use(a.cfg.Now())
+	if err == nil && app != nil {
+		err = bound(view, app, project, service)
+	}
+	return c, err
+}
+
+// signer is who has the access key; one that nobody has is a credential without a secret.
+func (a *Authenticator) signer(view state.ReadView, access string) (*seen, *fleetv1.App, error) {
+	if k := view.Key(access); k != nil {
+		s, err := a.key(view, k)
+		return s, nil, err
+	}
+	app := view.AppByKey(access)
+	if app == nil || app.GetAppKey() != access { // the digest of a code is none
+		return &seen{}, nil, nil
+	}
+	s := a.app(app)
+	if s.secret == "" {
+		return nil, nil, ErrSealed
+	}
+	return s, app, nil
+}
+
+func (a *Authenticator) key(view state.ReadView, k *fleetv1.Key) (*seen, error) {
+	if s, ok := a.seen.Load(k); ok {
+		return s.(*seen), nil
+	}
+	secret, err := a.cfg.Sealer.Open(k.GetSecret(), AboutKey(k.GetMeta().GetName()))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSealed, err)
+	}
+	own := k.GetScopes()[0]
+	c := Caller{Name: k.GetMeta().GetName(), User: k.GetUser(), Role: own.GetRole(), Project: own.GetProject(), Scopes: scopesText(k.GetScopes()[1:])}
+	return a.keep(k, &seen{key: state.Key{Kind: fleetv1.KindKey, Key: c.Name}, caller: c.complete(view), secret: string(secret), expires: timeOf(k.GetExpireTime())}), nil
+}
+
+// app is a credential without a secret when that can't be decrypted: its codes are good all the same.
+func (a *Authenticator) app(app *fleetv1.App) *seen {
+	if s, ok := a.seen.Load(app); ok {
+		return s.(*seen)
+	}
+	m := app.GetMeta()
+	s := &seen{key: state.AppKey(m.GetProject(), m.GetName()),
+		caller: Caller{Name: m.GetName(), User: m.GetName(), Role: fleetv1.RoleLookup, Project: m.GetProject(), Account: m.GetAccount()}}
+	secret, err := a.cfg.Sealer.Open(app.GetSecret(), AboutApp(m.GetProject(), m.GetName()))
+	if err != nil {
+		return s // not kept: the key file may be put right
+	}
+	s.secret = string(secret)
+	return a.keep(app, s)
+}
+
+// AboutKey and AboutApp are what the secrets of a key and an app are sealed for.
+func AboutKey(access string) string { return "key " + access }
+
+// AboutApp is explained with AboutKey.
+func AboutApp(project, name string) string { return "app " + project + "/" + name }
+
+// bound says whether an app may look up the service of a path. Another project's is for the caller to find absent.
+func bound(view state.ReadView, app *fleetv1.App, project, service string) error {
+	if project != "" && project != app.GetMeta().GetProject() {
+		return nil
+	}
+	if s := view.Service(app.GetMeta().GetProject(), service); s != nil {
+		service = s.GetMeta().GetName()
+	}
+	for _, name := range app.GetServices() {
+		if name == service {
+			return nil
+		}
+	}
+	return ErrNotBound
+}
+
+// pathNames takes the names out of /v1/{project}/services/{service}/…; both are empty for another path.
+func pathNames(path string) (project, service string) {
+	rest, ok := strings.CutPrefix(path, "/v1/")
+	if !ok {
+		return "", ""
+	}
+	project, rest, ok = strings.Cut(rest, "/services/")
+	if !ok {
+		return "", ""
+	}
+	service, _, _ = strings.Cut(rest, "/")
+	return project, service
+}
