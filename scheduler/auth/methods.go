@@ -63,6 +63,7 @@ func fleetMethods() map[string][]string {
 		},
 		fleetv1.RoleScheduler: {
 			fleetv1.PeerService_Probe_FullMethodName, fleetv1.PeerService_AddMember_FullMethodName, fleetv1.PeerService_NoteUses_FullMethodName,
+			fleetv1.PeerService_CountLookups_FullMethodName,
 		},
 	}
 }
