@@ -72,8 +72,11 @@ func (l *limits) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 
 // stream is for after the caller is known.
 func (l *limits) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	if strings.HasPrefix(info.FullMethod, agentMethods) || info.FullMethod == fleetv1.LookupService_Watch_FullMethodName { // has hold
+	if strings.HasPrefix(info.FullMethod, agentMethods) {
 		return next(srv, ss)
+	}
+	if info.FullMethod == fleetv1.LookupService_Watch_FullMethodName { // it calls hold
+		return next(srv, &limitedStream{ss, l})
 	}
 	client := clientOf(ss.Context())
 	if err := l.take(client); err != nil {

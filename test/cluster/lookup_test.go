@@ -28,13 +28,14 @@ type lookupEvent struct {
 	at         time.Time
 }
 
-func watchLookup(t *testing.T, one *Scheduler) lookupWatch {
+func watchLookup(t *testing.T, one *Scheduler, http2 bool) lookupWatch {
 	t.Helper()
 	hc, err := client.NewHTTPClient(one.Server.CAPath())
 	if err != nil {
 		t.Fatal(err)
 	}
 	hc.Timeout = 0
+	hc.Transport.(*http.Transport).ForceAttemptHTTP2 = http2
 	ctx, cancel := context.WithCancel(t.Context())
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, client.LookupURL("https://"+one.Server.HTTPAddr(), "default", "echo")+"&watch=true", nil)
 	if err != nil {
@@ -42,7 +43,7 @@ func watchLookup(t *testing.T, one *Scheduler) lookupWatch {
 	}
 	req.Header.Set("X-Auth-Token", one.s.Token)
 	resp, err := hc.Do(req)
-	if err != nil || resp.StatusCode != http.StatusOK {
+	if err != nil || resp.StatusCode != http.StatusOK || http2 != (resp.ProtoMajor == 2) {
 		t.Fatalf("watch at %s: %v, %v", one.Name, resp, err)
 	}
 	w := lookupWatch{one.Name, make(chan lookupEvent, 1000)}
@@ -100,7 +101,7 @@ func TestWithdrawnEverywhere(t *testing.T) {
 	s.WaitState("echo", fleetv1.ServiceRunning)
 	var watches []lookupWatch
 	for _, one := range s.All {
-		watches = append(watches, watchLookup(t, one))
+		watches = append(watches, watchLookup(t, one, false), watchLookup(t, one, true))
 	}
 	all := func(what string, endpoints int) {
 		t.Helper()
@@ -161,7 +162,6 @@ func TestWithdrawnEverywhere(t *testing.T) {
 	}
 	s.WaitState("echo", fleetv1.ServiceRunning)
 	one := s.Follower()
-	var w lookupWatch
 	s.Poll("the follower knows that it was started", func() error {
 		resp, body, err := lookupAt(one, s.Token, "")
 		if err == nil && resp.StatusCode != http.StatusOK {
@@ -169,10 +169,12 @@ func TestWithdrawnEverywhere(t *testing.T) {
 		}
 		return err
 	})
-	w = watchLookup(t, one)
-	w.until(t, 1)
+	watches = []lookupWatch{watchLookup(t, one, false), watchLookup(t, one, true)}
+	all("opened", 1)
 	one.Stop()
-	for range w.events {
+	for _, w := range watches {
+		for range w.events { // until it ends
+		}
 	}
 }
 
