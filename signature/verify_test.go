@@ -364,12 +364,11 @@ func flipped(parts []string, where int, flip byte) []string {
 // sameRequest says that two requests mean the same: the canonical form has one for both.
 func sameRequest(a, b []string) bool {
 	form := func(p []string) string {
-		r := &http.Request{Method: p[0], Header: http.Header{}}
 		query, err := canonicalQuery(p[2])
 		if err != nil {
 			return "bad query"
 		}
-		return fmt.Sprintf("%q", []string{r.Method, strings.TrimSuffix(p[1], "/"), query, strings.TrimSpace(p[3]), p[4], p[5], strings.Join(strings.Fields(p[6]), " "), p[7]})
+		return fmt.Sprintf("%q", []string{p[0], strings.TrimSuffix(p[1], "/"), query, strings.TrimSpace(p[3]), p[4], p[5], strings.Join(strings.Fields(p[6]), " "), p[7]})
 	}
 	return form(a) == form(b)
 }
