@@ -178,17 +178,26 @@ func (p *preempting) makeRoom(w *wish, now time.Time) bool {
 	return true
 }
 
-// preemption is the part of a plan that asks the victims to stop.
+// preemption is the part of a plan that asks the victims to stop. Projects aren't told of each other's names.
 func preemption(view state.ReadView, w *wish, nodes, victims []string, now time.Time) *fleetv1.PlanPart {
 	meta := w.svc.GetMeta()
 	part := &fleetv1.PlanPart{ServiceId: meta.GetId(), ServiceGeneration: meta.GetGeneration()}
-	reason := fmt.Sprintf("preempted by service %s, which has priority %d", meta.GetName(), w.version.GetPriority())
 	var names []string
+	others := 0
 	for _, id := range victims {
-		inst := view.Instance(id)
+		inst, by := view.Instance(id), "service "+meta.GetName()
+		if inst.GetMeta().GetProject() == meta.GetProject() {
+			names = append(names, inst.GetMeta().GetName())
+		} else {
+			by = "a service of another project"
+			others++
+		}
+		reason := fmt.Sprintf("preempted by %s, which has priority %d", by, w.version.GetPriority())
 		part.Preemptions = append(part.Preemptions, &fleetv1.Preemption{InstanceId: id, Revision: inst.GetMeta().GetRevision(), Reason: reason})
 		part.Events = append(part.Events, instanceEvent(inst, view.Node(inst.GetSpec().GetNode()), now, fleetv1.EventWarning, "InstancePreempted", reason))
-		names = append(names, inst.GetMeta().GetName())
+	}
+	if others > 0 {
+		names = append(names, fmt.Sprintf("%d of other projects", others))
 	}
 	part.Events = append(part.Events, serviceEvent(w.svc, now, fleetv1.EventNormal, "Preempting",
 		fmt.Sprintf("%s stopped to make room on %s: %s", count(len(victims), "instance of less priority is", "instances of less priority are"), strings.Join(nodes, ", "), strings.Join(names, ", "))))

@@ -33,7 +33,7 @@ func TestTenantsAtEveryScheduler(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		t.Cleanup(func() { c.Close() })
 		s.Poll(one.Name+" knows the token", func() error {
 			_, err := c.Services.ListServices(ctx, &fleetv1.ListServicesRequest{})
 			return err
