@@ -1,0 +1,84 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"testing"
+
+	"github.com/drover-fleet/drover/client/direct"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+)
+
+// Whatever credential a tenant has, the client library finds the endpoints with it, and with no other.
+func TestEveryCredentialLooksUp(t *testing.T) {
+	c := Start(t, Options{Nodes: 1, TLS: true})
+	c.Declare()
+	c.Deploy("iris", 1)
+	c.Deploy("other", 1)
+	c.WaitState("iris", fleetv1.ServiceRunning)
+	c.WaitState("other", fleetv1.ServiceRunning)
+	ctx := bounded(t)
+	scopes := []*fleetv1.Scope{{Project: fleetv1.Default, Role: fleetv1.RoleLookup}}
+	token, err := c.Client.Credentials.CreateToken(ctx, &fleetv1.CreateTokenRequest{Name: "shop", User: fleetv1.Default, Scopes: scopes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := c.Client.Credentials.CreateKey(ctx, &fleetv1.CreateKeyRequest{User: fleetv1.Default, Scopes: scopes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	app, err := c.Client.Credentials.CreateApp(ctx, &fleetv1.CreateAppRequest{App: &fleetv1.App{Meta: &fleetv1.Meta{Name: "shop"}, Services: []string{"iris"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	access := key.GetKey().GetMeta().GetName()
+	for _, x := range []struct {
+		name, service string
+		credentials   direct.Credentials
+		status        int
+	}{
+		{"token", "iris", direct.Credentials{Token: token.GetSecret()}, http.StatusOK},
+		{"access key", "iris", direct.Credentials{AccessKey: access, SecretKey: key.GetSecret()}, http.StatusOK},
+		{"app's key", "iris", direct.Credentials{AccessKey: app.GetApp().GetAppKey(), SecretKey: app.GetSecret()}, http.StatusOK},
+		{"app's code", "iris", direct.Credentials{AppCode: app.GetCode()}, http.StatusOK},
+		{"no credential", "iris", direct.Credentials{}, http.StatusUnauthorized},
+		{"unknown token", "iris", direct.Credentials{Token: "drover-x"}, http.StatusUnauthorized},
+		{"wrong secret", "iris", direct.Credentials{AccessKey: access, SecretKey: app.GetSecret()}, http.StatusUnauthorized},
+		{"unknown key", "iris", direct.Credentials{AccessKey: "AKX", SecretKey: key.GetSecret()}, http.StatusUnauthorized},
+		{"app of another service", "other", direct.Credentials{AppCode: app.GetCode()}, http.StatusForbidden},
+		{"app's key for another service", "other", direct.Credentials{AccessKey: app.GetApp().GetAppKey(), SecretKey: app.GetSecret()}, http.StatusForbidden},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			if got := lookUp(ctx, t, c, x.service, x.credentials); got != x.status {
+				t.Errorf("%d, want %d", got, x.status)
+			}
+		})
+	}
+	if _, err := c.Client.Credentials.RevokeKey(ctx, &fleetv1.RevokeKeyRequest{Name: access}); err != nil {
+		t.Fatal(err)
+	}
+	if got := lookUp(ctx, t, c, "iris", direct.Credentials{AccessKey: access, SecretKey: key.GetSecret()}); got != http.StatusUnauthorized {
+		t.Errorf("a revoked key: %d", got)
+	}
+}
+
+// lookUp is the status that a program which follows the service gets.
+func lookUp(ctx context.Context, t *testing.T, c *Cluster, service string, credentials direct.Credentials) int {
+	t.Helper()
+	s, err := direct.Follow(direct.Config{Schedulers: []string{"https://" + c.HTTPAddr()}, Service: service, CAFile: c.CAFile(), Credentials: credentials})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	err = s.Wait(ctx)
+	var refused *direct.LookupError
+	switch {
+	case err == nil:
+		return http.StatusOK
+	case errors.As(err, &refused):
+		return refused.Status
+	}
+	t.Fatal(err)
+	return 0
+}
