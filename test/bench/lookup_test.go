@@ -33,7 +33,7 @@ const (
 	changesPerTick = 5 // each 50 ms
 )
 
-// TestLookupFigures measures look-ups while endpoints change, and watches.
+// TestLookupFigures measures look-ups while endpoints change, and watches, prints the table, and writes it down.
 func TestLookupFigures(t *testing.T) {
 	b := &bench{t: t, report: &report{name: lookupReport, title: "Figures of look-ups"}}
 	b.report.describeMachine()
@@ -59,6 +59,7 @@ func TestLookupFigures(t *testing.T) {
 	if err := b.report.write(); err != nil {
 		t.Fatal(err)
 	}
+	fmt.Print(b.report.text())
 }
 
 // flapper makes instances of a service not ready, and ready again.
