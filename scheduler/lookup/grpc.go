@@ -118,12 +118,16 @@ type messages struct {
 	stream grpc.ServerStreamingServer[fleetv1.LookupServiceWatchResponse]
 }
 
-// send encodes an answer for the first of its watches, with the staleness of that moment. All streams have the
-// same codec, and none compresses: no compressor is registered.
+// send encodes an answer for the first of its watches, with the staleness of that moment; what is stale is encoded for
+// each. All streams have the same codec, and none compresses: no compressor is registered.
 func (m messages) send(p *page) error {
+	answer := &fleetv1.LookupServiceWatchResponse{Answer: p.resp, Staleness: m.t.staleness()}
+	if answer.GetStaleness().GetStale() {
+		return m.stream.Send(answer)
+	}
 	p.encoding.Do(func() {
 		p.message = &grpc.PreparedMsg{}
-		p.failed = p.message.Encode(m.stream, &fleetv1.LookupServiceWatchResponse{Answer: p.resp, Staleness: m.t.staleness()})
+		p.failed = p.message.Encode(m.stream, answer)
 	})
 	if p.failed != nil {
 		return p.failed

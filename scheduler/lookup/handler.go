@@ -95,14 +95,15 @@ func (t *Table) authenticate(r *http.Request) (auth.Caller, *refusal) {
 
 // take counts a look-up, a watch as one, and refuses what is beyond a limit.
 func (t *Table) take(c auth.Caller) *refusal {
-	over := t.cfg.Limiter.Take(c.Account, c.User)
+	user := c.User
+	over := t.cfg.Limiter.Take(c.Account, user)
 	if over == nil {
 		return nil
 	}
 	no := &refusal{status: http.StatusTooManyRequests, reason: reasonAccount, retryAfter: over.RetryAfter}
 	what, name := "account", c.Account
 	if over.User {
-		no.reason, what, name = reasonUser, "user", c.User
+		no.reason, what, name = reasonUser, "user", user
 	}
 	no.msg = fmt.Sprintf("%s %q may look services up %d times a minute: ask again in %d s, or open a watch, which counts once",
 		what, name, over.Limit, no.retrySeconds())

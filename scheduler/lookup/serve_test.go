@@ -180,6 +180,14 @@ func TestWatchOverGRPC(t *testing.T) {
 		}
 		w = open(&fleetv1.LookupServiceWatchRequest{Service: "iris"})
 	}
+	f.age.Store(int64(time.Minute))
+	if m, err := open(&fleetv1.LookupServiceWatchRequest{Service: "iris"}).Recv(); err != nil || m.GetAnswer() == nil || !m.GetStaleness().GetStale() {
+		t.Errorf("opened while it is stale: %v, %v", m, err)
+	}
+	f.age.Store(0)
+	if m, err := open(&fleetv1.LookupServiceWatchRequest{Service: "iris"}).Recv(); err != nil || m.GetAnswer() == nil || m.GetStaleness().GetStale() {
+		t.Errorf("opened when it isn't any more: %v, %v", m, err)
+	}
 	root := f.store.View().Service(fleetv1.Default, "iris")
 	f.editInstance("a", func(i *fleetv1.Instance) { i.Desired.State = fleetv1.DesiredStopped })
 	f.editInstance("b", func(i *fleetv1.Instance) { i.Desired.State = fleetv1.DesiredStopped })

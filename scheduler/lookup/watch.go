@@ -51,13 +51,13 @@ func (t *Table) follow(ctx context.Context, e *entry, q question, valid func() e
 			if due = now.Add(keepAlive); a.refusal != nil {
 				return a.refusal
 			}
-			if f.stale != fresh.stale {
-				err = out.stale(f.stale)
-			} else if a == sent {
+			if a != sent {
+				err = out.send(a.in(q.network))
+			} else if f.stale == fresh.stale {
 				err = out.alive()
 			}
-			if a != sent && err == nil {
-				err = out.send(a.in(q.network))
+			if f.stale != fresh.stale && err == nil {
+				err = out.stale(f.stale)
 			}
 		}
 		if sent, fresh = a, f; err != nil {

@@ -178,6 +178,11 @@ func TestWatchSaysThatItIsStale(t *testing.T) {
 		if got := bounded.news(); !strings.Contains(got, "DROVER.0503") || !bounded.ended() {
 			t.Errorf("past its bound: %q", got)
 		}
+		late := f.watch(watchPath)
+		defer late.end()
+		if got := late.news(); !strings.HasPrefix(got, "id: ") || !strings.HasSuffix(got, "\n\nevent: stale\ndata: true\n\n") {
+			t.Errorf("opened while it is stale: %q", got)
+		}
 		set(false)
 		time.Sleep(staleEvery)
 		if got := any.news(); got != "event: stale\ndata: false\n\n" {
