@@ -46,6 +46,7 @@ type Client struct {
 	Quotas      fleetv1.QuotaServiceClient
 	Models      fleetv1.ModelServiceClient
 	Services    fleetv1.ServiceServiceClient
+	Lookup      fleetv1.LookupServiceClient
 	Instances   fleetv1.InstanceServiceClient
 	Events      fleetv1.EventServiceClient
 	Cluster     fleetv1.ClusterServiceClient
@@ -90,6 +91,7 @@ func Dial(cfg Config) (*Client, error) {
 		Quotas:      fleetv1.NewQuotaServiceClient(conn),
 		Models:      fleetv1.NewModelServiceClient(conn),
 		Services:    fleetv1.NewServiceServiceClient(conn),
+		Lookup:      fleetv1.NewLookupServiceClient(conn),
 		Instances:   fleetv1.NewInstanceServiceClient(conn),
 		Events:      fleetv1.NewEventServiceClient(conn),
 		Cluster:     fleetv1.NewClusterServiceClient(conn),

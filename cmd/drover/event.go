@@ -102,29 +102,50 @@ func (a *app) showEvents(ctx context.Context, filter *fleetv1.EventFilter, watch
 
 // watchEvents prints events until it is interrupted; after a lost connection it goes on where it was.
 func (a *app) watchEvents(ctx context.Context, filter *fleetv1.EventFilter) error {
-	var last string
-	for {
-		call, reach := a.track(ctx)
-		stream, err := a.cl.Events.WatchEvents(call, &fleetv1.WatchEventsRequest{Filter: filter})
-		for err == nil {
-			var r *fleetv1.WatchEventsResponse
-			if r, err = stream.Recv(); err != nil {
-				break
+	last := ""
+	return a.follow(ctx, func(ctx context.Context) (next func() error, err error) {
+		stream, err := a.cl.Events.WatchEvents(ctx, &fleetv1.WatchEventsRequest{Filter: filter})
+		return func() error {
+			r, err := stream.Recv()
+			if err != nil {
+				return err
 			}
 			for _, e := range r.GetEvents() {
 				if e.GetId() == last {
 					continue
 				}
-				if perr := a.printEvent(e); perr != nil {
-					return perr
+				if err := a.printEvent(e); err != nil {
+					return printError{err}
 				}
 				last, filter.Since, filter.Limit = e.GetId(), e.GetTime(), 0
 			}
+			return nil
+		}, err
+	})
+}
+
+// printError ends a follow.
+type printError struct{ error }
+
+// follow opens a stream and prints what is next until it is interrupted. A stream that has given something and is lost is
+// opened again.
+func (a *app) follow(ctx context.Context, open func(context.Context) (next func() error, err error)) error {
+	began := false
+	for {
+		call, reach := a.track(ctx)
+		next, err := open(call)
+		for err == nil {
+			if err = next(); err == nil {
+				began = true
+			}
 		}
-		if ctx.Err() != nil {
+		var printing printError
+		switch {
+		case ctx.Err() != nil:
 			return nil //nolint:nilerr // being interrupted is how a watch ends
-		}
-		if !errors.Is(err, io.EOF) && status.Code(err) != codes.Unavailable || last == "" && !errors.Is(err, io.EOF) {
+		case errors.As(err, &printing):
+			return printing.error
+		case !errors.Is(err, io.EOF) && (status.Code(err) != codes.Unavailable || !began):
 			return reach(err)
 		}
 		if pause(ctx, time.Second) != nil {

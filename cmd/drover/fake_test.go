@@ -85,6 +85,7 @@ func serveFake(t testing.TB, socket string) (addr string) {
 	fleetv1.RegisterClusterServiceServer(s, f)
 	fleetv1.RegisterIdentityServiceServer(s, f)
 	fleetv1.RegisterBackupServiceServer(s, fakeBackups{f: f})
+	fleetv1.RegisterLookupServiceServer(s, fakeLookup{f: f})
 	fleetv1.RegisterTenantServiceServer(s, fakeTenants{})
 	fleetv1.RegisterCredentialServiceServer(s, &fakeCredentials{})
 	local := grpc.NewServer()

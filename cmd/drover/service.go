@@ -171,32 +171,6 @@ func (a *app) drawServiceSpec(s *fleetv1.Service) error {
 	return a.drawPairs(p)
 }
 
-func (a *app) serviceEndpoints() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "endpoints SERVICE", Short: "List where a service's ready instances are called",
-		Example:           "  drover service endpoints iris\n  curl -X POST $(drover service endpoints iris -o json | jq -r '.endpoints[0]|\"\\(.schema)://\\(.ip):\\(.port)\"')",
-		Args:              exactly("SERVICE"),
-		ValidArgsFunction: a.names(a.serviceNames),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			resp, err := read(cmd.Context(), a, cl.Services.ListEndpoints, &fleetv1.ListEndpointsRequest{Project: a.project, Name: args[0]})
-			if err != nil {
-				return err
-			}
-			t := &table{head: []string{"ENDPOINT", "MODEL", "WEIGHT", "INSTANCE"}}
-			for _, e := range resp.GetEndpoints() {
-				t.add(text("%s://%s", e.GetSchema(), hostPort(e.GetIp(), e.GetPort())), text("%s@%s", e.GetModel(), e.GetModelVersion()),
-					text("%d", e.GetWeight()), text("%s", shortID(e.GetInstanceId())))
-			}
-			return a.print(resp, func() error { return a.drawTable(t, "no instance of "+args[0]+" is ready") })
-		},
-	}
-	return a.reading(a.projected(cmd))
-}
-
 func (a *app) serviceEvents() *cobra.Command {
 	var f eventFlags
 	cmd := &cobra.Command{
