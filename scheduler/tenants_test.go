@@ -72,6 +72,10 @@ func TestRolesOverTheWire(t *testing.T) {
 			"list endpoints": {func() error {
 				_, err := c.Services.ListEndpoints(s.context(), &fleetv1.ListEndpointsRequest{Name: "none"})
 				return err
+			}, "admin operator deployer viewer"},
+			"look endpoints up": {func() error {
+				_, err := c.Lookup.Get(s.context(), &fleetv1.LookupServiceGetRequest{Service: "none"})
+				return err
 			}, "admin operator deployer viewer lookup"},
 		} {
 			err := call.do()

@@ -56,7 +56,8 @@ func (s *poolServer) ListPools(ctx context.Context, _ *fleetv1.ListPoolsRequest)
 }
 
 func (s *poolServer) GetPool(ctx context.Context, req *fleetv1.GetPoolRequest) (*fleetv1.GetPoolResponse, error) {
-	if p := s.view().Pool(req.GetName()); p != nil && !caller(ctx).Everywhere() && !openTo(p, caller(ctx).Account) {
+	// Not even the names of other accounts' pools are suggested.
+	if p := s.view().Pool(req.GetName()); !caller(ctx).Everywhere() && (p == nil || !openTo(p, caller(ctx).Account)) {
 		return nil, missing("", "pool", req.GetName(), namesOf(seenPools(ctx, s.view())))
 	}
 	return shownPool(s.view(), req.GetName(), func(p *fleetv1.Pool) *fleetv1.GetPoolResponse { return &fleetv1.GetPoolResponse{Pool: p} })

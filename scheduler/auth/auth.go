@@ -11,7 +11,9 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -206,23 +208,70 @@ func (i *Interceptors) Unary(ctx context.Context, req any, info *grpc.UnaryServe
 	return next(ctx, req)
 }
 
-// Stream is the interceptor of streams.
+// recheckEvery is how often the caller of an open stream is looked at again.
+const recheckEvery = 15 * time.Second
+
+// Stream is the interceptor of streams. One whose caller would no longer be let in ends.
 func (i *Interceptors) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	ctx, err := i.admit(ss.Context(), info.FullMethod, nil)
 	if err != nil {
 		return err
 	}
 	s := &stream{ServerStream: ss}
+	a := i.accessTo(info.FullMethod)
+	if selfChecking(info.FullMethod, a) {
+		s.ctx.Store(&ctx)
+		return i.asking(srv, s, info, next)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
 	s.ctx.Store(&ctx)
+	var checking sync.WaitGroup
+	defer checking.Wait()
+	defer cancel(nil)
+	checking.Go(func() {
+		ticker := time.NewTicker(recheckEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			var first any
+			if asked := s.first.Load(); asked != nil {
+				first = *asked
+			}
+			if _, err := i.admit(ss.Context(), info.FullMethod, first); err != nil {
+				cancel(err)
+				return
+			}
+		}
+	})
+	err = i.asking(srv, s, info, next)
+	if cause := context.Cause(ctx); ss.Context().Err() == nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
+// selfChecking are streams that are not looked at again here: those of members end with their certificates, and a
+// look-up's watch, of which there are thousands, looks for itself.
+func selfChecking(method string, a access) bool {
+	return slices.Contains([]string{roleMember, fleetv1.RoleAgent, fleetv1.RoleScheduler, ""}, a.role) || method == fleetv1.LookupService_Watch_FullMethodName
+}
+
+// asking has the first request of a stream looked at that says which project it is about.
+func (i *Interceptors) asking(srv any, s *stream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	if i.accessTo(info.FullMethod).project == "" {
 		return next(srv, s)
 	}
 	asking := &askingStream{stream: s, allow: func(req any) error {
-		ctx, err := i.allow(ctx, info.FullMethod, req)
+		s.first.Store(&req)
+		ctx, err := i.allow(s.Context(), info.FullMethod, req)
 		s.ctx.Store(&ctx)
 		return err
 	}}
-	err = next(srv, asking)
+	err := next(srv, asking)
 	if no := asking.refusal.Load(); no != nil {
 		return *no // whatever the handler made of it
 	}
@@ -231,7 +280,8 @@ func (i *Interceptors) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 
 type stream struct {
 	grpc.ServerStream
-	ctx atomic.Pointer[context.Context]
+	ctx   atomic.Pointer[context.Context]
+	first atomic.Pointer[any] // request, where it says which project the stream is about
 }
 
 func (s *stream) Context() context.Context { return *s.ctx.Load() }

@@ -3,7 +3,9 @@ package auth
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -116,6 +118,48 @@ func TestAdmit(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A stream that is open ends when its token is revoked; a session of an agent, and what a watch of look-ups does, is not
+// this one's business.
+func TestStreamsEndWithTheirToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := &view{cluster: &fleetv1.Cluster{}, tokens: []*fleetv1.Token{
+			token("root", "s-admin", fleetv1.RoleAdmin, ""), token("nodes", "s-agent", fleetv1.RoleAgent, "")}}
+		i := interceptors(v, false, slog.New(slog.DiscardHandler))
+		var mu sync.Mutex
+		ended := map[string]error{}
+		ctx, hangUp := context.WithCancel(t.Context())
+		for method, secret := range map[string]string{fleetv1.EventService_WatchEvents_FullMethodName: "s-admin",
+			fleetv1.LookupService_Watch_FullMethodName: "s-admin", fleetv1.AgentService_Session_FullMethodName: "s-agent"} {
+			go func() {
+				ctx := metadata.NewIncomingContext(ctx, metadata.Pairs("authorization", "Bearer "+secret))
+				err := i.Stream(nil, fakeStream{ctx: ctx}, &grpc.StreamServerInfo{FullMethod: method}, func(_ any, ss grpc.ServerStream) error {
+					<-ss.Context().Done()
+					return ss.Context().Err()
+				})
+				mu.Lock()
+				defer mu.Unlock()
+				ended[method] = err
+			}()
+		}
+		time.Sleep(10 * recheckEvery)
+		synctest.Wait()
+		if len(ended) != 0 {
+			t.Fatalf("ended: %v", ended)
+		}
+		v.tokens = nil
+		time.Sleep(recheckEvery)
+		synctest.Wait()
+		if err := ended[fleetv1.EventService_WatchEvents_FullMethodName]; len(ended) != 1 || status.Code(err) != codes.Unauthenticated {
+			t.Errorf("ended: %v", ended)
+		}
+		hangUp()
+		synctest.Wait()
+		if len(ended) != 3 {
+			t.Errorf("ended: %v", ended)
+		}
+	})
 }
 
 func TestSecretsDiffer(t *testing.T) {

@@ -272,7 +272,7 @@ func (a *Authenticator) app(app *fleetv1.App) *seen {
 	}
 	m := app.GetMeta()
 	s := &seen{key: state.AppKey(m.GetProject(), m.GetName()),
-		caller: Caller{Name: m.GetName(), User: m.GetName(), Role: fleetv1.RoleLookup, Project: m.GetProject(), Account: m.GetAccount()}}
+		caller: Caller{Name: m.GetName(), User: "app/" + m.GetProject() + "/" + m.GetName(), Role: fleetv1.RoleLookup, Project: m.GetProject(), Account: m.GetAccount()}}
 	secret, err := a.cfg.Sealer.Open(app.GetSecret(), AboutApp(m.GetProject(), m.GetName()))
 	if err != nil {
 		return s // not kept: the key file may be put right

@@ -19,6 +19,8 @@
 //     A role that is too little in a project of his own is PermissionDenied, with the role that it takes.
 //   - A method that is missing from the table is an admin's; a test holds that none is missing.
 //   - A stream's first request says which project it is about: it is looked at when it comes, before a handler sees it.
+//   - The caller of an open stream is looked at again every 15 s, with its first request: a shell ends with its token.
+//   - Look-ups over the API, which are not counted, are a viewer's; LookupService is what the role lookup is for.
 //   - What has been found out about a credential is kept by the stored object itself, which is never changed: a
 //     revocation counts with the next call, and nothing has to be invalidated.
 //   - Wrong signatures and unknown access keys are one error; that a key has expired is told to who has its secret.

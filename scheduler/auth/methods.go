@@ -86,7 +86,7 @@ func projectMethods() map[string][]string {
 			fleetv1.EventService_ListEvents_FullMethodName, fleetv1.EventService_WatchEvents_FullMethodName,
 			fleetv1.FlavorService_ListFlavors_FullMethodName, fleetv1.FlavorService_GetFlavor_FullMethodName,
 			fleetv1.PoolService_ListPools_FullMethodName, fleetv1.PoolService_GetPool_FullMethodName,
-			fleetv1.InstanceService_ListInstances_FullMethodName, fleetv1.InstanceService_GetInstance_FullMethodName,
+			fleetv1.ServiceService_ListEndpoints_FullMethodName, fleetv1.InstanceService_ListInstances_FullMethodName, fleetv1.InstanceService_GetInstance_FullMethodName,
 			fleetv1.InstanceService_GetInstanceLogs_FullMethodName,
 			fleetv1.ModelService_ListModels_FullMethodName, fleetv1.ModelService_GetModel_FullMethodName,
 			fleetv1.QuotaService_ListQuotas_FullMethodName, fleetv1.QuotaService_GetQuota_FullMethodName,
@@ -95,8 +95,7 @@ func projectMethods() map[string][]string {
 			fleetv1.TenantService_ListProjects_FullMethodName,
 			fleetv1.CredentialService_ListApps_FullMethodName,
 		},
-		fleetv1.RoleLookup: {
-			fleetv1.ServiceService_ListEndpoints_FullMethodName,
+		fleetv1.RoleLookup: { // which are counted
 			fleetv1.LookupService_Get_FullMethodName, fleetv1.LookupService_Watch_FullMethodName,
 		},
 	}

@@ -35,6 +35,9 @@ func (s *Service) find(ctx context.Context, req asked) (c auth.Caller, e *entry,
 	if !ok {
 		return c, nil, q, refuse(http.StatusUnauthorized, "nobody has been authenticated")
 	}
+	if no = s.t.take(c); no != nil { // whatever is asked
+		return c, nil, q, no
+	}
 	seconds := req.GetMaxStaleSeconds()
 	switch {
 	case req.GetService() == "":
@@ -48,9 +51,6 @@ func (s *Service) find(ctx context.Context, req asked) (c auth.Caller, e *entry,
 		remote = p.Addr.String()
 	}
 	if q.network, no = s.t.networkOf(req.GetNetwork(), remote); no != nil {
-		return c, nil, q, no
-	}
-	if no = s.t.take(c); no != nil {
 		return c, nil, q, no
 	}
 	project := req.GetProject()

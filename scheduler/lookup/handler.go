@@ -32,6 +32,9 @@ func (t *Table) serve(w http.ResponseWriter, r *http.Request) *refusal {
 	if no != nil {
 		return no
 	}
+	if no = t.take(caller); no != nil { // whatever is asked
+		return no
+	}
 	var q question
 	if r.URL.RawQuery != hostEndpoints {
 		if q, no = readQuery(r.URL.RawQuery); no != nil {
@@ -39,9 +42,6 @@ func (t *Table) serve(w http.ResponseWriter, r *http.Request) *refusal {
 		}
 	}
 	if q.network, no = t.networkOf(q.network, r.RemoteAddr); no != nil {
-		return no
-	}
-	if no = t.take(caller); no != nil {
 		return no
 	}
 	e, no := t.find(caller, project, service)

@@ -51,7 +51,7 @@ type verified struct {
 
 // New makes an issuer of a valid configuration that has one. Its key set is loaded with the first token.
 func New(cfg Config, now func() time.Time) (*Issuer, error) {
-	i := &Issuer{cfg: cfg, now: now, keys: &keySet{from: cfg.Keys, now: now, client: &http.Client{Timeout: loadTimeout}}, verified: map[[sha256.Size]byte]verified{}}
+	i := &Issuer{cfg: cfg, now: now, keys: &keySet{from: cfg.Keys, now: now, client: &http.Client{Timeout: loadTimeout, CheckRedirect: noRedirect}}, verified: map[[sha256.Size]byte]verified{}}
 	for _, text := range cfg.Grants {
 		g, err := parseGrant(text)
 		if err != nil {
@@ -62,6 +62,11 @@ func New(cfg Config, now func() time.Time) (*Issuer, error) {
 	i.verifier = oidc.NewVerifier(cfg.Issuer, i.keys, &oidc.Config{ClientID: cfg.Audience, Now: now, SupportedSigningAlgs: []string{
 		oidc.RS256, oidc.RS384, oidc.RS512, oidc.ES256, oidc.ES384, oidc.ES512, oidc.PS256, oidc.PS384, oidc.PS512, oidc.EdDSA}})
 	return i, nil
+}
+
+// noRedirect: who could lead elsewhere could also say whom to believe.
+func noRedirect(*http.Request, []*http.Request) error {
+	return errors.New("it redirects: name the address where the key set is")
 }
 
 // Caller implements auth.External. The account of the caller is for auth to find out.
