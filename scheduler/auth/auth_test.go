@@ -2,8 +2,9 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"log/slog"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,40 +125,44 @@ func TestAdmit(t *testing.T) {
 // this one's business.
 func TestStreamsEndWithTheirToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		v := &view{cluster: &fleetv1.Cluster{}, tokens: []*fleetv1.Token{
-			token("root", "s-admin", fleetv1.RoleAdmin, ""), token("nodes", "s-agent", fleetv1.RoleAgent, "")}}
-		i := interceptors(v, false, slog.New(slog.DiscardHandler))
-		var mu sync.Mutex
-		ended := map[string]error{}
+		var now atomic.Pointer[view]
+		now.Store(&view{cluster: &fleetv1.Cluster{}, tokens: []*fleetv1.Token{
+			token("root", "s-admin", fleetv1.RoleAdmin, ""), token("nodes", "s-agent", fleetv1.RoleAgent, "")}})
+		a := NewAuthenticator(AuthenticatorConfig{View: func() state.ReadView { return now.Load() }, Now: time.Now})
+		i := NewInterceptors(Config{Authenticator: a, Logger: slog.New(slog.DiscardHandler)})
 		ctx, hangUp := context.WithCancel(t.Context())
-		for method, secret := range map[string]string{fleetv1.EventService_WatchEvents_FullMethodName: "s-admin",
-			fleetv1.LookupService_Watch_FullMethodName: "s-admin", fleetv1.AgentService_Session_FullMethodName: "s-agent"} {
+		open := func(method, secret string) <-chan error {
+			ended := make(chan error, 1)
 			go func() {
 				ctx := metadata.NewIncomingContext(ctx, metadata.Pairs("authorization", "Bearer "+secret))
-				err := i.Stream(nil, fakeStream{ctx: ctx}, &grpc.StreamServerInfo{FullMethod: method}, func(_ any, ss grpc.ServerStream) error {
+				ended <- i.Stream(nil, fakeStream{ctx: ctx}, &grpc.StreamServerInfo{FullMethod: method}, func(_ any, ss grpc.ServerStream) error {
 					<-ss.Context().Done()
 					return ss.Context().Err()
 				})
-				mu.Lock()
-				defer mu.Unlock()
-				ended[method] = err
 			}()
+			return ended
 		}
+		events := open(fleetv1.EventService_WatchEvents_FullMethodName, "s-admin")
+		others := []<-chan error{open(fleetv1.LookupService_Watch_FullMethodName, "s-admin"), open(fleetv1.AgentService_Session_FullMethodName, "s-agent")}
 		time.Sleep(10 * recheckEvery)
 		synctest.Wait()
-		if len(ended) != 0 {
-			t.Fatalf("ended: %v", ended)
+		if len(events) != 0 {
+			t.Fatalf("ended: %v", <-events)
 		}
-		v.tokens = nil
+		now.Store(&view{cluster: &fleetv1.Cluster{}})
 		time.Sleep(recheckEvery)
 		synctest.Wait()
-		if err := ended[fleetv1.EventService_WatchEvents_FullMethodName]; len(ended) != 1 || status.Code(err) != codes.Unauthenticated {
-			t.Errorf("ended: %v", ended)
+		if len(events) != 1 || status.Code(<-events) != codes.Unauthenticated {
+			t.Error("the stream goes on after its token was revoked, or doesn't say so")
+		}
+		if len(others[0])+len(others[1]) != 0 {
+			t.Error("a stream that looks for itself was ended")
 		}
 		hangUp()
-		synctest.Wait()
-		if len(ended) != 3 {
-			t.Errorf("ended: %v", ended)
+		for _, ended := range others {
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
 		}
 	})
 }
