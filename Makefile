@@ -13,8 +13,7 @@ export GOFLAGS += -buildvcs=false
 endif
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
-# Those that take longest first: everything else runs beside them.
-PKGS     ?= ./test/fault ./test/cluster ./...
+PKGS     ?= ./...
 FUZZTIME ?= 30s
 
 # The tools are built once for each content of tools/go.sum and each Go version.
