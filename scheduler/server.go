@@ -179,11 +179,7 @@ func (s *Server) wire(external auth.External) {
 	s.table = lookup.New(lookup.Config{
 		Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge, Hold: s.limits.hold, Limiter: s.limiter,
 		Authenticate: func(r *http.Request) (auth.Caller, error) { return s.auth.Request(r, nil) },
-		Valid: func(ctx context.Context) error {
-			_, err := in.Unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: fleetv1.LookupService_Watch_FullMethodName},
-				func(context.Context, any) (any, error) { return nil, nil })
-			return err
-		},
+		Valid:        func(ctx context.Context) error { return in.Check(ctx, fleetv1.LookupService_Watch_FullMethodName, nil) },
 	})
 	s.api = api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),

@@ -131,17 +131,28 @@ func (a *app) tokenList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(resp, func() error {
-				t := &table{head: []string{"NAME", "USER", "SCOPES", "EXPIRES", "LAST USED", "BY"}, spare: []string{"BY", "LAST USED"}}
-				for _, k := range resp.GetTokens() {
-					t.add(text("%s", k.GetMeta().GetName()), text("%s", orDash(k.GetUser())), text("%s", scopeText(k.GetScopes())),
-						a.until(k.GetExpireTime(), "never"), a.until(k.GetLastUsedTime(), "-"), text("%s", k.GetMeta().GetCreatedBy()))
-				}
-				return a.drawTable(t, "no tokens")
-			})
+			return a.print(resp, func() error { return drawCredentials(a, "NAME", "no tokens", resp.GetTokens()) })
 		},
 	}
 	return a.reading(a.online(cmd))
+}
+
+// credential is a token or an access key as it is listed.
+type credential interface {
+	GetMeta() *fleetv1.Meta
+	GetUser() string
+	GetScopes() []*fleetv1.Scope
+	GetExpireTime() *timestamppb.Timestamp
+	GetLastUsedTime() *timestamppb.Timestamp
+}
+
+func drawCredentials[C credential](a *app, name, none string, all []C) error {
+	t := &table{head: []string{name, "USER", "SCOPES", "EXPIRES", "LAST USED", "BY"}, spare: []string{"BY", "LAST USED"}}
+	for _, c := range all {
+		t.add(text("%s", c.GetMeta().GetName()), text("%s", orDash(c.GetUser())), text("%s", scopeText(c.GetScopes())),
+			a.until(c.GetExpireTime(), "never"), a.until(c.GetLastUsedTime(), "-"), text("%s", c.GetMeta().GetCreatedBy()))
+	}
+	return a.drawTable(t, none)
 }
 
 func (a *app) tokenRevoke() *cobra.Command {
@@ -218,14 +229,7 @@ func (a *app) keyList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(resp, func() error {
-				t := &table{head: []string{"ACCESS KEY", "USER", "SCOPES", "EXPIRES", "LAST USED", "BY"}, spare: []string{"BY", "LAST USED"}}
-				for _, k := range resp.GetKeys() {
-					t.add(text("%s", k.GetMeta().GetName()), text("%s", k.GetUser()), text("%s", scopeText(k.GetScopes())),
-						a.until(k.GetExpireTime(), "never"), a.until(k.GetLastUsedTime(), "-"), text("%s", k.GetMeta().GetCreatedBy()))
-				}
-				return a.drawTable(t, "no keys")
-			})
+			return a.print(resp, func() error { return drawCredentials(a, "ACCESS KEY", "no keys", resp.GetKeys()) })
 		},
 	}
 	return a.reading(a.online(cmd))

@@ -228,29 +228,38 @@ func (i *Interceptors) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 	var checking sync.WaitGroup
 	defer checking.Wait()
 	defer cancel(nil)
-	checking.Go(func() {
-		ticker := time.NewTicker(recheckEvery)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-			}
-			var first any
-			if asked := s.first.Load(); asked != nil {
-				first = *asked
-			}
-			if _, err := i.admit(ss.Context(), info.FullMethod, first); err != nil {
-				cancel(err)
-				return
-			}
-		}
-	})
+	checking.Go(func() { cancel(i.recheck(ctx, s, info.FullMethod)) })
 	err = i.asking(srv, s, info, next)
 	if cause := context.Cause(ctx); ss.Context().Err() == nil && cause != nil {
 		return cause
 	}
+	return err
+}
+
+// recheck looks at the caller of a stream again and again, until he wouldn't be let in any more or ctx ends.
+func (i *Interceptors) recheck(ctx context.Context, s *stream, method string) error {
+	ticker := time.NewTicker(recheckEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		var first any
+		if asked := s.first.Load(); asked != nil {
+			first = *asked
+		}
+		if err := i.Check(s.ServerStream.Context(), method, first); err != nil {
+			return err
+		}
+	}
+}
+
+// Check says why the caller of a method wouldn't be let in now. Without a request only he himself is looked at where the
+// method is about a project.
+func (i *Interceptors) Check(ctx context.Context, method string, req any) error {
+	_, err := i.admit(ctx, method, req)
 	return err
 }
 
