@@ -3,6 +3,7 @@ package containerd_test
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +22,7 @@ func TestNetwork(t *testing.T) {
 	}
 	e := containerdtest.New(t)
 	hostIP, outside := containerdtest.Outside(t)
-	metadataService(t, e, outside)
+	metadataService(t, e, hostIP, outside)
 	a, b := spec(t, e), spec(t, e)
 	sa, sb := started(t, e, a), started(t, e, b)
 	port := freePort(t)
@@ -44,7 +45,7 @@ func TestNetwork(t *testing.T) {
 	t.Run("Published", reached)
 	t.Run("Isolation", func(t *testing.T) { testIsolation(t, e, sa, sb, hostIP, port, dialOutside) })
 	t.Run("Outward", func(t *testing.T) {
-		if got := dialFrom(t, sa.IP, "198.18.0.2:9"); got != "connected" {
+		if got := dialFrom(t, sa.IP, outsideIP(hostIP)+":9"); got != "connected" {
 			t.Errorf("a container dials a service outside: %s; want it connected", got)
 		}
 	})
@@ -114,11 +115,13 @@ func TestNetwork(t *testing.T) {
 	})
 }
 
+func outsideIP(hostIP string) string { return netip.MustParseAddr(hostIP).Next().String() }
+
 // metadataService serves on the link-local address that clouds use, outside the host.
-func metadataService(t *testing.T, e *containerdtest.Env, outside func(...string) string) {
+func metadataService(t *testing.T, e *containerdtest.Env, hostIP string, outside func(...string) string) {
 	t.Helper()
 	outside("ip", "addr", "add", "169.254.169.254/32", "dev", "drt-in")
-	if out, err := exec.Command("ip", "route", "add", "169.254.169.254/32", "via", "198.18.0.2").CombinedOutput(); err != nil {
+	if out, err := exec.Command("ip", "route", "add", "169.254.169.254/32", "via", outsideIP(hostIP)).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	server := exec.Command("ip", "netns", "exec", containerdtest.OutsideName(), filepath.Join(e.Programs, "app"))

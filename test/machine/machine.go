@@ -123,6 +123,7 @@ func (m *Machine) agentConfig() map[string]any {
 		"join_file": m.configFile("join"),
 		// The environment's runtime and the agent's share one directory: cleaning up knows what to remove.
 		"data_dir": filepath.Dir(m.Config.DataDir), "http_addr": m.addrs.agent, "advertise_address": "127.0.0.1",
+		"port_min": m.PortMin, "port_max": m.PortMax,
 		"containerd": map[string]any{
 			"socket": m.Config.Socket, "bridge": m.Config.Bridge, "subnet": m.Config.Subnet, "cgroup_parent": m.Config.CgroupParent,
 		},

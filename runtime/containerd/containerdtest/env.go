@@ -2,8 +2,6 @@ package containerdtest
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,6 +26,8 @@ type Env struct {
 	Programs string // directory of the built programs
 
 	Image, Digest string // of the app
+
+	PortMin, PortMax int // host ports that no other test on this machine uses
 }
 
 // Need skips the test, saying why, on a machine that cannot run containers.
@@ -56,11 +56,8 @@ func New(t testing.TB) *Env {
 	Need(t)
 	e := &Env{Programs: Programs(t), Registry: NewRegistry(t)}
 	e.Image, e.Digest = e.Registry.PushApp(t, e.Programs)
-	raw := make([]byte, 3)
-	if _, err := rand.Read(raw); err != nil {
-		t.Fatal(err)
-	}
-	tag := hex.EncodeToString(raw)
+	place := takePlace(t)
+	e.PortMin, e.PortMax = portsAt+place*portsEach, portsAt+place*portsEach+portsEach-1
 	dir := t.TempDir()
 	logger := slog.New(slog.NewTextHandler(t.Output(), nil))
 	var err error
@@ -69,8 +66,8 @@ func New(t testing.TB) *Env {
 	}
 	e.Config = containerd.Config{
 		Socket: e.Daemon.Socket(), DataDir: filepath.Join(dir, "runtime"),
-		Bridge: "drt" + tag, Subnet: fmt.Sprintf("10.%d.%d.0/24", 200+raw[0]%50, raw[1]),
-		CgroupParent: "/drover-test-" + tag, LoggerBinary: filepath.Join(e.Programs, "logger"),
+		Bridge: fmt.Sprintf("drt%d", place), Subnet: fmt.Sprintf("10.213.%d.0/24", place),
+		CgroupParent: fmt.Sprintf("/drover-test-%d", place), LoggerBinary: filepath.Join(e.Programs, "logger"),
 		Registry: registry.New(registry.Config{}), Logger: logger,
 	}
 	if e.Runtime, err = containerd.New(t.Context(), e.Config); err != nil {

@@ -47,17 +47,19 @@ exec "$0" "$@"`
 // OutsideName names the network namespace that Outside makes; names are shared by all of the machine's tests.
 func OutsideName() string { return fmt.Sprintf("drover-outside-%d", os.Getpid()) }
 
-// Outside makes a network namespace beside the host's, joined to it, and answers the host's address
-// there and a function that runs a command in it.
+// Outside makes a network namespace beside the host's, joined to it by drt-in, and answers the host's address there, after
+// which its own follows, and a function that runs a command in it.
 func Outside(t *testing.T) (hostIP string, run func(args ...string) string) {
 	t.Helper()
-	const host, peer = "198.18.0.1", "198.18.0.2"
+	place := takePlace(t)
+	host, peer := fmt.Sprintf("203.0.113.%d", 4*place+1), fmt.Sprintf("203.0.113.%d", 4*place+2)
+	ours := fmt.Sprintf("drt-out%d", place)
 	name := OutsideName()
 	command(t, "ip", "netns", "add", name)
 	t.Cleanup(func() { command(t, "ip", "netns", "delete", name) })
-	command(t, "ip", "link", "add", "drt-out", "type", "veth", "peer", "name", "drt-in", "netns", name)
-	command(t, "ip", "addr", "add", host+"/30", "dev", "drt-out")
-	command(t, "ip", "link", "set", "drt-out", "up")
+	command(t, "ip", "link", "add", ours, "type", "veth", "peer", "name", "drt-in", "netns", name)
+	command(t, "ip", "addr", "add", host+"/30", "dev", ours)
+	command(t, "ip", "link", "set", ours, "up")
 	in := func(args ...string) string {
 		return command(t, append([]string{"ip", "netns", "exec", name}, args...)...)
 	}
