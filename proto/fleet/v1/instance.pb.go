@@ -137,7 +137,9 @@ type InstanceSpec struct {
 	// Model of each device, in the order of device_ids: quotas count by it.
 	DeviceModels []string `protobuf:"bytes,28,rep,name=device_models,json=deviceModels,proto3" json:"device_models,omitempty"`
 	// As the service had it when it was placed; unset means that it is kept.
-	OnDisconnect  *OnDisconnect `protobuf:"bytes,30,opt,name=on_disconnect,json=onDisconnect,proto3" json:"on_disconnect,omitempty"`
+	OnDisconnect *OnDisconnect `protobuf:"bytes,30,opt,name=on_disconnect,json=onDisconnect,proto3" json:"on_disconnect,omitempty"`
+	// ID of the job whose task it is; empty for an instance of a service that clients call.
+	JobId         string `protobuf:"bytes,31,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -373,6 +375,13 @@ func (x *InstanceSpec) GetOnDisconnect() *OnDisconnect {
 		return x.OnDisconnect
 	}
 	return nil
+}
+
+func (x *InstanceSpec) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
 }
 
 // OnDisconnect says what becomes of an instance whose node has lost the schedulers.
@@ -1658,7 +1667,7 @@ const file_fleet_v1_instance_proto_rawDesc = "" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12*\n" +
 	"\x04spec\x18\x02 \x01(\v2\x16.fleet.v1.InstanceSpecR\x04spec\x123\n" +
 	"\adesired\x18\x03 \x01(\v2\x19.fleet.v1.InstanceDesiredR\adesired\x126\n" +
-	"\bobserved\x18\x04 \x01(\v2\x1a.fleet.v1.InstanceObservedR\bobserved\"\xc3\b\n" +
+	"\bobserved\x18\x04 \x01(\v2\x1a.fleet.v1.InstanceObservedR\bobserved\"\xda\b\n" +
 	"\fInstanceSpec\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12!\n" +
@@ -1693,7 +1702,8 @@ const file_fleet_v1_instance_proto_rawDesc = "" +
 	"\vpreemptible\x18\x1a \x01(\bR\vpreemptible\x12\"\n" +
 	"\x04gang\x18\x1b \x01(\v2\x0e.fleet.v1.GangR\x04gang\x12#\n" +
 	"\rdevice_models\x18\x1c \x03(\tR\fdeviceModels\x12;\n" +
-	"\ron_disconnect\x18\x1e \x01(\v2\x16.fleet.v1.OnDisconnectR\fonDisconnect\x1a6\n" +
+	"\ron_disconnect\x18\x1e \x01(\v2\x16.fleet.v1.OnDisconnectR\fonDisconnect\x12\x15\n" +
+	"\x06job_id\x18\x1f \x01(\tR\x05jobId\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x83\x01\n" +

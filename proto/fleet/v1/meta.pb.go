@@ -151,7 +151,7 @@ func (x *Meta) GetTags() map[string]string {
 // ObjectRef names one object in events and errors.
 type ObjectRef struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The noun in lower case: node, device, flavor, pool, model, service, instance.
+	// The noun in lower case: node, device, flavor, pool, model, service, job, instance.
 	Kind          string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`

@@ -42,6 +42,7 @@ type Command struct {
 	//	*Command_Plan
 	//	*Command_Report
 	//	*Command_Reports
+	//	*Command_JobCommit
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -155,6 +156,15 @@ func (x *Command) GetReports() *Reports {
 	return nil
 }
 
+func (x *Command) GetJobCommit() *JobCommit {
+	if x != nil {
+		if x, ok := x.Op.(*Command_JobCommit); ok {
+			return x.JobCommit
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -175,6 +185,10 @@ type Command_Reports struct {
 	Reports *Reports `protobuf:"bytes,13,opt,name=reports,proto3,oneof"`
 }
 
+type Command_JobCommit struct {
+	JobCommit *JobCommit `protobuf:"bytes,14,opt,name=job_commit,json=jobCommit,proto3,oneof"`
+}
+
 func (*Command_Write) isCommand_Op() {}
 
 func (*Command_Plan) isCommand_Op() {}
@@ -182,6 +196,8 @@ func (*Command_Plan) isCommand_Op() {}
 func (*Command_Report) isCommand_Op() {}
 
 func (*Command_Reports) isCommand_Op() {}
+
+func (*Command_JobCommit) isCommand_Op() {}
 
 // Object is one stored object.
 type Object struct {
@@ -205,6 +221,9 @@ type Object struct {
 	//	*Object_User
 	//	*Object_Key
 	//	*Object_App
+	//	*Object_Job
+	//	*Object_JobLedger
+	//	*Object_StorageKey
 	Kind          isObject_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -400,6 +419,33 @@ func (x *Object) GetApp() *App {
 	return nil
 }
 
+func (x *Object) GetJob() *Job {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_Job); ok {
+			return x.Job
+		}
+	}
+	return nil
+}
+
+func (x *Object) GetJobLedger() *JobLedger {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_JobLedger); ok {
+			return x.JobLedger
+		}
+	}
+	return nil
+}
+
+func (x *Object) GetStorageKey() *StorageKey {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_StorageKey); ok {
+			return x.StorageKey
+		}
+	}
+	return nil
+}
+
 type isObject_Kind interface {
 	isObject_Kind()
 }
@@ -472,6 +518,18 @@ type Object_App struct {
 	App *App `protobuf:"bytes,16,opt,name=app,proto3,oneof"`
 }
 
+type Object_Job struct {
+	Job *Job `protobuf:"bytes,17,opt,name=job,proto3,oneof"`
+}
+
+type Object_JobLedger struct {
+	JobLedger *JobLedger `protobuf:"bytes,18,opt,name=job_ledger,json=jobLedger,proto3,oneof"`
+}
+
+type Object_StorageKey struct {
+	StorageKey *StorageKey `protobuf:"bytes,19,opt,name=storage_key,json=storageKey,proto3,oneof"`
+}
+
 func (*Object_Cluster) isObject_Kind() {}
 
 func (*Object_Token) isObject_Kind() {}
@@ -505,6 +563,12 @@ func (*Object_User) isObject_Kind() {}
 func (*Object_Key) isObject_Kind() {}
 
 func (*Object_App) isObject_Kind() {}
+
+func (*Object_Job) isObject_Kind() {}
+
+func (*Object_JobLedger) isObject_Kind() {}
+
+func (*Object_StorageKey) isObject_Kind() {}
 
 // Write changes objects, all or none.
 type Write struct {
@@ -1448,7 +1512,7 @@ var File_fleet_v1_raft_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x13fleet/v1/raft.proto\x12\bfleet.v1\x1a\x14fleet/v1/agent.proto\x1a\x14fleet/v1/event.proto\x1a\x15fleet/v1/flavor.proto\x1a\x17fleet/v1/identity.proto\x1a\x17fleet/v1/instance.proto\x1a\x19fleet/v1/membership.proto\x1a\x13fleet/v1/meta.proto\x1a\x14fleet/v1/model.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pool.proto\x1a\x14fleet/v1/quota.proto\x1a\x16fleet/v1/service.proto\x1a\x15fleet/v1/tenant.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x02\n" +
+	"\x13fleet/v1/raft.proto\x12\bfleet.v1\x1a\x14fleet/v1/agent.proto\x1a\x14fleet/v1/event.proto\x1a\x15fleet/v1/flavor.proto\x1a\x17fleet/v1/identity.proto\x1a\x17fleet/v1/instance.proto\x1a\x12fleet/v1/job.proto\x1a\x19fleet/v1/membership.proto\x1a\x13fleet/v1/meta.proto\x1a\x14fleet/v1/model.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pool.proto\x1a\x14fleet/v1/quota.proto\x1a\x16fleet/v1/service.proto\x1a\x15fleet/v1/tenant.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x03\n" +
 	"\aCommand\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
 	"\x06caller\x18\x02 \x01(\tR\x06caller\x12\x1d\n" +
@@ -1462,8 +1526,10 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	" \x01(\v2\x0f.fleet.v1.WriteH\x00R\x05write\x12$\n" +
 	"\x04plan\x18\v \x01(\v2\x0e.fleet.v1.PlanH\x00R\x04plan\x12*\n" +
 	"\x06report\x18\f \x01(\v2\x10.fleet.v1.ReportH\x00R\x06report\x12-\n" +
-	"\areports\x18\r \x01(\v2\x11.fleet.v1.ReportsH\x00R\areportsB\x04\n" +
-	"\x02op\"\x83\x06\n" +
+	"\areports\x18\r \x01(\v2\x11.fleet.v1.ReportsH\x00R\areports\x124\n" +
+	"\n" +
+	"job_commit\x18\x0e \x01(\v2\x13.fleet.v1.JobCommitH\x00R\tjobCommitB\x04\n" +
+	"\x02op\"\x95\a\n" +
 	"\x06Object\x12-\n" +
 	"\acluster\x18\x01 \x01(\v2\x11.fleet.v1.ClusterH\x00R\acluster\x12'\n" +
 	"\x05token\x18\x02 \x01(\v2\x0f.fleet.v1.TokenH\x00R\x05token\x12$\n" +
@@ -1483,7 +1549,12 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\aproject\x18\r \x01(\v2\x11.fleet.v1.ProjectH\x00R\aproject\x12$\n" +
 	"\x04user\x18\x0e \x01(\v2\x0e.fleet.v1.UserH\x00R\x04user\x12!\n" +
 	"\x03key\x18\x0f \x01(\v2\r.fleet.v1.KeyH\x00R\x03key\x12!\n" +
-	"\x03app\x18\x10 \x01(\v2\r.fleet.v1.AppH\x00R\x03appB\x06\n" +
+	"\x03app\x18\x10 \x01(\v2\r.fleet.v1.AppH\x00R\x03app\x12!\n" +
+	"\x03job\x18\x11 \x01(\v2\r.fleet.v1.JobH\x00R\x03job\x124\n" +
+	"\n" +
+	"job_ledger\x18\x12 \x01(\v2\x13.fleet.v1.JobLedgerH\x00R\tjobLedger\x127\n" +
+	"\vstorage_key\x18\x13 \x01(\v2\x14.fleet.v1.StorageKeyH\x00R\n" +
+	"storageKeyB\x06\n" +
 	"\x04kind\"\x8d\x01\n" +
 	"\x05Write\x120\n" +
 	"\tmutations\x18\x01 \x03(\v2\x12.fleet.v1.MutationR\tmutations\x12'\n" +
@@ -1585,30 +1656,34 @@ var file_fleet_v1_raft_proto_goTypes = []any{
 	(*SnapshotHeader)(nil),        // 13: fleet.v1.SnapshotHeader
 	(*SnapshotTrailer)(nil),       // 14: fleet.v1.SnapshotTrailer
 	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*Node)(nil),                  // 16: fleet.v1.Node
-	(*Flavor)(nil),                // 17: fleet.v1.Flavor
-	(*Pool)(nil),                  // 18: fleet.v1.Pool
-	(*Model)(nil),                 // 19: fleet.v1.Model
-	(*Service)(nil),               // 20: fleet.v1.Service
-	(*Instance)(nil),              // 21: fleet.v1.Instance
-	(*Quota)(nil),                 // 22: fleet.v1.Quota
-	(*JoinToken)(nil),             // 23: fleet.v1.JoinToken
-	(*Certificate)(nil),           // 24: fleet.v1.Certificate
-	(*Scheduler)(nil),             // 25: fleet.v1.Scheduler
-	(*Account)(nil),               // 26: fleet.v1.Account
-	(*Project)(nil),               // 27: fleet.v1.Project
-	(*User)(nil),                  // 28: fleet.v1.User
-	(*Key)(nil),                   // 29: fleet.v1.Key
-	(*App)(nil),                   // 30: fleet.v1.App
-	(*Event)(nil),                 // 31: fleet.v1.Event
-	(*ObjectRef)(nil),             // 32: fleet.v1.ObjectRef
-	(*InstanceReport)(nil),        // 33: fleet.v1.InstanceReport
-	(*ReportedEvent)(nil),         // 34: fleet.v1.ReportedEvent
-	(*Meta)(nil),                  // 35: fleet.v1.Meta
-	(*Root)(nil),                  // 36: fleet.v1.Root
-	(*Revocation)(nil),            // 37: fleet.v1.Revocation
-	(*GossipKey)(nil),             // 38: fleet.v1.GossipKey
-	(*Scope)(nil),                 // 39: fleet.v1.Scope
+	(*JobCommit)(nil),             // 16: fleet.v1.JobCommit
+	(*Node)(nil),                  // 17: fleet.v1.Node
+	(*Flavor)(nil),                // 18: fleet.v1.Flavor
+	(*Pool)(nil),                  // 19: fleet.v1.Pool
+	(*Model)(nil),                 // 20: fleet.v1.Model
+	(*Service)(nil),               // 21: fleet.v1.Service
+	(*Instance)(nil),              // 22: fleet.v1.Instance
+	(*Quota)(nil),                 // 23: fleet.v1.Quota
+	(*JoinToken)(nil),             // 24: fleet.v1.JoinToken
+	(*Certificate)(nil),           // 25: fleet.v1.Certificate
+	(*Scheduler)(nil),             // 26: fleet.v1.Scheduler
+	(*Account)(nil),               // 27: fleet.v1.Account
+	(*Project)(nil),               // 28: fleet.v1.Project
+	(*User)(nil),                  // 29: fleet.v1.User
+	(*Key)(nil),                   // 30: fleet.v1.Key
+	(*App)(nil),                   // 31: fleet.v1.App
+	(*Job)(nil),                   // 32: fleet.v1.Job
+	(*JobLedger)(nil),             // 33: fleet.v1.JobLedger
+	(*StorageKey)(nil),            // 34: fleet.v1.StorageKey
+	(*Event)(nil),                 // 35: fleet.v1.Event
+	(*ObjectRef)(nil),             // 36: fleet.v1.ObjectRef
+	(*InstanceReport)(nil),        // 37: fleet.v1.InstanceReport
+	(*ReportedEvent)(nil),         // 38: fleet.v1.ReportedEvent
+	(*Meta)(nil),                  // 39: fleet.v1.Meta
+	(*Root)(nil),                  // 40: fleet.v1.Root
+	(*Revocation)(nil),            // 41: fleet.v1.Revocation
+	(*GossipKey)(nil),             // 42: fleet.v1.GossipKey
+	(*Scope)(nil),                 // 43: fleet.v1.Scope
 }
 var file_fleet_v1_raft_proto_depIdxs = []int32{
 	15, // 0: fleet.v1.Command.time:type_name -> google.protobuf.Timestamp
@@ -1616,53 +1691,57 @@ var file_fleet_v1_raft_proto_depIdxs = []int32{
 	4,  // 2: fleet.v1.Command.plan:type_name -> fleet.v1.Plan
 	7,  // 3: fleet.v1.Command.report:type_name -> fleet.v1.Report
 	8,  // 4: fleet.v1.Command.reports:type_name -> fleet.v1.Reports
-	9,  // 5: fleet.v1.Object.cluster:type_name -> fleet.v1.Cluster
-	10, // 6: fleet.v1.Object.token:type_name -> fleet.v1.Token
-	16, // 7: fleet.v1.Object.node:type_name -> fleet.v1.Node
-	17, // 8: fleet.v1.Object.flavor:type_name -> fleet.v1.Flavor
-	18, // 9: fleet.v1.Object.pool:type_name -> fleet.v1.Pool
-	19, // 10: fleet.v1.Object.model:type_name -> fleet.v1.Model
-	20, // 11: fleet.v1.Object.service:type_name -> fleet.v1.Service
-	21, // 12: fleet.v1.Object.instance:type_name -> fleet.v1.Instance
-	22, // 13: fleet.v1.Object.quota:type_name -> fleet.v1.Quota
-	23, // 14: fleet.v1.Object.join_token:type_name -> fleet.v1.JoinToken
-	24, // 15: fleet.v1.Object.certificate:type_name -> fleet.v1.Certificate
-	25, // 16: fleet.v1.Object.scheduler:type_name -> fleet.v1.Scheduler
-	26, // 17: fleet.v1.Object.account:type_name -> fleet.v1.Account
-	27, // 18: fleet.v1.Object.project:type_name -> fleet.v1.Project
-	28, // 19: fleet.v1.Object.user:type_name -> fleet.v1.User
-	29, // 20: fleet.v1.Object.key:type_name -> fleet.v1.Key
-	30, // 21: fleet.v1.Object.app:type_name -> fleet.v1.App
-	3,  // 22: fleet.v1.Write.mutations:type_name -> fleet.v1.Mutation
-	31, // 23: fleet.v1.Write.events:type_name -> fleet.v1.Event
-	32, // 24: fleet.v1.Write.needs:type_name -> fleet.v1.ObjectRef
-	1,  // 25: fleet.v1.Mutation.put:type_name -> fleet.v1.Object
-	32, // 26: fleet.v1.Mutation.delete:type_name -> fleet.v1.ObjectRef
-	5,  // 27: fleet.v1.Plan.parts:type_name -> fleet.v1.PlanPart
-	21, // 28: fleet.v1.PlanPart.instances:type_name -> fleet.v1.Instance
-	31, // 29: fleet.v1.PlanPart.events:type_name -> fleet.v1.Event
-	6,  // 30: fleet.v1.PlanPart.preemptions:type_name -> fleet.v1.Preemption
-	33, // 31: fleet.v1.Report.instances:type_name -> fleet.v1.InstanceReport
-	34, // 32: fleet.v1.Report.node_events:type_name -> fleet.v1.ReportedEvent
-	7,  // 33: fleet.v1.Reports.reports:type_name -> fleet.v1.Report
-	35, // 34: fleet.v1.Cluster.meta:type_name -> fleet.v1.Meta
-	36, // 35: fleet.v1.Cluster.roots:type_name -> fleet.v1.Root
-	37, // 36: fleet.v1.Cluster.revocations:type_name -> fleet.v1.Revocation
-	38, // 37: fleet.v1.Cluster.gossip_keys:type_name -> fleet.v1.GossipKey
-	35, // 38: fleet.v1.Token.meta:type_name -> fleet.v1.Meta
-	39, // 39: fleet.v1.Token.scopes:type_name -> fleet.v1.Scope
-	15, // 40: fleet.v1.Token.expire_time:type_name -> google.protobuf.Timestamp
-	15, // 41: fleet.v1.Token.last_used_time:type_name -> google.protobuf.Timestamp
-	15, // 42: fleet.v1.RequestRecord.time:type_name -> google.protobuf.Timestamp
-	13, // 43: fleet.v1.SnapshotRecord.header:type_name -> fleet.v1.SnapshotHeader
-	1,  // 44: fleet.v1.SnapshotRecord.object:type_name -> fleet.v1.Object
-	11, // 45: fleet.v1.SnapshotRecord.request:type_name -> fleet.v1.RequestRecord
-	14, // 46: fleet.v1.SnapshotRecord.trailer:type_name -> fleet.v1.SnapshotTrailer
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	16, // 5: fleet.v1.Command.job_commit:type_name -> fleet.v1.JobCommit
+	9,  // 6: fleet.v1.Object.cluster:type_name -> fleet.v1.Cluster
+	10, // 7: fleet.v1.Object.token:type_name -> fleet.v1.Token
+	17, // 8: fleet.v1.Object.node:type_name -> fleet.v1.Node
+	18, // 9: fleet.v1.Object.flavor:type_name -> fleet.v1.Flavor
+	19, // 10: fleet.v1.Object.pool:type_name -> fleet.v1.Pool
+	20, // 11: fleet.v1.Object.model:type_name -> fleet.v1.Model
+	21, // 12: fleet.v1.Object.service:type_name -> fleet.v1.Service
+	22, // 13: fleet.v1.Object.instance:type_name -> fleet.v1.Instance
+	23, // 14: fleet.v1.Object.quota:type_name -> fleet.v1.Quota
+	24, // 15: fleet.v1.Object.join_token:type_name -> fleet.v1.JoinToken
+	25, // 16: fleet.v1.Object.certificate:type_name -> fleet.v1.Certificate
+	26, // 17: fleet.v1.Object.scheduler:type_name -> fleet.v1.Scheduler
+	27, // 18: fleet.v1.Object.account:type_name -> fleet.v1.Account
+	28, // 19: fleet.v1.Object.project:type_name -> fleet.v1.Project
+	29, // 20: fleet.v1.Object.user:type_name -> fleet.v1.User
+	30, // 21: fleet.v1.Object.key:type_name -> fleet.v1.Key
+	31, // 22: fleet.v1.Object.app:type_name -> fleet.v1.App
+	32, // 23: fleet.v1.Object.job:type_name -> fleet.v1.Job
+	33, // 24: fleet.v1.Object.job_ledger:type_name -> fleet.v1.JobLedger
+	34, // 25: fleet.v1.Object.storage_key:type_name -> fleet.v1.StorageKey
+	3,  // 26: fleet.v1.Write.mutations:type_name -> fleet.v1.Mutation
+	35, // 27: fleet.v1.Write.events:type_name -> fleet.v1.Event
+	36, // 28: fleet.v1.Write.needs:type_name -> fleet.v1.ObjectRef
+	1,  // 29: fleet.v1.Mutation.put:type_name -> fleet.v1.Object
+	36, // 30: fleet.v1.Mutation.delete:type_name -> fleet.v1.ObjectRef
+	5,  // 31: fleet.v1.Plan.parts:type_name -> fleet.v1.PlanPart
+	22, // 32: fleet.v1.PlanPart.instances:type_name -> fleet.v1.Instance
+	35, // 33: fleet.v1.PlanPart.events:type_name -> fleet.v1.Event
+	6,  // 34: fleet.v1.PlanPart.preemptions:type_name -> fleet.v1.Preemption
+	37, // 35: fleet.v1.Report.instances:type_name -> fleet.v1.InstanceReport
+	38, // 36: fleet.v1.Report.node_events:type_name -> fleet.v1.ReportedEvent
+	7,  // 37: fleet.v1.Reports.reports:type_name -> fleet.v1.Report
+	39, // 38: fleet.v1.Cluster.meta:type_name -> fleet.v1.Meta
+	40, // 39: fleet.v1.Cluster.roots:type_name -> fleet.v1.Root
+	41, // 40: fleet.v1.Cluster.revocations:type_name -> fleet.v1.Revocation
+	42, // 41: fleet.v1.Cluster.gossip_keys:type_name -> fleet.v1.GossipKey
+	39, // 42: fleet.v1.Token.meta:type_name -> fleet.v1.Meta
+	43, // 43: fleet.v1.Token.scopes:type_name -> fleet.v1.Scope
+	15, // 44: fleet.v1.Token.expire_time:type_name -> google.protobuf.Timestamp
+	15, // 45: fleet.v1.Token.last_used_time:type_name -> google.protobuf.Timestamp
+	15, // 46: fleet.v1.RequestRecord.time:type_name -> google.protobuf.Timestamp
+	13, // 47: fleet.v1.SnapshotRecord.header:type_name -> fleet.v1.SnapshotHeader
+	1,  // 48: fleet.v1.SnapshotRecord.object:type_name -> fleet.v1.Object
+	11, // 49: fleet.v1.SnapshotRecord.request:type_name -> fleet.v1.RequestRecord
+	14, // 50: fleet.v1.SnapshotRecord.trailer:type_name -> fleet.v1.SnapshotTrailer
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_raft_proto_init() }
@@ -1675,6 +1754,7 @@ func file_fleet_v1_raft_proto_init() {
 	file_fleet_v1_flavor_proto_init()
 	file_fleet_v1_identity_proto_init()
 	file_fleet_v1_instance_proto_init()
+	file_fleet_v1_job_proto_init()
 	file_fleet_v1_membership_proto_init()
 	file_fleet_v1_meta_proto_init()
 	file_fleet_v1_model_proto_init()
@@ -1688,6 +1768,7 @@ func file_fleet_v1_raft_proto_init() {
 		(*Command_Plan)(nil),
 		(*Command_Report)(nil),
 		(*Command_Reports)(nil),
+		(*Command_JobCommit)(nil),
 	}
 	file_fleet_v1_raft_proto_msgTypes[1].OneofWrappers = []any{
 		(*Object_Cluster)(nil),
@@ -1707,6 +1788,9 @@ func file_fleet_v1_raft_proto_init() {
 		(*Object_User)(nil),
 		(*Object_Key)(nil),
 		(*Object_App)(nil),
+		(*Object_Job)(nil),
+		(*Object_JobLedger)(nil),
+		(*Object_StorageKey)(nil),
 	}
 	file_fleet_v1_raft_proto_msgTypes[3].OneofWrappers = []any{
 		(*Mutation_Put)(nil),

@@ -112,7 +112,10 @@ type ServiceSpec struct {
 	// on_disconnect.replace_after_seconds.
 	RescheduleAfterSeconds *int32 `protobuf:"varint,8,opt,name=reschedule_after_seconds,json=rescheduleAfterSeconds,proto3,oneof" json:"reschedule_after_seconds,omitempty"`
 	// What becomes of an instance whose node has lost the schedulers.
-	OnDisconnect  *OnDisconnect `protobuf:"bytes,15,opt,name=on_disconnect,json=onDisconnect,proto3" json:"on_disconnect,omitempty"`
+	OnDisconnect *OnDisconnect `protobuf:"bytes,15,opt,name=on_disconnect,json=onDisconnect,proto3" json:"on_disconnect,omitempty"`
+	// ID of the job whose tasks its instances are. Set by the leader's job loop alone: such a service is its job's affair,
+	// and not to be seen among services.
+	JobId         string `protobuf:"bytes,16,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -208,6 +211,13 @@ func (x *ServiceSpec) GetOnDisconnect() *OnDisconnect {
 		return x.OnDisconnect
 	}
 	return nil
+}
+
+func (x *ServiceSpec) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
 }
 
 // ServiceVersion is one model version within a service.
@@ -2652,7 +2662,7 @@ const file_fleet_v1_service_proto_rawDesc = "" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12)\n" +
 	"\x04spec\x18\x02 \x01(\v2\x15.fleet.v1.ServiceSpecR\x04spec\x122\n" +
 	"\adesired\x18\x03 \x01(\v2\x18.fleet.v1.ServiceDesiredR\adesired\x12/\n" +
-	"\x06status\x18\x04 \x01(\v2\x17.fleet.v1.ServiceStatusR\x06status\"\xa4\x04\n" +
+	"\x06status\x18\x04 \x01(\v2\x17.fleet.v1.ServiceStatusR\x06status\"\xbb\x04\n" +
 	"\vServiceSpec\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x124\n" +
@@ -2662,7 +2672,8 @@ const file_fleet_v1_service_proto_rawDesc = "" +
 	"\x15max_invalid_instances\x18\x06 \x01(\x05R\x13maxInvalidInstances\x125\n" +
 	"\x14grace_period_seconds\x18\a \x01(\x05H\x00R\x12gracePeriodSeconds\x88\x01\x01\x12=\n" +
 	"\x18reschedule_after_seconds\x18\b \x01(\x05H\x01R\x16rescheduleAfterSeconds\x88\x01\x01\x12;\n" +
-	"\ron_disconnect\x18\x0f \x01(\v2\x16.fleet.v1.OnDisconnectR\fonDisconnectB\x17\n" +
+	"\ron_disconnect\x18\x0f \x01(\v2\x16.fleet.v1.OnDisconnectR\fonDisconnect\x12\x15\n" +
+	"\x06job_id\x18\x10 \x01(\tR\x05jobIdB\x17\n" +
 	"\x15_grace_period_secondsB\x1b\n" +
 	"\x19_reschedule_after_secondsJ\x04\b\t\x10\x0fR\rtraffic_limitR\twebsocketR\x0fcustom_settingsR\asecretsR\bpriorityR\x06spread\"\x8e\x04\n" +
 	"\x0eServiceVersion\x12\x14\n" +

@@ -136,6 +136,27 @@ const (
 	KindUser    = "user"
 	KindKey     = "key"
 	KindApp     = "app"
+
+	KindJob        = "job"
+	KindJobLedger  = "job-ledger"
+	KindStorageKey = "storage-key"
+)
+
+// JobStatus.state. JobDesired.state is one of the Desired values.
+const (
+	JobDeploying = "Deploying"
+	JobRunning   = "Running"
+	JobCompleted = "Completed"
+	JobFailed    = "Failed"
+	JobStopped   = "Stopped"
+)
+
+// TaskChunk.state.
+const (
+	ChunkRunning    = "running"
+	ChunkPacked     = "packed"
+	ChunkPublishing = "publishing"
+	ChunkPublished  = "published"
 )
 
 // Metadata of gRPC calls to schedulers, and its values.
