@@ -15,8 +15,9 @@ import (
 
 // CommandVersion is the newest Command.introduced that this version of the program can apply. Write,
 // Plan and Report came with version 1, Reports with version 2, join tokens, certificates and
-// schedulers in a Write with version 3, tenants and what credentials they have, and what a Write needs, with version 4.
-const CommandVersion = 4
+// schedulers in a Write with version 3, tenants and what credentials they have, and what a Write needs, with version 4,
+// jobs and JobCommit with version 5.
+const CommandVersion = 5
 
 // Introduced is the command version that introduced the command's type of op, or of the objects that it writes; 0 for
 // one that this version doesn't know. Proposers put it into Command.introduced.
@@ -30,7 +31,10 @@ func Introduced(cmd *fleetv1.Command) uint32 {
 		for _, m := range op.Write.GetMutations() {
 			version = max(version, kindIntroduced(m.GetDelete().GetKind()), kindIntroduced(KeyOf(m.GetPut()).Kind))
 			if t := m.GetPut().GetToken(); t.GetUser() != "" || len(t.GetScopes()) > 0 || t.GetExpireTime() != nil || t.GetLastUsedTime() != nil {
-				version = 4 // an older program lets the token in for ever
+				version = max(version, 4) // an older program lets the token in for ever
+			}
+			if m.GetPut().GetService().GetSpec().GetJobId() != "" {
+				version = 5 // an older program shows it to clients
 			}
 		}
 		return version
@@ -38,6 +42,8 @@ func Introduced(cmd *fleetv1.Command) uint32 {
 		return 1
 	case *fleetv1.Command_Reports:
 		return 2
+	case *fleetv1.Command_JobCommit:
+		return 5
 	}
 	return 0
 }
@@ -48,6 +54,8 @@ func kindIntroduced(kind string) uint32 {
 		return 3
 	case fleetv1.KindAccount, fleetv1.KindProject, fleetv1.KindUser, fleetv1.KindKey, fleetv1.KindApp:
 		return 4
+	case fleetv1.KindJob, fleetv1.KindJobLedger, fleetv1.KindStorageKey:
+		return 5
 	}
 	return 1
 }
@@ -178,6 +186,8 @@ func (a *applying) command(cmd *fleetv1.Command) Result {
 		for _, r := range op.Reports.GetReports() {
 			a.report(r)
 		}
+	case *fleetv1.Command_JobCommit:
+		result.Rejections = a.jobCommit(op.JobCommit)
 	}
 	return result
 }

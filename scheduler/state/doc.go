@@ -23,6 +23,9 @@
 // reaped: nothing is placed in their room by the same part. A Report touches nothing but the observed part of
 // instances that its node holds. A device never gets a second holder, whoever asks.
 //
+// A JobCommit changes one job's ledger: each chunk of items is applied or refused by itself, and refused when an item of it
+// is committed already. That is the fence between two tasks that both believe they have the items.
+//
 // # One writer for each field
 //
 // A Node has three writers: the API (spec), the session (facts), the liveness loop (status). Each reads

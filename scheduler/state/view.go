@@ -220,11 +220,7 @@ func (v view) ServiceByID(id string) *fleetv1.Service {
 }
 
 func (v view) Services(project string) []*fleetv1.Service {
-	prefix := ""
-	if project != "" {
-		prefix = project + "/"
-	}
-	return list(v.t.services, (*fleetv1.Object).GetService, prefix)
+	return list(v.t.services, (*fleetv1.Object).GetService, inProject(project))
 }
 
 func (v view) OwnedServices(user string) int { return get(v.t.owned, user) }
