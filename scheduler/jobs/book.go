@@ -1,0 +1,471 @@
+package jobs
+
+import (
+	"slices"
+	"sort"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
+)
+
+// Bounds of leases.
+const (
+	leaseTime  = 15 * time.Second // without a word from a task until its items move on
+	running    = 2                // chunks that a task is given at once
+	firstItems = 8                // of the first chunk of a task
+	mostItems  = 2000             // of a chunk
+	growth     = 4                // at most, from a chunk to the next
+	chunkTime  = 4 * time.Second  // that a chunk should take
+	takeAfter  = 2 * time.Second  // what a slow task has still to do for longer is given to one that has nothing
+	mostTasks  = 10_000
+)
+
+// States of a TaskChunk.
+const (
+	chunkRunning    = "running"
+	chunkPacked     = "packed"
+	chunkPublishing = "publishing"
+	chunkPublished  = "published"
+)
+
+// book is what one leadership knows of one job: who holds which items, beside what the ledger has. It does nothing by
+// itself, and knows the time that it is told. Losing it costs items that are run twice, never one that counts twice.
+type book struct {
+	job    *fleetv1.Job
+	ledger *fleetv1.JobLedger
+	// attempts are those of committed chunks that are in no written manifest.
+	attempts map[string]bool
+	holders  map[string]*holder // by instance
+	leases   []*lease           // in the order of their items; they overlap neither each other nor what is committed
+	held     int64              // items of leases
+	low      int64              // no item below it is free
+	began    time.Time
+	open     bool // every task that may hold something has had its say
+
+	written map[manifestID]bool    // and not yet committed
+	writers map[manifestID]*holder // who was told to write it
+	oldest  map[string]time.Time   // since when a task has something in no manifest
+	pause   time.Duration          // before that is put into one
+
+	lost       int64  // leases of tasks that fell silent
+	newAttempt func() string
+}
+
+type manifestID struct {
+	task   string
+	number int32
+}
+
+func idOf(m *fleetv1.Manifest) manifestID { return manifestID{m.GetTask(), m.GetNumber()} }
+
+// holder is an instance that has called.
+type holder struct {
+	instance, task string
+	heard          time.Time
+	leaving        bool
+	leases         map[string]*lease // by attempt
+	manifests      []*fleetv1.Manifest
+	progress       *fleetv1.TaskProgress
+	size           int64 // of its next chunk
+}
+
+// lease is a chunk in somebody's hands. It may be shortened; the chunk itself is never written to.
+type lease struct {
+	*fleetv1.Chunk
+	holder *holder
+	packed bool
+	done   int64 // items that have ended
+	began  time.Time
+	ask    int64 // where it is asked to end; 0 for where it does
+}
+
+func newBook(now time.Time, newAttempt func() string) *book {
+	return &book{holders: map[string]*holder{}, began: now, written: map[manifestID]bool{}, writers: map[manifestID]*holder{},
+		oldest: map[string]time.Time{}, pause: firstPause, newAttempt: newAttempt}
+}
+
+// learn takes in what is stored. Leases of what is committed end.
+func (b *book) learn(job *fleetv1.Job, ledger *fleetv1.JobLedger, now time.Time) {
+	b.job = job
+	if ledger == b.ledger {
+		return
+	}
+	if ledger.GetItems() < b.ledger.GetItems() {
+		b.low = 0
+	}
+	b.ledger, b.attempts = ledger, map[string]bool{}
+	for _, c := range ledger.GetUnsealed() {
+		b.attempts[c.GetAttempt()] = true
+	}
+	unwritten := map[manifestID]bool{}
+	for _, m := range ledger.GetSealed() {
+		unwritten[idOf(m)] = true
+		for _, c := range m.GetChunks() {
+			b.attempts[c.GetAttempt()] = true
+		}
+	}
+	for id := range b.written {
+		if !unwritten[id] {
+			delete(b.written, id)
+		}
+	}
+	committed := state.Ranges(ledger.GetCommitted())
+	for _, l := range slices.Clone(b.leases) {
+		if committed.Overlaps(l.GetFrom(), l.GetTo()) {
+			b.drop(l)
+		}
+	}
+	b.low = min(b.low, ledger.GetItems())
+	b.age(now)
+	b.assign()
+}
+
+// stopping says that nothing new is begun.
+func (b *book) stopping() bool {
+	return b.job.GetDesired().GetState() != fleetv1.DesiredRunning || b.ledger.GetFailure() != ""
+}
+
+// left is how many items are not committed.
+func (b *book) left() int64 {
+	return b.ledger.GetItems() - state.Ranges(b.ledger.GetCommitted()).Items()
+}
+
+// exchange takes in what a task has in hand and answers what it should have. ready are the instances that may hold
+// something; it is asked only while that matters.
+func (b *book) exchange(req *fleetv1.ExchangeTaskRequest, leaving bool, ready func() []string, now time.Time) *fleetv1.ExchangeTaskResponse {
+	h := b.hear(req, leaving, now)
+	resp := &fleetv1.ExchangeTaskResponse{Task: h.task, Stop: b.stopping()}
+	named := map[string]bool{}
+	for _, c := range req.GetChunks() {
+		if a := c.GetChunk().GetAttempt(); a != "" && !named[a] {
+			named[a] = true
+			if answer := b.report(h, c, now); answer != nil {
+				resp.Chunks = append(resp.Chunks, answer)
+			}
+		}
+	}
+	for attempt, l := range h.leases {
+		if !named[attempt] {
+			b.drop(l)
+		}
+	}
+	for _, m := range req.GetWritten() {
+		if slices.ContainsFunc(b.ledger.GetSealed(), func(s *fleetv1.Manifest) bool { return idOf(s) == idOf(m) }) {
+			b.written[idOf(m)] = true
+		}
+	}
+	for _, m := range h.manifests {
+		if !b.written[idOf(m)] {
+			resp.Manifests = append(resp.Manifests, m)
+		}
+	}
+	if !b.open {
+		b.open = now.Sub(b.began) >= leaseTime || !slices.ContainsFunc(ready(), func(id string) bool { return b.holders[id] == nil })
+	}
+	if b.open && !resp.Stop && !h.leaving {
+		resp.Chunks = append(resp.Chunks, b.lend(h, req.GetRoom(), now)...)
+	}
+	resp.NextMillis = b.next(h)
+	return resp
+}
+
+// next is when a task should call again: sooner when it has nothing to do, later when many call.
+func (b *book) next(h *holder) int32 {
+	millis := max(1000, len(b.holders)/2)
+	if len(h.leases) == 0 && !b.stopping() {
+		millis /= 2
+	}
+	return int32(millis)
+}
+
+// hear notes that an instance has called, and names its task.
+func (b *book) hear(req *fleetv1.ExchangeTaskRequest, leaving bool, now time.Time) *holder {
+	h := b.holders[req.GetInstanceId()]
+	if h == nil {
+		h = &holder{instance: req.GetInstanceId(), leases: map[string]*lease{}, task: b.name(req.GetTask()), size: firstItems}
+		b.holders[h.instance] = h
+		defer b.assign()
+	}
+	h.heard, h.progress = now, req.GetProgress()
+	h.leaving = leaving || req.GetLeaving()
+	return h
+}
+
+// name is that of a task: the one that it has had, or the lowest number that nobody has now.
+func (b *book) name(had string) string {
+	taken := map[string]bool{}
+	for _, h := range b.holders {
+		taken[h.task] = true
+	}
+	if isTask(had) && !taken[had] {
+		return had
+	}
+	for n := 0; ; n++ {
+		if s := strconv.Itoa(n); !taken[s] {
+			return s
+		}
+	}
+}
+
+// isTask says whether a task may be called so: files are.
+func isTask(name string) bool {
+	n, err := strconv.ParseUint(name, 10, 31)
+	return err == nil && n < 2*mostTasks && strconv.FormatUint(n, 10) == name
+}
+
+// report takes in one chunk that a task has, and answers what is to become of it; nil when it is to be given up.
+func (b *book) report(h *holder, t *fleetv1.TaskChunk, now time.Time) *fleetv1.TaskChunk {
+	c := t.GetChunk()
+	if b.attempts[c.GetAttempt()] {
+		if t.GetState() == chunkPublished {
+			return nil
+		}
+		return &fleetv1.TaskChunk{Chunk: c, State: chunkPublishing}
+	}
+	if t.GetState() != chunkRunning && t.GetState() != chunkPacked {
+		return nil // its manifest has been written
+	}
+	l := h.leases[c.GetAttempt()]
+	if l == nil {
+		if l = b.adopt(h, c, now); l == nil {
+			return nil
+		}
+	}
+	if c.GetFrom() != l.GetFrom() || c.GetTo() <= c.GetFrom() {
+		b.drop(l)
+		return nil
+	}
+	switch {
+	case l.packed:
+	case t.GetState() == chunkPacked:
+		if !sound(c) {
+			b.drop(l)
+			return nil
+		}
+		h.grow(l, c, now)
+		b.end(l, min(c.GetTo(), l.GetTo()))
+		if l.GetTo() != c.GetTo() { // it had been asked to end earlier, and others may have the rest
+			b.drop(l)
+			return nil
+		}
+		packed := proto.CloneOf(c)
+		packed.Task = l.GetTask()
+		l.Chunk, l.packed, l.ask = packed, true, 0
+	default:
+		l.done = max(0, t.GetDone())
+		if l.ask != 0 || c.GetTo() < l.GetTo() {
+			b.end(l, min(c.GetTo(), l.GetTo()))
+			l.ask = 0
+		}
+	}
+	return l.answer()
+}
+
+func (l *lease) answer() *fleetv1.TaskChunk {
+	word, c := chunkRunning, l.Chunk
+	switch {
+	case l.packed:
+		word = chunkPacked
+	case l.ask != 0:
+		c = proto.CloneOf(c)
+		c.To = l.ask
+	}
+	return &fleetv1.TaskChunk{Chunk: c, State: word}
+}
+
+// sound says whether a packed chunk accounts for its items.
+func sound(c *fleetv1.Chunk) bool {
+	return c.GetSuccessful() >= 0 && c.GetFailed() >= 0 && c.GetInputBytes() >= 0 && c.GetOutputBytes() >= 0 && c.GetSuccessful()+c.GetFailed() == c.GetTo()-c.GetFrom()
+}
+
+// grow chooses the size of the next chunk by how long one took that wasn't cut short.
+func (h *holder) grow(l *lease, c *fleetv1.Chunk, now time.Time) {
+	took, items := now.Sub(l.began), c.GetTo()-c.GetFrom()
+	if l.ask != 0 || c.GetTo() != l.GetTo() || items < h.size/2 && took < chunkTime {
+		return
+	}
+	factor := min(growth, max(1.0/growth, float64(chunkTime)/float64(max(took, time.Millisecond))))
+	h.size = min(mostItems, max(1, int64(float64(items)*factor)))
+}
+
+// adopt leases to a task what it says that an earlier leader has leased to it, unless that is in the way.
+func (b *book) adopt(h *holder, c *fleetv1.Chunk, now time.Time) *lease {
+	if c.GetFrom() < 0 || c.GetFrom() >= c.GetTo() || c.GetTo() > b.ledger.GetItems() || !isTask(c.GetTask()) ||
+		state.Ranges(b.ledger.GetCommitted()).Overlaps(c.GetFrom(), c.GetTo()) {
+		return nil
+	}
+	if i := b.after(c.GetFrom()); i < len(b.leases) && b.leases[i].GetFrom() < c.GetTo() {
+		return nil
+	}
+	return b.add(h, &fleetv1.Chunk{From: c.GetFrom(), To: c.GetTo(), Task: c.GetTask(), Attempt: c.GetAttempt()}, now)
+}
+
+// after is the place of the first lease that ends behind the item.
+func (b *book) after(item int64) int {
+	return sort.Search(len(b.leases), func(i int) bool { return b.leases[i].GetTo() > item })
+}
+
+func (b *book) add(h *holder, c *fleetv1.Chunk, now time.Time) *lease {
+	l := &lease{Chunk: c, holder: h, began: now}
+	h.leases[c.GetAttempt()] = l
+	b.leases = slices.Insert(b.leases, b.after(c.GetFrom()), l)
+	b.held += c.GetTo() - c.GetFrom()
+	return l
+}
+
+// drop ends a lease; what isn't committed of it is free.
+func (b *book) drop(l *lease) {
+	if b.holders[l.holder.instance] == l.holder {
+		delete(l.holder.leases, l.GetAttempt())
+	}
+	i := b.after(l.GetFrom())
+	b.leases = slices.Delete(b.leases, i, i+1)
+	b.held -= l.GetTo() - l.GetFrom()
+	b.low = min(b.low, l.GetFrom())
+}
+
+// end has a lease end earlier; the rest is free.
+func (b *book) end(l *lease, to int64) {
+	if to >= l.GetTo() {
+		return
+	}
+	b.held -= l.GetTo() - to
+	b.low = min(b.low, to)
+	l.Chunk = proto.CloneOf(l.Chunk)
+	l.To = to
+}
+
+// lend leases what a task has room for.
+func (b *book) lend(h *holder, room int64, now time.Time) []*fleetv1.TaskChunk {
+	var out []*fleetv1.TaskChunk
+	has := 0
+	for _, l := range h.leases {
+		if !l.packed {
+			has++
+		}
+	}
+	for ; has < running && room > 0; has++ {
+		from, to := b.free()
+		if from == to {
+			if has == 0 {
+				b.take(h, now)
+			}
+			break
+		}
+		to = min(to, from+room, from+b.size(h))
+		l := b.add(h, &fleetv1.Chunk{From: from, To: to, Task: h.task, Attempt: b.newAttempt()}, now)
+		room -= to - from
+		out = append(out, l.answer())
+	}
+	return out
+}
+
+// size is how many items a task is given at once: near the end few, so that all end together.
+func (b *book) size(h *holder) int64 {
+	free := b.left() - b.held
+	if !b.ledger.GetListed() {
+		return h.size
+	}
+	return max(1, min(h.size, free/int64(2*max(1, len(b.holders)))))
+}
+
+// free is the first run of items that nobody has, within one part of the input; empty when there is none.
+func (b *book) free() (from, to int64) {
+	items, committed := b.ledger.GetItems(), state.Ranges(b.ledger.GetCommitted())
+	for at := b.low; at < items; {
+		from, to = committed.Next(at, items)
+		i := b.after(from)
+		for ; i < len(b.leases) && b.leases[i].GetFrom() <= from; i++ {
+			from = b.leases[i].GetTo()
+		}
+		if i < len(b.leases) {
+			to = min(to, b.leases[i].GetFrom())
+		}
+		if b.low = from; from < to {
+			return from, min(to, b.partEnd(from))
+		}
+		if from == at { // nothing behind it either
+			break
+		}
+		at = from
+	}
+	b.low = items
+	return items, items
+}
+
+// partEnd is where the part of the input ends that has the item.
+func (b *book) partEnd(item int64) int64 {
+	parts := b.ledger.GetParts()
+	i := sort.Search(len(parts), func(i int) bool { return parts[i].GetFrom() > item }) - 1
+	return parts[i].GetFrom() + parts[i].GetItems()
+}
+
+// take asks the task that would be the last to end for some of what it hasn't begun: a share by how fast both are.
+// Who has nothing gets it once that task has given it up.
+func (b *book) take(h *holder, now time.Time) {
+	var slowest *lease
+	var most time.Duration
+	for _, l := range b.leases {
+		rest := l.GetTo() - l.GetFrom() - l.done
+		if l.packed || l.holder == h || rest <= 0 {
+			continue
+		}
+		if l.ask != 0 {
+			return // one is on its way
+		}
+		if d := l.needs(rest, now); d > most {
+			slowest, most = l, d
+		}
+	}
+	if most <= takeAfter {
+		return
+	}
+	rest := slowest.GetTo() - slowest.GetFrom() - slowest.done
+	theirs, ours := max(slowest.holder.progress.GetRate(), 0.01), max(h.progress.GetRate(), 0.01)
+	share := max(1, int64(float64(rest)*ours/(ours+theirs)))
+	if to := slowest.GetTo() - share; to > slowest.GetFrom() {
+		slowest.ask = to
+	}
+}
+
+// needs is how long a lease will take to its end, as it goes.
+func (l *lease) needs(rest int64, now time.Time) time.Duration {
+	rate := l.holder.progress.GetRate()
+	if rate <= 0 {
+		return now.Sub(l.began)
+	}
+	return time.Duration(float64(rest) / rate * float64(time.Second))
+}
+
+// expire ends what is held by instances that have fallen silent, or are gone.
+func (b *book) expire(gone func(instance string) bool, now time.Time) {
+	for id, h := range b.holders {
+		silent := now.Sub(h.heard) >= leaseTime
+		if !silent && !gone(id) {
+			continue
+		}
+		b.lost += int64(len(h.leases))
+		for _, l := range h.leases {
+			b.drop(l)
+		}
+		delete(b.holders, id)
+	}
+	b.assign()
+}
+
+// wanted is how many tasks have enough to do with what is left; 0 while that isn't known.
+func (b *book) wanted() int {
+	if b.ledger == nil || !b.ledger.GetListed() || len(b.holders) == 0 {
+		return 0
+	}
+	var each int64
+	for _, h := range b.holders {
+		each += running * h.size
+	}
+	each = max(1, each/int64(len(b.holders)))
+	return int(max(1, (b.left()+each-1)/each))
+}
