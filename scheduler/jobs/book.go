@@ -24,14 +24,6 @@ const (
 	mostTasks  = 10_000
 )
 
-// States of a TaskChunk.
-const (
-	chunkRunning    = "running"
-	chunkPacked     = "packed"
-	chunkPublishing = "publishing"
-	chunkPublished  = "published"
-)
-
 // book is what one leadership knows of one job: who holds which items, beside what the ledger has. It does nothing by
 // itself, and knows the time that it is told. Losing it costs items that are run twice, never one that counts twice.
 type book struct {
@@ -51,7 +43,7 @@ type book struct {
 	oldest  map[string]time.Time   // since when a task has something in no manifest
 	pause   time.Duration          // before that is put into one
 
-	lost       int64  // leases of tasks that fell silent
+	lost       int64 // leases of tasks that fell silent
 	newAttempt func() string
 }
 
@@ -221,12 +213,12 @@ func isTask(name string) bool {
 func (b *book) report(h *holder, t *fleetv1.TaskChunk, now time.Time) *fleetv1.TaskChunk {
 	c := t.GetChunk()
 	if b.attempts[c.GetAttempt()] {
-		if t.GetState() == chunkPublished {
+		if t.GetState() == fleetv1.ChunkPublished {
 			return nil
 		}
-		return &fleetv1.TaskChunk{Chunk: c, State: chunkPublishing}
+		return &fleetv1.TaskChunk{Chunk: c, State: fleetv1.ChunkPublishing}
 	}
-	if t.GetState() != chunkRunning && t.GetState() != chunkPacked {
+	if t.GetState() != fleetv1.ChunkRunning && t.GetState() != fleetv1.ChunkPacked {
 		return nil // its manifest has been written
 	}
 	l := h.leases[c.GetAttempt()]
@@ -241,7 +233,7 @@ func (b *book) report(h *holder, t *fleetv1.TaskChunk, now time.Time) *fleetv1.T
 	}
 	switch {
 	case l.packed:
-	case t.GetState() == chunkPacked:
+	case t.GetState() == fleetv1.ChunkPacked:
 		if !sound(c) {
 			b.drop(l)
 			return nil
@@ -266,10 +258,10 @@ func (b *book) report(h *holder, t *fleetv1.TaskChunk, now time.Time) *fleetv1.T
 }
 
 func (l *lease) answer() *fleetv1.TaskChunk {
-	word, c := chunkRunning, l.Chunk
+	word, c := fleetv1.ChunkRunning, l.Chunk
 	switch {
 	case l.packed:
-		word = chunkPacked
+		word = fleetv1.ChunkPacked
 	case l.ask != 0:
 		c = proto.CloneOf(c)
 		c.To = l.ask

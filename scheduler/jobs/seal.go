@@ -83,12 +83,13 @@ func compareTasks(a, b string) int {
 
 // refused ends the leases of what was proposed and isn't in the ledger: somebody else was faster.
 func (b *book) refused(c *fleetv1.JobCommit) {
+	proposed := map[string]bool{}
 	for _, chunk := range c.GetChunks() {
-		for _, l := range b.leases {
-			if l.GetAttempt() == chunk.GetAttempt() {
-				b.drop(l)
-				break
-			}
+		proposed[chunk.GetAttempt()] = true
+	}
+	for _, l := range slices.Clone(b.leases) {
+		if proposed[l.GetAttempt()] {
+			b.drop(l)
 		}
 	}
 }
