@@ -1,0 +1,56 @@
+package storage
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path"
+	"slices"
+	"testing"
+)
+
+// A directory that is read in parts is listed as one that is read at once, from wherever a listing begins.
+func TestWalkInParts(t *testing.T) {
+	root, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the names of a test
+	var keys []string
+	for i := range 300 {
+		key := fmt.Sprintf("%c", "a-./0b"[random.IntN(6)])
+		if key == "." || key == "/" {
+			key = "d" + key
+		}
+		for range random.IntN(3) {
+			key += fmt.Sprintf("%c", "-./0z"[random.IntN(5)])
+		}
+		key = path.Clean(key + fmt.Sprint(i))
+		keys = append(keys, key)
+		if err := root.MkdirAll(path.Dir(key), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := root.WriteFile(key, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	slices.Sort(keys)
+	for _, atOnce := range []int{1, 2, 7, 1000} {
+		for _, after := range append([]string{"", "d", "d/", "zz"}, keys[0], keys[150], keys[299]) {
+			var got []string
+			w := walk{ctx: t.Context(), root: root, atOnce: atOnce, yield: func(o Object, err error) bool {
+				if err != nil {
+					t.Error(err)
+				}
+				got = append(got, o.URL.Key)
+				return true
+			}}
+			w.dir(".", URL{Scheme: File}, after)
+			want := slices.DeleteFunc(slices.Clone(keys), func(k string) bool { return k <= after })
+			if !slices.Equal(got, want) {
+				t.Fatalf("%d at once behind %q: %d of %d keys, or another order", atOnce, after, len(got), len(want))
+			}
+		}
+	}
+}
