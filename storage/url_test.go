@@ -81,7 +81,7 @@ func TestSignatureIsHidden(t *testing.T) {
 			t.Errorf("shown as %s", got)
 		}
 	}
-	for _, s := range []string{"https://h.example/%zz?sig=secret", "https://x:secret@h.example/%zz", "https://h.example/a?sig=secret#x", "https://h.example/..?sig=secret", "https://h\x01/?secret"} {
+	for _, s := range []string{"https://h.example/%zz?sig=secret", "https://x:secret@h.example/%zz", "https://h.example/a?sig=secret#x", "https://h.example/..?sig=secret", "https://h\x01/?secret", "http://x:secret@h.example/?secret", "HTTPS://h.example/a?secret", "h.example?secret"} {
 		if _, err := storage.ParseURL(s); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q: error %v", s, err)
 		}
@@ -105,7 +105,7 @@ func TestJoin(t *testing.T) {
 }
 
 func FuzzParseURL(f *testing.F) {
-	for _, s := range []string{"file:///srv/a b", "s3://jobs/文件?x#y", "obs://jobs/", "https://h.example:1/a%2Fb?sig=x", "https://u@h/", "s3://../x", "file:///a/../b"} {
+	for _, s := range []string{"file:///srv/a b", "s3://jobs/文件?x#y", "obs://jobs/", "https://h.example:1/a%2Fb?sig=x", "https://u@h/", "https://%80", "s3://../x", "file:///a/../b"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
