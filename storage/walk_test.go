@@ -1,7 +1,9 @@
 package storage
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path"
@@ -52,5 +54,57 @@ func TestWalkInParts(t *testing.T) {
 				t.Fatalf("%d at once behind %q: %d of %d keys, or another order", atOnce, after, len(got), len(want))
 			}
 		}
+	}
+}
+
+func BenchmarkListFiles(b *testing.B) {
+	dir := b.TempDir()
+	for i := range 10_000 {
+		if err := os.WriteFile(path.Join(dir, fmt.Sprint(i)), nil, 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+	s, err := Open(Config{Dirs: []string{dir}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	b.ReportAllocs()
+	for b.Loop() {
+		n := 0
+		for _, err := range s.List(b.Context(), URL{Scheme: File, Key: dir[1:]}, "") {
+			if err != nil {
+				b.Fatal(err)
+			}
+			n++
+		}
+		if n != 10_000 {
+			b.Fatalf("listed %d files", n)
+		}
+	}
+}
+
+func BenchmarkWriteAndReadFile(b *testing.B) {
+	dir := b.TempDir()
+	s, err := Open(Config{Dirs: []string{dir}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	u := URL{Scheme: File, Key: dir[1:] + "/x"}
+	content := bytes.NewReader(make([]byte, 4096))
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.Write(b.Context(), u, content, content.Size()); err != nil {
+			b.Fatal(err)
+		}
+		body, _, err := s.Read(b.Context(), u, ReadOptions{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, body); err != nil {
+			b.Fatal(err)
+		}
+		body.Close()
 	}
 }
