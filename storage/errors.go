@@ -94,6 +94,8 @@ func kindOf(u URL, err error) (error, string) {
 // kindOfAnswer maps the status of an answer and the code that object stores send with it.
 func kindOfAnswer(status int, code string) error {
 	switch {
+	case strings.HasSuffix(code, "UserNotFound"): // with 404, but it is about the access key
+		return ErrDenied
 	case status == http.StatusInsufficientStorage, strings.Contains(code, "StorageFull"), code == "QuotaExceeded":
 		return ErrFull
 	case status == http.StatusNotFound, status == http.StatusGone, code == "NoSuchKey", code == "NoSuchBucket":
