@@ -451,8 +451,11 @@ func (b *book) expire(gone func(instance string) bool, now time.Time) {
 
 // wanted is how many tasks have enough to do with what is left; 0 while that isn't known.
 func (b *book) wanted() int {
-	if b.ledger == nil || !b.ledger.GetListed() || len(b.holders) == 0 {
+	if !b.ledger.GetListed() {
 		return 0
+	}
+	if len(b.holders) == 0 { // it isn't known how long an item takes
+		return int(max(1, b.left()))
 	}
 	var each int64
 	for _, h := range b.holders {

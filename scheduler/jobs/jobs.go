@@ -254,6 +254,17 @@ func (c *Coordinator) TasksFor(jobID string) int {
 	return r.book.wanted()
 }
 
+// Idle says that no task of a job has anything in hand that isn't in its ledger.
+func (c *Coordinator) Idle(jobID string) bool {
+	r := c.run(jobID)
+	if r == nil {
+		return false // who has just begun to lead doesn't know
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.book.open && len(r.book.leases) == 0
+}
+
 // Trouble is what most of the tasks that can't go on wait for, and the lister; empty when all goes well.
 func (c *Coordinator) Trouble(jobID string) string {
 	r := c.run(jobID)
