@@ -57,6 +57,13 @@ type Config struct {
 	LeaseDuration     time.Duration `yaml:"lease_duration"`
 	// MaxServicesPerUser is a quota.
 	MaxServicesPerUser int `yaml:"max_services_per_user"`
+	// MaxJobsPerProject is another.
+	MaxJobsPerProject int `yaml:"max_jobs_per_project"`
+	// StorageDirs are the directories that file:// URLs of jobs lie in: absolute, and the same shared storage on every
+	// scheduler and agent.
+	StorageDirs []string `yaml:"storage_dirs"`
+	// Stores are the object storages that URLs of jobs lead to.
+	Stores Stores `yaml:"stores"`
 	// LookupMaxAge is how long a client may use the answer of a look-up; whole seconds. An instance that is
 	// withdrawn serves at least that much longer.
 	LookupMaxAge time.Duration `yaml:"lookup_max_age"`
@@ -105,6 +112,7 @@ func DefaultConfig() Config {
 		HeartbeatInterval:   time.Second,
 		LeaseDuration:       4 * time.Second,
 		MaxServicesPerUser:  20,
+		MaxJobsPerProject:   1000,
 		LookupMaxAge:        3 * time.Second,
 		LookupsPerAccount:   2000,
 		LookupsPerUser:      20,
@@ -165,6 +173,7 @@ func (c Config) Validate() error {
 	if c.MaxServicesPerUser < 1 {
 		bad("max_services_per_user", "%d must be at least 1", c.MaxServicesPerUser)
 	}
+	c.validateJobs(bad)
 	if c.ReserveAfter < time.Second || c.ReserveAfter > time.Hour {
 		bad("reserve_after", "%v is out of range 1s–1h", c.ReserveAfter)
 	}

@@ -50,8 +50,8 @@ func appServices(view state.ReadView, field, project string, services []string) 
 	}
 	for i, name := range services {
 		at := elementOf(field, i)
-		if s := view.Service(project, name); s == nil {
-			v.add(at, "%s", missing("", "service", name, namesOf(view.Services(project))).Msg)
+		if s := view.Service(project, name); s == nil || ofJob(s) {
+			v.add(at, "%s", missing("", "service", name, namesOf(realTime(view.Services(project)))).Msg)
 		} else if s.GetMeta().GetName() != name {
 			v.add(at, "%q is an ID: say the service's name, %q", name, s.GetMeta().GetName())
 		}
