@@ -328,7 +328,7 @@ func TestListGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		led.Parts, led.Items = []*fleetv1.InputPart{early.found[0].part}, 3
-		led.Position = strings.TrimPrefix(l.dir, "/") + "/in/0002.json"
+		led.Position = positionOfKey + strings.TrimPrefix(l.dir, "/") + "/in/0002.json"
 		l.write(state.Put(led.GetMeta().GetRevision(), led))
 		l.c.Lead(l.t.Context())
 		l.after(5 * time.Second)

@@ -92,20 +92,7 @@ func (r *run) listOnce() (done bool, err error) {
 	}
 	defer store.Close()
 	l := &lister{run: r, store: store, namer: batch.NewNamer(), from: ledger.GetItems(), part: len(ledger.GetParts()), position: ledger.GetPosition()}
-	if l.dir, err = storage.ParseURL(directoryOf(job)); err != nil {
-		return false, err
-	}
-	if err := l.names(ledger); err != nil {
-		return false, err
-	}
-	input, err := storage.ParseURL(job.GetSpec().GetInput())
-	switch {
-	case err != nil:
-	case strings.HasSuffix(input.Key, ".manifest"):
-		err = l.manifest(input)
-	default:
-		err = l.folder(input)
-	}
+	err = l.all(job, ledger)
 	if err == nil {
 		err = l.flush(true)
 	}
@@ -116,6 +103,27 @@ func (r *run) listOnce() (done bool, err error) {
 		r.setTrouble("")
 	}
 	return err == nil, err
+}
+
+// all lists what the ledger doesn't have yet.
+func (l *lister) all(job *fleetv1.Job, ledger *fleetv1.JobLedger) (err error) {
+	if l.dir, err = storage.ParseURL(directoryOf(job)); err != nil {
+		return err
+	}
+	if strings.HasPrefix(l.position, positionOfRetry) {
+		return l.retry(job, ledger)
+	}
+	if err := l.names(ledger); err != nil {
+		return err
+	}
+	input, err := storage.ParseURL(job.GetSpec().GetInput())
+	switch {
+	case err != nil:
+		return err
+	case strings.HasSuffix(input.Key, ".manifest"):
+		return l.manifest(input)
+	}
+	return l.folder(input)
 }
 
 func (r *run) setTrouble(line string) {
@@ -170,6 +178,7 @@ type lister struct {
 	dir      storage.URL
 	from     int64 // number of the next part's first item
 	part     int   // number of the next part
+	again    bool  // its items are FAILED ones of before
 	position string
 	buffer   bytes.Buffer
 	writer   *batch.PartWriter // nil between parts
@@ -228,13 +237,20 @@ func (f *readFaults) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// How positions begin. What follows positionOfRetry, which the API writes, is how far a retry has got.
+const (
+	positionOfKey   = "key "
+	positionOfLine  = "line "
+	positionOfRetry = "retry"
+)
+
 // folder lists what is in one, in the order of the keys. The position is the last key.
 func (l *lister) folder(folder storage.URL) error {
-	for o, err := range l.store.List(l.ctx, folder, l.position) {
+	for o, err := range l.store.List(l.ctx, folder, strings.TrimPrefix(l.position, positionOfKey)) {
 		if err != nil {
 			return err
 		}
-		l.position = o.URL.Key
+		l.position = positionOfKey + o.URL.Key
 		if err := l.add(batch.Item{Source: o.URL.Signed(), Size: o.Size, ETag: o.ETag}); err != nil {
 			return err
 		}
@@ -248,7 +264,7 @@ func (l *lister) manifest(u storage.URL) error {
 	var last int
 	var opts storage.ReadOptions
 	if l.position != "" {
-		if _, err := fmt.Sscanf(l.position, "%d %q", &last, &opts.IfETag); err != nil {
+		if _, err := fmt.Sscanf(l.position, positionOfLine+"%d %q", &last, &opts.IfETag); err != nil {
 			return fmt.Errorf("%w: its position %q is none in a manifest", errDamaged, l.position)
 		}
 	}
@@ -269,7 +285,7 @@ func (l *lister) manifest(u storage.URL) error {
 		if source.Line <= last {
 			continue
 		}
-		l.position = fmt.Sprintf("%d %q", source.Line, object.ETag)
+		l.position = fmt.Sprintf(positionOfLine+"%d %q", source.Line, object.ETag)
 		item := batch.Item{Source: source.URL, Size: -1}
 		if source.Err != nil {
 			item.Source, item.Error = fmt.Sprintf("%s:%d", path.Base(u.Key), source.Line), source.Err.Error()
@@ -280,13 +296,15 @@ func (l *lister) manifest(u storage.URL) error {
 	}
 }
 
-// add gives an item its number and name, and ends a part that is full.
+// add gives an item its number, and a name if it has none, and ends a part that is full.
 func (l *lister) add(item batch.Item) error {
 	if l.writer == nil {
 		l.buffer.Reset()
 		l.writer = batch.NewPartWriter(&l.buffer, l.from)
 	}
-	item.N, item.Name = l.from+l.writer.Items(), l.namer.Name(item.Source)
+	if item.N = l.from + l.writer.Items(); item.Name == "" {
+		item.Name = l.namer.Name(item.Source)
+	}
 	if err := l.writer.Write(item); err != nil {
 		return fmt.Errorf("%w: %w", storage.ErrInvalid, err)
 	}
@@ -307,7 +325,7 @@ func (l *lister) flush(listed bool) error {
 	if err := l.writer.Close(); err != nil {
 		return err
 	}
-	part := &fleetv1.InputPart{From: l.from, Items: l.writer.Items(), Object: fmt.Sprintf("input-%d-%s.jsonl", l.part, l.cfg.NewAttempt())}
+	part := &fleetv1.InputPart{From: l.from, Items: l.writer.Items(), Again: l.again, Object: fmt.Sprintf("input-%d-%s.jsonl", l.part, l.cfg.NewAttempt())}
 	u, err := l.dir.Join(part.GetObject())
 	if err != nil {
 		return err
