@@ -316,3 +316,159 @@ func (w *world) ended(seed uint64, items int64) {
 		}
 	}
 }
+
+// TestSlowChunkIsShared: who has nothing is given what another has not begun, once that one has given it up.
+func TestSlowChunkIsShared(t *testing.T) {
+	w := newWorld(t, 1, 1000, 1000)
+	slow, fast := w.start(), w.start()
+	slow.speed, fast.speed = 1, 99
+	w.call(fast, false)
+	w.call(slow, false)
+	w.book.holders[slow.id].size = 10_000 // as if it had been fast so far
+	w.book.holders[fast.id].size = 10_000
+	for range 400 {
+		w.now = w.now.Add(2 * time.Second)
+		w.call(slow, false)
+		w.work(slow)
+		w.call(fast, false)
+		w.work(fast)
+		w.commit(false)
+		w.check()
+		if w.ledger().GetSuccessful()+w.ledger().GetFailed() == 1000 {
+			break
+		}
+	}
+	by := map[string]int64{}
+	for _, c := range w.packs {
+		by[c.GetTask()] += c.GetTo() - c.GetFrom()
+	}
+	if took := w.now.Sub(noon); took > 2*time.Minute || by[slow.name]+by[fast.name] != 1000 {
+		t.Errorf("1000 items took %v: %v", took, by)
+	}
+}
+
+// TestRefusedChunk: what the ledger doesn't take is leased anew.
+func TestRefusedChunk(t *testing.T) {
+	w := newWorld(t, 1, 8, 8)
+	one := w.start()
+	one.speed = 100
+	w.call(one, false)
+	w.work(one)
+	w.call(one, false)
+	c := w.book.commit(w.now)
+	if len(c.GetChunks()) == 0 || len(w.book.leases) == 0 {
+		t.Fatalf("to be committed is %v", c)
+	}
+	w.book.refused(c)
+	if from, _ := w.book.free(); from != c.GetChunks()[0].GetFrom() {
+		t.Errorf("free is %d after %v was refused", from, c.GetChunks())
+	}
+	w.check()
+	w.call(one, false)
+	for _, tc := range one.chunks {
+		if tc.GetState() == fleetv1.ChunkPacked && w.book.attempts[tc.GetChunk().GetAttempt()] {
+			t.Errorf("%v is taken for committed", tc)
+		}
+	}
+}
+
+// TestUnsoundReports: what a task can't have is not its.
+func TestUnsoundReports(t *testing.T) {
+	for name, c := range map[string]*fleetv1.TaskChunk{
+		"beyond the input":      {State: fleetv1.ChunkRunning, Chunk: &fleetv1.Chunk{From: 90, To: 101, Task: "0", Attempt: "x"}},
+		"before the input":      {State: fleetv1.ChunkRunning, Chunk: &fleetv1.Chunk{From: -1, To: 5, Task: "0", Attempt: "x"}},
+		"empty":                 {State: fleetv1.ChunkRunning, Chunk: &fleetv1.Chunk{From: 5, To: 5, Task: "0", Attempt: "x"}},
+		"a task with a path":    {State: fleetv1.ChunkRunning, Chunk: &fleetv1.Chunk{From: 0, To: 5, Task: "../1", Attempt: "x"}},
+		"no attempt":            {State: fleetv1.ChunkRunning, Chunk: &fleetv1.Chunk{From: 0, To: 5, Task: "0"}},
+		"unaccounted":           {State: fleetv1.ChunkPacked, Chunk: &fleetv1.Chunk{From: 0, To: 5, Task: "0", Attempt: "x", Successful: 4}},
+		"less than nothing":     {State: fleetv1.ChunkPacked, Chunk: &fleetv1.Chunk{From: 0, To: 5, Task: "0", Attempt: "x", Successful: 6, Failed: -1}},
+		"published by nobody":   {State: fleetv1.ChunkPublishing, Chunk: &fleetv1.Chunk{From: 0, To: 5, Task: "0", Attempt: "x", Successful: 5}},
+		"a state of the future": {State: "resting", Chunk: &fleetv1.Chunk{From: 0, To: 5, Task: "0", Attempt: "x"}},
+		"nothing":               {},
+	} {
+		w := newWorld(t, 1, 100, 100)
+		one := w.start()
+		resp := w.book.exchange(&fleetv1.ExchangeTaskRequest{InstanceId: one.id, Chunks: []*fleetv1.TaskChunk{c}}, false, w.ready, w.now)
+		if len(resp.GetChunks()) != 0 || len(w.book.leases) != 0 {
+			t.Errorf("%s: it has %v", name, resp.GetChunks())
+		}
+		w.check()
+	}
+}
+
+func TestWanted(t *testing.T) {
+	w := newWorld(t, 1, 1000, 1000)
+	if n := w.book.wanted(); n != 1000 {
+		t.Errorf("before the first task %d are wanted", n)
+	}
+	one := w.start()
+	w.call(one, false)
+	w.book.holders[one.id].size = 100
+	if n := w.book.wanted(); n != 5 {
+		t.Errorf("%d tasks are wanted of 1000 items, of which one has 200 at once", n)
+	}
+	if w = newWorld(t, 1, 0, 1); w.book.wanted() != 0 {
+		t.Error("it is known for an input that isn't listed")
+	}
+}
+
+// TestNewLeaderWaits: nothing is leased before all who may have something have said so, or have been silent for long.
+func TestNewLeaderWaits(t *testing.T) {
+	w := newWorld(t, 1, 1000, 1000)
+	one, two := w.start(), w.start()
+	if w.call(one, false); len(one.chunks) != 0 {
+		t.Errorf("it leases %v before the other has called", one.chunks)
+	}
+	w.call(two, false)
+	if w.call(one, false); len(one.chunks) == 0 || len(two.chunks) == 0 {
+		t.Error("it leases nothing though all have called")
+	}
+	had := w.sorted(one)
+	w.lead()
+	w.now = w.now.Add(leaseTime - time.Second)
+	if w.call(one, false); !slices.Equal(w.sorted(one), had) {
+		t.Errorf("it has %v, and had %v", w.sorted(one), had)
+	}
+	w.now = w.now.Add(time.Second)
+	if three := w.start(); len(w.book.leases) != len(had) {
+		t.Errorf("there are %d leases", len(w.book.leases))
+	} else if w.call(three, false); len(three.chunks) == 0 {
+		t.Error("it leases nothing though the other has been silent for long")
+	}
+}
+
+func TestLatency(t *testing.T) {
+	of := func(n ...int64) *fleetv1.TaskProgress {
+		return &fleetv1.TaskProgress{LatencyBuckets: append(n, make([]int64, len(bounds())+1-len(n))...), LatencySumSeconds: float64(n[0])}
+	}
+	var l latency
+	l.add(nil, of(3, 1))
+	l.add(of(3, 1), of(5, 1))
+	l.add(of(5, 1), of(1)) // its instance began anew
+	l.add(of(1), &fleetv1.TaskProgress{LatencyBuckets: []int64{1, 2}})
+	l.add(nil, nil)
+	if l.buckets[0] != 6 || l.buckets[1] != 1 || l.sum != 6 {
+		t.Errorf("the sums are %v, %v", l.buckets, l.sum)
+	}
+}
+
+// BenchmarkExchange is one call of each of 1,000 tasks that each have two chunks.
+func BenchmarkExchange(b *testing.B) {
+	const tasks = 1000
+	w := newWorld(b, 1, 10_000_000, 10_000)
+	for range tasks {
+		w.start()
+	}
+	for _, t := range w.tasks {
+		w.call(t, false)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := range b.N {
+		t := w.tasks[fmt.Sprint("i", 1+i%tasks)]
+		for _, c := range t.chunks {
+			c.Done = 1
+		}
+		w.call(t, false)
+	}
+}

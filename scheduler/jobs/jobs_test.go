@@ -36,17 +36,19 @@ type leader struct {
 	c     *Coordinator
 	store *state.Store
 	dir   string
-	world *world
 
 	mu      sync.Mutex
 	index   uint64
 	commits []time.Time
 	fail    func() error // of the next proposals; nil for none. What it refuses may still be applied
 	faults  func(op string, u storage.URL) error
+	keys    int // that the input is said to have instead of what it has; 0 for none
 }
 
 // lead calls f in a bubble with a coordinator that leads. The job's input has so many files, named by number.
-func lead(t *testing.T, files int, f func(*leader)) {
+func lead(t *testing.T, files int, f func(*leader)) { leadOver(t, files, 0, f) }
+
+func leadOver(t *testing.T, files, keys int, f func(*leader)) {
 	dir := t.TempDir()
 	for _, name := range []string{"in", "out"} {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
@@ -60,7 +62,7 @@ func lead(t *testing.T, files int, f func(*leader)) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, 0, 1)
-		l := &leader{t: t, store: w.store, dir: dir, world: w, index: w.index}
+		l := &leader{t: t, store: w.store, dir: dir, keys: keys, index: w.index}
 		job := proto.CloneOf(l.job())
 		job.Spec.Input, job.Spec.Output = "file://"+dir+"/in/", "file://"+dir+"/out"
 		l.write(state.Put(job.GetMeta().GetRevision(), job))
@@ -125,6 +127,9 @@ func (f *faulty) fault(op string, u storage.URL) error {
 }
 
 func (f *faulty) List(ctx context.Context, folder storage.URL, after string) iter.Seq2[storage.Object, error] {
+	if f.l.keys > 0 {
+		return f.many(folder, after)
+	}
 	return func(yield func(storage.Object, error) bool) {
 		for o, err := range f.Storage.List(ctx, folder, after) {
 			if fault := f.fault("list", o.URL); fault != nil {
@@ -132,6 +137,18 @@ func (f *faulty) List(ctx context.Context, folder storage.URL, after string) ite
 				return
 			}
 			if !yield(o, err) {
+				return
+			}
+		}
+	}
+}
+
+// many lists so many keys without holding them.
+func (f *faulty) many(folder storage.URL, after string) iter.Seq2[storage.Object, error] {
+	return func(yield func(storage.Object, error) bool) {
+		for i := range f.l.keys {
+			u, err := folder.Join(fmt.Sprintf("%03d/%09d.jpg", i/1000, i))
+			if u.Key > after && !yield(storage.Object{URL: u, Size: 1, ETag: "e"}, err) {
 				return
 			}
 		}
@@ -425,6 +442,39 @@ func TestUnknownOutcome(t *testing.T) {
 		l.after(time.Minute)
 		if n := len(l.commits) - before; n != 0 {
 			t.Errorf("%d commits while nothing happens", n)
+		}
+	})
+}
+
+// TestListMany: a big input is listed part by part, and goes on where it was when another scheduler takes over.
+func TestListMany(t *testing.T) {
+	const keys = 100_000
+	leadOver(t, 0, keys, func(l *leader) {
+		most := 0
+		l.set(func() {
+			l.faults = func(op string, _ storage.URL) error {
+				if r := l.c.run("jid"); op == "write" && r != nil {
+					r.mu.Lock()
+					most = max(most, len(r.found))
+					r.mu.Unlock()
+				}
+				return nil
+			}
+		})
+		l.after(1500 * time.Millisecond)
+		l.c.Resign()
+		l.c.Lead(l.t.Context())
+		l.after(time.Minute)
+		led := l.ledger()
+		if !led.GetListed() || led.GetItems() != keys || len(led.GetParts()) > keys/batch.PartItems+1 || most >= mostFound {
+			t.Fatalf("%d items in %d parts, listed %v; %d parts waited", led.GetItems(), len(led.GetParts()), led.GetListed(), most)
+		}
+		seen := map[string]bool{}
+		for _, item := range l.items() {
+			seen[item.Name] = true
+		}
+		if len(seen) != keys {
+			t.Errorf("%d items have %d names", keys, len(seen))
 		}
 	})
 }
