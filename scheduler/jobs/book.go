@@ -72,7 +72,8 @@ type lease struct {
 	packed bool
 	done   int64 // items that have ended
 	began  time.Time
-	ask    int64 // where it is asked to end; 0 for where it does
+	asked  bool // to end at ask
+	ask    int64
 }
 
 func newBook(now time.Time, newAttempt func() string) *book {
@@ -131,7 +132,10 @@ func (b *book) left() int64 {
 func (b *book) exchange(req *fleetv1.ExchangeTaskRequest, leaving bool, ready func() []string, now time.Time) *fleetv1.ExchangeTaskResponse {
 	h := b.hear(req, leaving, now)
 	resp := &fleetv1.ExchangeTaskResponse{Task: h.task, Stop: b.stopping()}
-	named := map[string]bool{}
+	named, yields := map[string]bool{}, false
+	for _, l := range h.leases {
+		yields = yields || l.asked // another is to have what it gives up
+	}
 	for _, c := range req.GetChunks() {
 		if a := c.GetChunk().GetAttempt(); a != "" && !named[a] {
 			named[a] = true
@@ -158,7 +162,7 @@ func (b *book) exchange(req *fleetv1.ExchangeTaskRequest, leaving bool, ready fu
 	if !b.open {
 		b.open = now.Sub(b.began) >= leaseTime || !slices.ContainsFunc(ready(), func(id string) bool { return b.holders[id] == nil })
 	}
-	if b.open && !resp.Stop && !h.leaving {
+	if b.open && !resp.Stop && !h.leaving && !yields {
 		resp.Chunks = append(resp.Chunks, b.lend(h, req.GetRoom(), now)...)
 	}
 	resp.NextMillis = b.next(h)
@@ -246,13 +250,11 @@ func (b *book) report(h *holder, t *fleetv1.TaskChunk, now time.Time) *fleetv1.T
 		}
 		packed := proto.CloneOf(c)
 		packed.Task = l.GetTask()
-		l.Chunk, l.packed, l.ask = packed, true, 0
+		l.Chunk, l.packed, l.asked = packed, true, false
 	default:
 		l.done = max(0, t.GetDone())
-		if l.ask != 0 || c.GetTo() < l.GetTo() {
-			b.end(l, min(c.GetTo(), l.GetTo()))
-			l.ask = 0
-		}
+		b.end(l, min(c.GetTo(), l.GetTo()))
+		l.asked = false
 	}
 	return l.answer()
 }
@@ -262,7 +264,7 @@ func (l *lease) answer() *fleetv1.TaskChunk {
 	switch {
 	case l.packed:
 		word = fleetv1.ChunkPacked
-	case l.ask != 0:
+	case l.asked:
 		c = proto.CloneOf(c)
 		c.To = l.ask
 	}
@@ -277,7 +279,7 @@ func sound(c *fleetv1.Chunk) bool {
 // grow chooses the size of the next chunk by how long one took that wasn't cut short.
 func (h *holder) grow(l *lease, c *fleetv1.Chunk, now time.Time) {
 	took, items := now.Sub(l.began), c.GetTo()-c.GetFrom()
-	if l.ask != 0 || c.GetTo() != l.GetTo() || items < h.size/2 && took < chunkTime {
+	if l.asked || c.GetTo() != l.GetTo() || items < h.size/2 && took < chunkTime {
 		return
 	}
 	factor := min(growth, max(1.0/growth, float64(chunkTime)/float64(max(took, time.Millisecond))))
@@ -331,108 +333,6 @@ func (b *book) end(l *lease, to int64) {
 	l.To = to
 }
 
-// lend leases what a task has room for.
-func (b *book) lend(h *holder, room int64, now time.Time) []*fleetv1.TaskChunk {
-	var out []*fleetv1.TaskChunk
-	has := 0
-	for _, l := range h.leases {
-		if !l.packed {
-			has++
-		}
-	}
-	for ; has < running && room > 0; has++ {
-		from, to := b.free()
-		if from == to {
-			if has == 0 {
-				b.take(h, now)
-			}
-			break
-		}
-		to = min(to, from+room, from+b.size(h))
-		l := b.add(h, &fleetv1.Chunk{From: from, To: to, Task: h.task, Attempt: b.newAttempt()}, now)
-		room -= to - from
-		out = append(out, l.answer())
-	}
-	return out
-}
-
-// size is how many items a task is given at once: near the end few, so that all end together.
-func (b *book) size(h *holder) int64 {
-	free := b.left() - b.held
-	if !b.ledger.GetListed() {
-		return h.size
-	}
-	return max(1, min(h.size, free/int64(2*max(1, len(b.holders)))))
-}
-
-// free is the first run of items that nobody has, within one part of the input; empty when there is none.
-func (b *book) free() (from, to int64) {
-	items, committed := b.ledger.GetItems(), state.Ranges(b.ledger.GetCommitted())
-	for at := b.low; at < items; {
-		from, to = committed.Next(at, items)
-		i := b.after(from)
-		for ; i < len(b.leases) && b.leases[i].GetFrom() <= from; i++ {
-			from = b.leases[i].GetTo()
-		}
-		if i < len(b.leases) {
-			to = min(to, b.leases[i].GetFrom())
-		}
-		if b.low = from; from < to {
-			return from, min(to, b.partEnd(from))
-		}
-		if from == at { // nothing behind it either
-			break
-		}
-		at = from
-	}
-	b.low = items
-	return items, items
-}
-
-// partEnd is where the part of the input ends that has the item.
-func (b *book) partEnd(item int64) int64 {
-	parts := b.ledger.GetParts()
-	i := sort.Search(len(parts), func(i int) bool { return parts[i].GetFrom() > item }) - 1
-	return parts[i].GetFrom() + parts[i].GetItems()
-}
-
-// take asks the task that would be the last to end for some of what it hasn't begun: a share by how fast both are.
-// Who has nothing gets it once that task has given it up.
-func (b *book) take(h *holder, now time.Time) {
-	var slowest *lease
-	var most time.Duration
-	for _, l := range b.leases {
-		rest := l.GetTo() - l.GetFrom() - l.done
-		if l.packed || l.holder == h || rest <= 0 {
-			continue
-		}
-		if l.ask != 0 {
-			return // one is on its way
-		}
-		if d := l.needs(rest, now); d > most {
-			slowest, most = l, d
-		}
-	}
-	if most <= takeAfter {
-		return
-	}
-	rest := slowest.GetTo() - slowest.GetFrom() - slowest.done
-	theirs, ours := max(slowest.holder.progress.GetRate(), 0.01), max(h.progress.GetRate(), 0.01)
-	share := max(1, int64(float64(rest)*ours/(ours+theirs)))
-	if to := slowest.GetTo() - share; to > slowest.GetFrom() {
-		slowest.ask = to
-	}
-}
-
-// needs is how long a lease will take to its end, as it goes.
-func (l *lease) needs(rest int64, now time.Time) time.Duration {
-	rate := l.holder.progress.GetRate()
-	if rate <= 0 {
-		return now.Sub(l.began)
-	}
-	return time.Duration(float64(rest) / rate * float64(time.Second))
-}
-
 // expire ends what is held by instances that have fallen silent, or are gone.
 func (b *book) expire(gone func(instance string) bool, now time.Time) {
 	for id, h := range b.holders {
@@ -447,20 +347,4 @@ func (b *book) expire(gone func(instance string) bool, now time.Time) {
 		delete(b.holders, id)
 	}
 	b.assign()
-}
-
-// wanted is how many tasks have enough to do with what is left; 0 while that isn't known.
-func (b *book) wanted() int {
-	if !b.ledger.GetListed() {
-		return 0
-	}
-	if len(b.holders) == 0 { // it isn't known how long an item takes
-		return int(max(1, b.left()))
-	}
-	var each int64
-	for _, h := range b.holders {
-		each += running * h.size
-	}
-	each = max(1, each/int64(len(b.holders)))
-	return int(max(1, (b.left()+each-1)/each))
 }

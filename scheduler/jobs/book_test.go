@@ -347,6 +347,31 @@ func TestSlowChunkIsShared(t *testing.T) {
 	}
 }
 
+// TestStuckChunkIsTaken: who calls and does nothing gives up all that it has not begun.
+func TestStuckChunkIsTaken(t *testing.T) {
+	w := newWorld(t, 1, 1, 1)
+	stuck, other := w.start(), w.start()
+	stuck.speed = 0
+	w.call(other, false)
+	w.call(stuck, false)
+	for range 10 {
+		w.now = w.now.Add(2 * time.Second)
+		w.call(stuck, false)
+		for a, c := range stuck.chunks {
+			if c.GetChunk().GetTo() == c.GetChunk().GetFrom() {
+				delete(stuck.chunks, a)
+			}
+		}
+		w.call(other, false)
+		w.work(other)
+		w.commit(false)
+		w.check()
+	}
+	if n := w.ledger().GetSuccessful() + w.ledger().GetFailed(); n != 1 {
+		t.Errorf("%d items have ended", n)
+	}
+}
+
 // TestRefusedChunk: what the ledger doesn't take is leased anew.
 func TestRefusedChunk(t *testing.T) {
 	w := newWorld(t, 1, 8, 8)
