@@ -72,8 +72,9 @@ type lease struct {
 	packed bool
 	done   int64 // items that have ended
 	began  time.Time
-	asked  bool // to end at ask
-	ask    int64
+	// It is to end at ask, for the sake of another: an answer tells the task, and its next call says where it ends.
+	asked, told bool
+	ask         int64
 }
 
 func newBook(now time.Time, newAttempt func() string) *book {
@@ -134,7 +135,7 @@ func (b *book) exchange(req *fleetv1.ExchangeTaskRequest, leaving bool, ready fu
 	resp := &fleetv1.ExchangeTaskResponse{Task: h.task, Stop: b.stopping()}
 	named, yields := map[string]bool{}, false
 	for _, l := range h.leases {
-		yields = yields || l.asked // another is to have what it gives up
+		yields = yields || l.told // another is to have what it gives up
 	}
 	for _, c := range req.GetChunks() {
 		if a := c.GetChunk().GetAttempt(); a != "" && !named[a] {
@@ -254,7 +255,10 @@ func (b *book) report(h *holder, t *fleetv1.TaskChunk, now time.Time) *fleetv1.T
 	default:
 		l.done = max(0, t.GetDone())
 		b.end(l, min(c.GetTo(), l.GetTo()))
-		l.asked = false
+		if l.told {
+			l.asked, l.told = false, false
+		}
+		l.told = l.asked
 	}
 	return l.answer()
 }

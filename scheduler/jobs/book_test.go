@@ -322,10 +322,10 @@ func TestSlowChunkIsShared(t *testing.T) {
 	w := newWorld(t, 1, 1000, 1000)
 	slow, fast := w.start(), w.start()
 	slow.speed, fast.speed = 1, 99
-	w.call(fast, false)
 	w.call(slow, false)
 	w.book.holders[slow.id].size = 10_000 // as if it had been fast so far
-	w.book.holders[fast.id].size = 10_000
+	w.call(fast, false)
+	w.call(slow, false)
 	for range 400 {
 		w.now = w.now.Add(2 * time.Second)
 		w.call(slow, false)
