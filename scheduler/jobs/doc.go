@@ -17,7 +17,7 @@
 // # Chunks
 //
 // A task has at most two chunks that run, so that one begins when the other ends. A chunk should take 4 s: the first has 8
-// items, the next one up to four times as many or as few, by how long the last one took. Near the end chunks are small, at
+// items, the next one up to 16 times as many or as few, by how long the last one took. Near the end chunks are small, at
 // most what is left by twice the number of tasks. When nothing is free and a task has nothing, the slowest chunk is cut: its task
 // is asked to end it earlier, says what it can still give up, and the rest is leased anew. A chunk lies within one part of the
 // input, so that a task reads one index for it.
