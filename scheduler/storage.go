@@ -50,7 +50,9 @@ func (c Config) validateJobs(bad func(field, format string, args ...any)) {
 	}
 }
 
-func (s Stores) byScheme() map[string]Store { return map[string]Store{storage.S3: s.S3, storage.OBS: s.OBS} }
+func (s Stores) byScheme() map[string]Store {
+	return map[string]Store{storage.S3: s.S3, storage.OBS: s.OBS}
+}
 
 // stores are those that are configured, without anybody's keys.
 func (c Config) stores() map[string]storage.Store {

@@ -115,8 +115,8 @@ type Config struct {
 	Sealer auth.Sealer
 	// MaxServicesPerUser is the quota of SPEC §3, MaxJobsPerProject that of §5.
 	MaxServicesPerUser, MaxJobsPerProject int
-	Now                func() time.Time
-	Logger             *slog.Logger
+	Now                                   func() time.Time
+	Logger                                *slog.Logger
 }
 
 // API is the operator's API. Its methods are called through gRPC alone.

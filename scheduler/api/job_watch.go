@@ -11,7 +11,6 @@ import (
 	"github.com/drover-fleet/drover/batch"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/state"
-	"github.com/drover-fleet/drover/storage"
 )
 
 // WatchJob ends with NotFound when the job is gone. Why instances wait is worked out again when the job, or one of them,
@@ -112,14 +111,8 @@ func (s *jobServer) progress(view state.ReadView, j *fleetv1.Job) (*fleetv1.JobP
 	for _, r := range l.GetCommitted() {
 		p.Left -= r.GetTo() - r.GetFrom()
 	}
-	output, err := storage.ParseURL(j.GetSpec().GetOutput())
-	if err != nil {
-		return p, nil // it was checked when the job was made
-	}
 	for _, m := range manifestsOf(l) {
-		if u, err := output.Join(batch.ManifestName(m.GetTask(), m.GetNumber())); err == nil {
-			p.Manifests = append(p.Manifests, u.String())
-		}
+		p.Manifests = append(p.Manifests, batch.ManifestName(m.GetTask(), m.GetNumber()))
 	}
 	return p, nil
 }
