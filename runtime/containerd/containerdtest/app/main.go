@@ -10,6 +10,7 @@
 //	/env?key=K     answers an environment variable
 //	/file?path=P   answers a file's content
 //	/list?path=P   answers the names in a directory, one on each line
+//	/predict       is a model for batch jobs, see model.go
 //
 // With arguments it runs as a client, for use with exec: "app dial ADDR" as above; "app tty" echoes
 // standard input, says whether it is a terminal, and ends with it.
@@ -129,6 +130,7 @@ func handler() http.Handler {
 		}
 		return string(raw)
 	})
+	mux.HandleFunc("POST /predict", predict)
 	answer("/list", func(r *http.Request) string { return list(r.FormValue("path")) })
 	return mux
 }
