@@ -1,4 +1,5 @@
-package main
+// Package model is a model for tests of batch jobs, as an HTTP handler: containers and fake ones serve the same.
+package model
 
 import (
 	"bytes"
@@ -13,7 +14,7 @@ import (
 	"time"
 )
 
-// predict is the model of batch jobs: what it does with an item stands in the item, as "do": a list of words with blanks
+// Predict answers an item: what it does with an item stands in the item, as "do": a list of words with blanks
 // between. Without any it answers {"answer": A}, where A is the SHA-256 of the body (of a multipart form: of its one file);
 // with {"rows": [{…}, …]} it answers {"rows": [{"answer": A}, …]}, each A of the row alone. The words are
 //
@@ -23,9 +24,9 @@ import (
 //	nothing      ends the connection without an answer
 //	hang         answers when the caller has gone
 //	big:N        answers N bytes of JSON
-//	exit         ends the process
+//	exit         ends the process (that of the test, where the container is a fake one)
 //	once:PATH    does what follows only when the file doesn't exist yet, and makes it
-func predict(w http.ResponseWriter, r *http.Request) {
+func Predict(w http.ResponseWriter, r *http.Request) {
 	body, err := item(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
