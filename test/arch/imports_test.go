@@ -15,6 +15,7 @@ var layers = map[string][]string{
 	"identity": {"proto"},
 	"systemd":  {},
 	"registry": {"proto"},
+	"batch":    {"proto"},
 	"client":   {"proto", "signature"},
 
 	"client/direct": {"signature"},
@@ -27,8 +28,8 @@ var layers = map[string][]string{
 	"runtime/containerd":  {"=runtime", "runtime/logfile", "registry"},
 	"devices":             {"proto"},
 
-	"agent":     {"=runtime", "runtime/logfile", "=devices", "identity", "proto"},
-	"scheduler": {"registry", "identity", "proto"},
+	"agent":     {"=runtime", "runtime/logfile", "=devices", "batch", "identity", "proto"},
+	"scheduler": {"registry", "batch", "identity", "proto"},
 
 	"scheduler/state":     {"proto"},
 	"scheduler/place":     {"scheduler/state", "proto"},
@@ -46,11 +47,11 @@ var layers = map[string][]string{
 	"scheduler/lookup":    {"scheduler/state", "scheduler/auth", "proto"},
 
 	// What puts things together.
-	"cmd":           {"agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices"},
+	"cmd":           {"agent", "batch", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices"},
 	"examples":      {},
 	"examples/demo": {"examples/iris", "client", "proto"},
 	"scripts":       {},
-	"test":          {"signature", "agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "cmd"},
+	"test":          {"signature", "batch", "agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "cmd"},
 }
 
 // implementations are chosen in cmd; everything else sees the interface beside them.
@@ -82,6 +83,7 @@ var barred = []struct {
 	why   string
 }{
 	{"scheduler/place", []string{"time", "google.golang.org/grpc", "os", "net", "math/rand", "math/rand/v2", "log/slog"}, "placement is a pure function"},
+	{"batch", []string{"time", "google.golang.org/grpc", "os", "net", "net/http", "math/rand", "math/rand/v2", "log/slog"}, "formats are pure"},
 	{"client/direct", []string{"google.golang.org/grpc", "google.golang.org/protobuf/proto"}, "whoever calls over HTTP links no gRPC"},
 	{"scheduler/state", []string{"google.golang.org/grpc", "os", "net", "math/rand", "math/rand/v2", "crypto/rand", "github.com/google/uuid"}, "applying a command decides nothing"},
 }
