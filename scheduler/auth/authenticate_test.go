@@ -70,8 +70,10 @@ func newShop(t *testing.T) *shop {
 		state.Put(0, &fleetv1.Key{Meta: meta("AK", "vision"), User: "ann", Scopes: scopes, ExpireTime: late, Secret: sealed("sk", AboutKey("AK"))}),
 		state.Put(0, &fleetv1.Key{Meta: meta("LOST", "vision"), User: "ann", Scopes: scopes, Secret: sealed("sk", "another")}),
 		state.Put(0, &fleetv1.Model{Meta: meta("m", "vision"), Spec: &fleetv1.ModelSpec{Version: "0.0.1"}}),
-		state.Put(0, &fleetv1.App{Meta: meta("app", "vision"), AppKey: "APP", Secret: sealed("as", AboutApp("vision", "app")), Services: []string{"iris"},
-			Codes: []*fleetv1.AppCode{{Id: "1", Sha256: Hash("code")}}}),
+		state.Put(0, &fleetv1.App{Meta: meta("app", "vision"), AppKey: "APP", Secret: sealed("as", AboutApp("vision", "app")), Services: []string{"iris", "gone", "lily"},
+			ServiceIds: map[string]string{"iris": "iris", "gone": "gone-1", "lily": "lily-1"}, Codes: []*fleetv1.AppCode{{Id: "1", Sha256: Hash("code")}}}),
+		state.Put(0, &fleetv1.App{Meta: meta("older", "vision"), AppKey: "OLDER", Services: []string{"rose"}, Codes: []*fleetv1.AppCode{{Id: "1", Sha256: Hash("older")}}}),
+		state.Put(0, &fleetv1.Service{Meta: &fleetv1.Meta{Name: "lily", Id: "lily-2", Account: fleetv1.Default, Project: "vision"}}),
 		state.Put(0, &fleetv1.Service{Meta: meta("iris", "vision")}), state.Put(0, &fleetv1.Service{Meta: meta("rose", "vision")}))
 	return s
 }
@@ -142,6 +144,12 @@ func TestRequest(t *testing.T) {
 		{"app", s.signed(irisPath, "APP", "as", now), nil, "app app/vision/app lookup vision default", 0, ""},
 		{"app, another service", s.signed(inRoses, "APP", "as", now), ErrNotBound, "", 403, ""},
 		{"app, wrong secret", s.signed(inRoses, "APP", "sk", now), signature.ErrMismatch, "", 401, ""},
+		{"older app, by name", look(inRoses, "X-Apig-AppCode", "older"), nil, "older app/vision/older lookup vision default", 0, ""},
+		{"app of a deleted service", look(strings.Replace(irisPath, "iris", "gone", 1), "X-Apig-AppCode", "code"), nil, "app app/vision/app lookup vision default", 0, ""},
+		{"likewise, by ID", look(strings.Replace(irisPath, "iris", "gone-1", 1), "X-Apig-AppCode", "code"), nil, "app app/vision/app lookup vision default", 0, ""},
+		{"app, another service of its name", look(strings.Replace(irisPath, "iris", "lily", 1), "X-Apig-AppCode", "code"), ErrNotBound, "", 403, ""},
+		{"likewise, by ID", look(strings.Replace(irisPath, "iris", "lily-2", 1), "X-Apig-AppCode", "code"), ErrNotBound, "", 403, ""},
+		{"likewise, by the ID before", look(strings.Replace(irisPath, "iris", "lily-1", 1), "X-Apig-AppCode", "code"), nil, "app app/vision/app lookup vision default", 0, ""},
 		{"code's digest as key", s.signed(irisPath, string(Hash("code")), "as", now), signature.ErrMismatch, "", 401, ""},
 	} {
 		got, err := s.auth.Request(c.r, nil)

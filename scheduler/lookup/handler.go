@@ -1,11 +1,13 @@
 package lookup
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 
 	"github.com/drover-fleet/drover/scheduler/auth"
+	"github.com/drover-fleet/drover/signature"
 )
 
 // ServeHTTP answers GET /v1/{project}/services/{service}/predict/endpoints?type=host_endpoints.
@@ -88,7 +90,11 @@ func splitPath(p string) (project, service string, ok bool) {
 func (t *Table) authenticate(r *http.Request) (auth.Caller, *refusal) {
 	caller, err := t.cfg.Authenticate(r)
 	if err != nil {
-		return caller, refuse(auth.HTTPStatus(err), "%v", err)
+		no := refuse(auth.HTTPStatus(err), "%v", err)
+		if errors.Is(err, signature.ErrUnsigned) {
+			no.reason = reasonUnsigned
+		}
+		return caller, no
 	}
 	return caller, nil
 }
