@@ -31,6 +31,7 @@ var (
 	ErrNotGranted   = errors.New("the token is good, and nothing is granted to who has it: oidc.grants of the schedulers' configuration say what is")
 	ErrAgent        = errors.New("an agent's token may not look services up")
 	ErrNotReady     = errors.New("this scheduler knows nothing of the cluster before it has heard a leader: try again in a moment; there is none while a majority of the schedulers is down")
+	ErrUnsigned     = signature.ErrUnsigned // the body has to be signed, and isn't
 	ErrNoKeys       = errors.New("this scheduler can't check tokens of the external issuer now: try again in a moment; its log says why")
 )
 

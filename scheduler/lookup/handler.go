@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/drover-fleet/drover/scheduler/auth"
-	"github.com/drover-fleet/drover/signature"
 )
 
 // ServeHTTP answers GET /v1/{project}/services/{service}/predict/endpoints?type=host_endpoints.
@@ -91,7 +90,7 @@ func (t *Table) authenticate(r *http.Request) (auth.Caller, *refusal) {
 	caller, err := t.cfg.Authenticate(r)
 	if err != nil {
 		no := refuse(auth.HTTPStatus(err), "%v", err)
-		if errors.Is(err, signature.ErrUnsigned) {
+		if errors.Is(err, auth.ErrUnsigned) {
 			no.reason = reasonUnsigned
 		}
 		return caller, no
