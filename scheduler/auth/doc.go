@@ -27,6 +27,8 @@
 //     log. That a key has expired is told to who has its secret.
 //   - What an external issuer's token grants is held against the projects that there are, and the accounts that they belong to,
 //     with each call. The account stands in the grant: a name alone would be anybody's who takes it next.
+//   - An app is bound to services by ID: a new one of the same name is another's work, maybe with other data. One that is
+//     deleted is absent for the app as for everybody.
 //   - The last use of a credential is kept in memory and stored when it is an hour newer than what is stored: never an
 //     entry of the log for a call. Followers tell the leader, who stores it.
 //   - An operator's token can't call AgentService: it must not be able to pretend to be a node. A connection with an
