@@ -33,7 +33,7 @@ func (plainSealer) Open(sealed *fleetv1.SealedKey, about string) ([]byte, error)
 }
 
 type shop struct {
-	t     *testing.T
+	t     testing.TB
 	store *state.Store
 	auth  *Authenticator
 	now   time.Time
@@ -51,7 +51,7 @@ func (s *shop) write(m ...*fleetv1.Mutation) {
 	}
 }
 
-func newShop(t *testing.T) *shop {
+func newShop(t testing.TB) *shop {
 	s := &shop{t: t, store: state.New(), now: now}
 	s.auth = NewAuthenticator(AuthenticatorConfig{View: s.store.View, Sealer: plainSealer{}, Now: func() time.Time { return s.now }, Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
 	meta := func(name, project string) *fleetv1.Meta {
