@@ -28,7 +28,7 @@ var (
 	ErrNoCredential = errors.New("no credential: send X-Auth-Token, X-Apig-AppCode, or a request that is signed by SDK-HMAC-SHA256, and one of them only")
 	ErrExpired      = errors.New("the credential has expired: ask for a new one")
 	ErrNotBound     = errors.New("the app is not bound to this service: its project's deployers can bind it")
-	ErrNotGranted   = errors.New("the token is good, and nothing is granted to who has it: oidc.grants of the schedulers' configuration say what is")
+	ErrNotGranted   = errors.New("the token is good, and nothing is granted to who has it: oidc.grants of the schedulers' configuration say what is, as far as the projects are there and of the accounts that stand before them")
 	ErrAgent        = errors.New("an agent's token may not look services up")
 	ErrNotReady     = errors.New("this scheduler knows nothing of the cluster before it has heard a leader: try again in a moment; there is none while a majority of the schedulers is down")
 	ErrUnsigned     = signature.ErrUnsigned // the body has to be signed, and isn't

@@ -204,15 +204,14 @@ func (k *keySet) reload(ctx context.Context, seen time.Time) bool {
 		return true // somebody else has tried meanwhile
 	}
 	keys, err := k.load(ctx)
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.tried = k.now()
 	if err != nil {
 		k.log.Warn("the key set of the external issuer can't be loaded", "from", k.from, "error", err)
-		return false
+		keys, _ = k.current()
 	}
-	k.keys = keys
-	return true
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.keys, k.tried = keys, k.now()
+	return err == nil
 }
 
 func (k *keySet) load(ctx context.Context) ([]crypto.PublicKey, error) {
