@@ -129,7 +129,7 @@ func New(cfg Config, logger *slog.Logger) (_ *Server, err error) {
 	if err := s.open(); err != nil {
 		return nil, err
 	}
-	external, err := cfg.issuer()
+	external, err := cfg.issuer(s.log)
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +174,8 @@ func (s *Server) wire(external auth.External) {
 		State: s.state, Proposer: s.proposals, Sessions: s.hub, LookupMaxAge: s.cfg.LookupMaxAge, ReserveAfter: s.cfg.ReserveAfter,
 		Now: s.clock.Now, Logger: s.log,
 	})
-	s.auth = auth.NewAuthenticator(auth.AuthenticatorConfig{View: s.state.View, Sealer: s.sealer(), External: external, Now: s.clock.Now})
+	s.auth = auth.NewAuthenticator(auth.AuthenticatorConfig{View: s.state.View, Sealer: s.sealer(), External: external,
+		AllowUnsigned: s.cfg.AllowUnsignedPayload, Now: s.clock.Now, Logger: s.log})
 	in := auth.NewInterceptors(auth.Config{Authenticator: s.auth, Secure: !s.cfg.Insecure, Logger: s.log})
 	s.table = lookup.New(lookup.Config{
 		Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge, Hold: s.limits.hold, Limiter: s.limiter,
@@ -184,6 +185,7 @@ func (s *Server) wire(external auth.External) {
 	s.api = api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
 		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), Sealer: s.sealer(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
+		MaxAppsPerProject: s.cfg.MaxAppsPerProject, MaxCredentialsPerUser: s.cfg.MaxCredentialsPerUser,
 		Now: s.clock.Now, Logger: s.log,
 	})
 	m := newMetrics(s)

@@ -173,7 +173,7 @@ func (i *Interceptors) caller(ctx context.Context, method string, a access) (_ C
 func (i *Interceptors) bySecret(ctx context.Context, a access) (_ Caller, who string, _ *refusal) {
 	c, err := i.cfg.Authenticator.Secret(ctx, bearer(ctx))
 	switch {
-	case errors.Is(err, ErrNotReady):
+	case errors.Is(err, ErrNotReady), errors.Is(err, ErrNoKeys):
 		return c, "", &refusal{"", codes.Unavailable, err.Error()}
 	case errors.Is(err, ErrNoToken):
 		return c, "", &refusal{"", codes.Unauthenticated, err.Error()}

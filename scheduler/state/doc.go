@@ -73,6 +73,9 @@
 // logs of older programs hold objects of projects that nobody has made. What a credential shows is an index, so that
 // authentication costs a look-up.
 //
+// An app names its services and holds their IDs. IDs aren't used again, so the deletion of a service ends what binds apps to
+// it without a write, and apps don't keep services from being deleted.
+//
 // # Request IDs
 //
 // The request ID of a command that had an effect is remembered for 24 hours (by the commands' times) and
