@@ -64,8 +64,8 @@ func TestRolledBackSchedulerStops(t *testing.T) {
 		return argv
 	}})
 	p := s.All[1]
-	// A command that came with the newest version.
-	project := &fleetv1.CreateProjectRequest{Project: &fleetv1.Project{Meta: &fleetv1.Meta{Name: "vision"}}}
+	// A command that came with the newest version: a request ID has a scope.
+	project := &fleetv1.CreateProjectRequest{RequestId: "vision", Project: &fleetv1.Project{Meta: &fleetv1.Meta{Name: "vision"}}}
 	if _, err := p.Client.Tenants.CreateProject(t.Context(), project); err != nil {
 		t.Fatal(err)
 	}
