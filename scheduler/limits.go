@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -35,6 +36,8 @@ type limits struct {
 	waitingPerAccount  int
 	firstMessage       time.Duration // after which a gRPC call ends of which no message has come
 
+	refusals *rate.Limiter // of gRPC calls with a deadline, as they arrive
+
 	underWay atomic.Int64 // requests
 
 	mu        sync.Mutex
@@ -49,7 +52,7 @@ func defaultLimits() *limits {
 	return &limits{
 		maxOperatorMessage: 4 << 20, streamsPerClient: 256, streams: 4096, streamsPerAccount: 3072, relaysPerAccount: 192, callsPerConnection: 16_384,
 		grpcConnections: 32_768, httpConnections: 20_480, dnsConnections: 256, httpRequests: 1024, waiting: 16_384, waitingPerAccount: 12_288,
-		firstMessage: 15 * time.Second, byClient: map[string]int{}, byShare: map[share]int{}, byAccount: map[string]int{},
+		firstMessage: 15 * time.Second, refusals: rate.NewLimiter(1000, 1000), byClient: map[string]int{}, byShare: map[share]int{}, byAccount: map[string]int{},
 	}
 }
 

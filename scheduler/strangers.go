@@ -9,9 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
 	"github.com/drover-fleet/drover/scheduler/auth"
@@ -22,7 +20,7 @@ import (
 type strangers struct {
 	perSource int           // connections
 	time      time.Duration // that a connection may stay one of a stranger
-	calls     int32         // of gRPC under way on a connection, of methods that ask for no credential
+	calls     int32         // of gRPC under way on a connection without a valid credential
 	bytes     int64         // that may come on the connection while any of them is
 
 	mu       sync.Mutex
@@ -149,20 +147,19 @@ func (c *guest) ages() bool {
 	return c != nil && !c.known.Load() && time.Since(c.since) > c.limits.time/2
 }
 
-// call counts a gRPC call without a credential until its context ends.
-func (c *guest) call(ctx context.Context) error {
+// call counts a gRPC call without a valid credential until its context ends. One too many ends the connection.
+func (c *guest) call(ctx context.Context) {
 	if c == nil || c.known.Load() {
-		return nil
+		return
 	}
-	switch now := c.calls.Add(1); {
+	now := c.calls.Add(1)
+	context.AfterFunc(ctx, func() { c.calls.Add(-1) })
+	switch {
 	case now == 1:
 		c.left.Store(c.limits.bytes)
 	case now > c.limits.calls:
-		c.calls.Add(-1)
-		return status.Errorf(codes.ResourceExhausted, "%d calls are under way on this connection, on which nobody has shown a credential: end some of them, or show one", c.limits.calls)
+		c.expire()
 	}
-	context.AfterFunc(ctx, func() { c.calls.Add(-1) })
-	return nil
 }
 
 // RemoteAddr leads back to the connection: it is all that gRPC and HTTP tell of it with a call.
@@ -192,28 +189,35 @@ func guestOf(ctx context.Context) *guest {
 	return g
 }
 
-// arrive looks at a gRPC call when its headers are there and before any of its message is read: who shows no valid credential
-// has none buffered. It is called by the goroutine that reads the connection.
+// arrive looks at a gRPC call when its headers are there and before any of its message is read. Who shows no valid credential
+// is refused, so that none of it is buffered, or has little room for it until an interceptor refuses him. It is called by the
+// goroutine that reads the connection.
 func (l *limits) arrive(in *auth.Interceptors, m *metrics) tap.ServerInHandle {
 	return func(ctx context.Context, info *tap.Info) (context.Context, error) {
 		var g *guest
 		if p, ok := peer.FromContext(ctx); ok {
 			g = guestAt(p.Addr)
 		}
-		known, err := in.Arrive(ctx, info.FullMethodName)
+		known, refuse := in.Arrive(ctx, info.FullMethodName)
 		switch {
-		case err != nil:
 		case known:
 			g.recognise()
-		default:
-			err = g.call(ctx)
-		}
-		if err != nil {
+		case refuse != nil && l.forgettable(ctx):
+			err := refuse()
 			if in.Knows(info.FullMethodName) { // else a stranger could make labels
 				m.ended(info.FullMethodName, err)
 			}
 			return ctx, err
+		default:
+			g.call(ctx)
 		}
 		return awaitMessage(ctx, l.firstMessage), nil
 	}
+}
+
+// forgettable says that a call can be refused as it arrives. gRPC then keeps the timer of its deadline until that: so it is
+// done for near ones, and for so many a second.
+func (l *limits) forgettable(ctx context.Context) bool {
+	at, limited := ctx.Deadline()
+	return !limited || time.Until(at) < time.Minute && l.refusals.Allow()
 }

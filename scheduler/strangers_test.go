@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	goruntime "runtime"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,135 +16,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
-	"github.com/drover-fleet/drover/scheduler/auth"
-	"github.com/drover-fleet/drover/scheduler/state"
 )
-
-// door is a gRPC port with nothing behind it but what meets strangers.
-type door struct {
-	t         *testing.T
-	strangers *strangers
-	limits    *limits
-	metrics   *metrics
-	auth      *auth.Authenticator
-	secret    string // of an operator
-	came      atomic.Int64
-	addr      string
-}
-
-func newDoor(t *testing.T, tune func(*door)) *door {
-	d := &door{t: t, strangers: defaultStrangers(), limits: defaultLimits(), secret: auth.NewSecret(),
-		metrics: &metrics{registry: prometheus.NewRegistry(), calls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "calls"}, []string{"method", "code"})}}
-	d.metrics.registry.MustRegister(d.metrics.calls)
-	st := state.New()
-	if r, _ := st.Apply(1, &fleetv1.Command{Introduced: state.CommandVersion, Op: &fleetv1.Command_Write{Write: &fleetv1.Write{Mutations: []*fleetv1.Mutation{
-		state.Put(0, &fleetv1.Cluster{Meta: &fleetv1.Meta{Name: "c"}}),
-		state.Put(0, &fleetv1.Token{Meta: &fleetv1.Meta{Name: "op"}, SecretSha256: auth.Hash(d.secret), Role: fleetv1.RoleOperator}),
-	}}}}); len(r.Rejections) > 0 {
-		t.Fatal(r.Rejections)
-	}
-	d.auth = auth.NewAuthenticator(auth.AuthenticatorConfig{View: st.View, Now: time.Now})
-	in := auth.NewInterceptors(auth.Config{Authenticator: d.auth, Logger: slog.New(slog.DiscardHandler)})
-	if tune != nil {
-		tune(d)
-	}
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.ReadBufferSize(readBuffer), grpc.InTapHandle(d.limits.arrive(in, d.metrics)),
-		grpc.StaticStreamWindowSize(windowSize), grpc.StaticConnWindowSize(windowSize),
-		grpc.ChainUnaryInterceptor(unaryArrived, in.Unary), grpc.ChainStreamInterceptor(streamArrives, in.Stream))
-	fleetv1.RegisterNodeServiceServer(srv, fleetv1.UnimplementedNodeServiceServer{})
-	fleetv1.RegisterJoinServiceServer(srv, fleetv1.UnimplementedJoinServiceServer{})
-	fleetv1.RegisterEventServiceServer(srv, watched{})
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(d.strangers.listen(meter{inner, &d.came}, "goodbye")) }()
-	t.Cleanup(func() {
-		srv.Stop()
-		if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) { // it hasn't begun
-			t.Error(err)
-		}
-	})
-	d.addr = inner.Addr().String()
-	return d
-}
-
-// watched has one message for who watches, and then none.
-type watched struct {
-	fleetv1.UnimplementedEventServiceServer
-}
-
-func (watched) WatchEvents(_ *fleetv1.WatchEventsRequest, stream grpc.ServerStreamingServer[fleetv1.WatchEventsResponse]) error {
-	if err := stream.Send(&fleetv1.WatchEventsResponse{}); err != nil {
-		return err
-	}
-	<-stream.Context().Done()
-	return status.FromContextError(stream.Context().Err()).Err()
-}
-
-// meter counts what comes.
-type meter struct {
-	net.Listener
-	came *atomic.Int64
-}
-
-func (m meter) Accept() (net.Conn, error) {
-	c, err := m.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return meteredConn{c, m.came}, nil
-}
-
-type meteredConn struct {
-	net.Conn
-	came *atomic.Int64
-}
-
-func (c meteredConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	c.came.Add(int64(n))
-	return n, err
-}
-
-func (d *door) client() *grpc.ClientConn {
-	d.t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+d.addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry())
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	d.t.Cleanup(func() { conn.Close() })
-	return conn
-}
-
-func (d *door) context(secret string) context.Context {
-	ctx, cancel := context.WithTimeout(d.t.Context(), 20*time.Second)
-	d.t.Cleanup(cancel)
-	if secret == "" {
-		return ctx
-	}
-	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+secret)
-}
-
-// dial is a connection on which nothing is said.
-func (d *door) dial() net.Conn {
-	d.t.Helper()
-	c, err := net.Dial("tcp", d.addr)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	d.t.Cleanup(func() { c.Close() })
-	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
-		d.t.Fatal(err)
-	}
-	return c
-}
 
 // A message of 15 MiB is taken from who has a credential, and from nobody else: what is refused costs no more than what the
 // caller sends before he hears of it, which is a window at most, and of that nothing is kept.
@@ -208,44 +82,111 @@ func getNode(name string) func(*grpc.ClientConn, context.Context) error {
 	}
 }
 
-// Calls for which nobody needs a credential are few at once on a connection, until somebody shows one on it.
+// Calls without a credential are few at once on a connection, until somebody shows one on it.
 func TestStrangersCallsAreBounded(t *testing.T) {
+	var g *guest
 	d := newDoor(t, func(d *door) { d.strangers.calls = 3 })
-	conn, ctx := d.client(), d.context("")
-	desc, method := &grpc.StreamDesc{ClientStreams: true}, fleetv1.JoinService_Join_FullMethodName
-	opened, end := context.WithCancel(ctx)
-	for range 3 {
-		if _, err := conn.NewStream(opened, desc, method); err != nil {
-			t.Fatal(err)
+	ctx := d.context("")
+	open := func(conn *grpc.ClientConn) (all []grpc.ClientStream) {
+		for range 3 {
+			stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, fleetv1.JoinService_Join_FullMethodName)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, stream)
 		}
+		return all
 	}
-	join := func() error {
+	join := func(conn *grpc.ClientConn) error {
 		_, err := fleetv1.NewJoinServiceClient(conn).Join(ctx, &fleetv1.JoinRequest{})
 		return err
 	}
-	if err := join(); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "3 calls are under way") {
+	conn := d.client()
+	streams := open(conn)
+	if err := join(conn); status.Code(err) != codes.Unavailable {
 		t.Errorf("the fourth: %v", err)
 	}
-	end()
-	for deadline := time.Now().Add(20 * time.Second); ; { // until the scheduler has heard of it
-		err := join()
-		if status.Code(err) == codes.Unimplemented {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("when they have ended: %v", err)
+	for _, s := range streams {
+		if err := s.RecvMsg(&fleetv1.JoinResponse{}); status.Code(err) != codes.Unavailable {
+			t.Errorf("one of the three: %v", err)
 		}
 	}
+	conn = d.client()
 	if err := getNode("n")(conn, d.context(d.secret)); status.Code(err) != codes.Unimplemented {
 		t.Fatal(err)
 	}
-	for range 3 {
-		if _, err := conn.NewStream(ctx, desc, method); err != nil {
-			t.Fatal(err)
+	open(conn)
+	if err := join(conn); status.Code(err) != codes.Unimplemented {
+		t.Errorf("the fourth on a connection that is known: %v", err)
+	}
+	g.call(ctx) // of a connection that nobody has met: it isn't counted
+}
+
+// What has ended isn't counted any more, and the bytes of the next call are its own.
+func TestStrangersCallsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := defaultStrangers()
+		near, far := net.Pipe()
+		defer far.Close()
+		g := s.meet(near, sourceOf(near.RemoteAddr()))
+		defer g.recognise()
+		buffer := make([]byte, s.bytes)
+		for range 3 {
+			ctx, end := context.WithCancel(t.Context())
+			g.call(ctx)
+			go func() {
+				if _, err := far.Write(buffer); err != nil {
+					t.Error(err)
+				}
+			}()
+			if n, err := io.ReadFull(g, buffer); err != nil {
+				t.Errorf("%d bytes came: %v", n, err)
+			}
+			end()
+			synctest.Wait()
+			if g.calls.Load() != 0 {
+				t.Errorf("%d calls are under way", g.calls.Load())
+			}
+		}
+		g.call(t.Context())
+		go func() { _, _ = far.Write(append(buffer, 'x')) }() // who reads says what comes of it
+		if n, err := io.ReadFull(g, make([]byte, len(buffer)+1)); !errors.Is(err, errStranger) {
+			t.Errorf("%d bytes came: %v", n, err)
+		}
+		near.Close()
+	})
+}
+
+// A caller chooses the deadline of a call that is refused, not how long something is kept of it.
+func TestNothingIsKeptOfRefusedCalls(t *testing.T) {
+	d := newDoor(t, func(d *door) { d.strangers.calls = 1 << 20 })
+	conn, ctx := d.client(), d.until("", 1000*time.Hour)
+	refuse := func(n int) {
+		for range n {
+			if err := getNode("n")(conn, ctx); status.Code(err) != codes.Unauthenticated {
+				t.Fatal(err)
+			}
 		}
 	}
-	if err := join(); status.Code(err) != codes.Unimplemented {
-		t.Errorf("the fourth on a connection that is known: %v", err)
+	heap := func() uint64 {
+		goruntime.GC()
+		var m goruntime.MemStats
+		goruntime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	refuse(1000)
+	before := heap()
+	refuse(20_000)
+	if after := heap(); after > before+2<<20 {
+		t.Errorf("%d bytes of heap, %d before", after, before)
+	}
+	d.limits.refusals.SetBurst(0) // those with a near deadline are too many
+	before = uint64(d.came.Load())
+	if err := getNode(strings.Repeat("x", 15<<20))(conn, d.context("")); status.Code(err) != codes.Unauthenticated && status.Code(err) != codes.Unavailable {
+		t.Errorf("a long message: %v", err)
+	}
+	if came := uint64(d.came.Load()) - before; came > windowSize {
+		t.Errorf("%d bytes of it were taken", came)
 	}
 }
 

@@ -199,9 +199,10 @@ func bearer(ctx context.Context) string {
 	return ""
 }
 
-// Arrive is for a call of which the headers alone are there: it refuses who shows no valid credential where the method asks
-// for one. What the caller may do, the interceptors find out. known says that a valid one was shown.
-func (i *Interceptors) Arrive(ctx context.Context, method string) (known bool, err error) {
+// Arrive is for a call of which the headers alone are there. known says that a valid credential was shown; refuse is nil
+// where it was, or the method asks for none, and else tells the audit and answers why. What the caller may do, the
+// interceptors find out.
+func (i *Interceptors) Arrive(ctx context.Context, method string) (known bool, refuse func() error) {
 	if _, isMember := identity.PeerOf(ctx); isMember {
 		return true, nil
 	}
@@ -210,7 +211,7 @@ func (i *Interceptors) Arrive(ctx context.Context, method string) (known bool, e
 		return false, nil
 	}
 	if _, _, no := i.caller(ctx, method, a); no != nil {
-		return false, i.refused(ctx, method, no)
+		return false, func() error { return i.refused(ctx, method, no) }
 	}
 	return true, nil
 }
