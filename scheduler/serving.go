@@ -157,10 +157,10 @@ func (s *Server) handler(m *metrics) http.Handler {
 		if guestOf(r.Context()).ages() { // or it would be closed in the midst of an answer
 			w.Header().Set("Connection", "close")
 		}
-		switch {
-		case r.URL.Path == "/metrics":
+		switch r.URL.Path {
+		case "/metrics":
 			exposition.ServeHTTP(w, r)
-		case r.URL.Path == "/healthz":
+		case "/healthz":
 			if err := s.Healthy(); err != nil {
 				http.Error(w, err.Error(), http.StatusServiceUnavailable)
 				return

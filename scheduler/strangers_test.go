@@ -149,7 +149,7 @@ func TestStrangersCallsEnd(t *testing.T) {
 			}
 		}
 		g.call(t.Context())
-		go func() { _, _ = far.Write(append(buffer, 'x')) }() // who reads says what comes of it
+		go func() { _, _ = far.Write(make([]byte, s.bytes+1)) }() // who reads says what comes of it
 		if n, err := io.ReadFull(g, make([]byte, len(buffer)+1)); !errors.Is(err, errStranger) {
 			t.Errorf("%d bytes came: %v", n, err)
 		}
