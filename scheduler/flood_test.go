@@ -117,7 +117,7 @@ func TestStrangersAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		t.Cleanup(func() { c.Close() })
 		if i < perSource {
 			continue
 		}
