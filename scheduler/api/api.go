@@ -236,7 +236,7 @@ func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 	var last state.Rejection
 	for tries := 0; tries < maxAttempts; {
 		view, now := a.view(), a.cfg.Now()
-		if done, err := repeated(view, req.GetRequestId(), digest); done || err != nil {
+		if done, err := repeated(ctx, view, req.GetRequestId(), digest); done || err != nil {
 			return err
 		}
 		write, err := plan(ctx, view, now)
@@ -253,7 +253,8 @@ func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 			write = &fleetv1.Write{}
 		}
 		cmd := &fleetv1.Command{
-			Time: timestamppb.New(now), Caller: caller(ctx).Name, RequestId: req.GetRequestId(), RequestDigest: digest,
+			Time: timestamppb.New(now), Caller: caller(ctx).Name,
+			RequestId: req.GetRequestId(), RequestScope: requestScope(ctx, req.GetRequestId()), RequestDigest: digest,
 			Op: &fleetv1.Command_Write{Write: write},
 		}
 		cmd.Introduced = state.Introduced(cmd)

@@ -247,7 +247,7 @@ func (m *members) write(ctx context.Context, as *fleetv1.Command) error {
 	if as == nil {
 		return nil
 	}
-	cmd := &fleetv1.Command{Time: timestamppb.New(start), RequestId: as.GetRequestId(), RequestDigest: as.GetRequestDigest(),
+	cmd := &fleetv1.Command{Time: timestamppb.New(start), RequestId: as.GetRequestId(), RequestScope: as.GetRequestScope(), RequestDigest: as.GetRequestDigest(),
 		Op: &fleetv1.Command_Write{Write: &fleetv1.Write{}}}
 	cmd.Introduced = state.Introduced(cmd)
 	_, err := m.w.Propose(ctx, cmd)

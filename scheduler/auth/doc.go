@@ -18,6 +18,8 @@
 //   - A project that the caller has no role in is absent: NotFound, in the words that are used of one that nobody has made.
 //     A role that is too little in a project of his own is PermissionDenied, with the role that it takes.
 //   - A method that is missing from the table is an admin's; a test holds that none is missing.
+//   - A caller without a valid credential is refused by the headers, before his message is read; the interceptors, which
+//     have the request, look again: theirs is the check that counts.
 //   - A stream's first request says which project it is about: it is looked at when it comes, before a handler sees it.
 //   - The caller of an open stream is looked at again every 15 s, with its first request: a shell ends with its token.
 //   - Look-ups over the API, which are not counted, are a viewer's; LookupService is what the role lookup is for.
