@@ -69,7 +69,7 @@ func newWorldOf(t testing.TB, servicesPerUser int) *world {
 	w.jobs, w.dir = newFakeJobs(), t.TempDir()
 	quiet := slog.New(slog.DiscardHandler)
 	a := New(Config{Store: w.store, Log: w, Sessions: w, Events: w, Images: w, Endpoints: w, Members: w.members,
-		Sealer: clearSealer{}, MaxServicesPerUser: servicesPerUser, MaxJobsPerProject: 3,
+		Sealer: clearSealer{}, MaxServicesPerUser: servicesPerUser, MaxJobsPerProject: 3, MaxAppsPerProject: 3, MaxCredentialsPerUser: 10,
 		Jobs: w.jobs, Storage: func(string) (*storage.Storage, error) { return storage.Open(storage.Config{Dirs: []string{w.dir}}) }, Now: func() time.Time { return start }, Logger: quiet})
 	asRoot := auth.Caller{Name: "root", Role: fleetv1.RoleAdmin, Project: fleetv1.Default, Account: fleetv1.Default}
 	in := auth.NewInterceptors(auth.Config{Logger: quiet, Authenticator: auth.NewAuthenticator(auth.AuthenticatorConfig{
@@ -252,7 +252,7 @@ func (m *members) write(ctx context.Context, as *fleetv1.Command) error {
 	if as == nil {
 		return nil
 	}
-	cmd := &fleetv1.Command{Time: timestamppb.New(start), RequestId: as.GetRequestId(), RequestDigest: as.GetRequestDigest(),
+	cmd := &fleetv1.Command{Time: timestamppb.New(start), RequestId: as.GetRequestId(), RequestScope: as.GetRequestScope(), RequestDigest: as.GetRequestDigest(),
 		Op: &fleetv1.Command_Write{Write: &fleetv1.Write{}}}
 	cmd.Introduced = state.Introduced(cmd)
 	_, err := m.w.Propose(ctx, cmd)
