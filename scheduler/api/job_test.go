@@ -56,11 +56,10 @@ func TestSubmitFormats(t *testing.T) {
 		edit func(*fleetv1.JobSpec)
 		want string
 	}{
-		"mapped":           {func(s *fleetv1.JobSpec) { s.Mapping = structOf(t, rowMapped); s.BatchRows = 10 }, "csv"},
-		"multipart":        {func(s *fleetv1.JobSpec) { s.RequestPath = "/image" }, "file"},
-		"by name":          {func(*fleetv1.JobSpec) {}, ""},
-		"lines":            {func(s *fleetv1.JobSpec) { s.InputFormat = "jsonl" }, "jsonl"},
-		"second of a path": {func(s *fleetv1.JobSpec) { s.RequestPath = "/two" }, ""},
+		"mapped":    {func(s *fleetv1.JobSpec) { s.Mapping = structOf(t, rowMapped); s.BatchRows = 10 }, "csv"},
+		"multipart": {func(s *fleetv1.JobSpec) { s.RequestPath = "/image" }, "file"},
+		"by name":   {func(*fleetv1.JobSpec) {}, ""},
+		"lines":     {func(s *fleetv1.JobSpec) { s.InputFormat = "jsonl" }, "jsonl"},
 	} {
 		w := newWorld(t)
 		w.furnishJobs()

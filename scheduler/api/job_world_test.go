@@ -93,7 +93,6 @@ func (w *world) furnishJobs() {
 				route("/", "POST", schema(rowSchema), schema(rowSchema)), route("/flat", "POST", schema(flat), schema(flat)),
 				route("/image", "POST", file, schema(flat)), route("/form", "POST", schema(flat), form), route("/get", "GET", schema(flat), schema(flat)),
 				route("/silent", "POST", schema(flat), nil), route("/bare", "POST", &fleetv1.APISchema{ContentType: "application/json"}, schema(flat)),
-				route("/two", "GET", nil, nil), route("/two", "PUT", schema(flat), schema(flat)),
 			}
 			if edit != nil {
 				edit(m)
