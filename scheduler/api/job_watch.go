@@ -13,8 +13,8 @@ import (
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
-// WatchJob ends with NotFound when the job is gone. Why instances wait is worked out again when the job, or one of them,
-// has changed.
+// WatchJob ends with NotFound when the job is gone. Why instances wait is worked out again when the service that places
+// them has changed: progress comes more often.
 func (s *jobServer) WatchJob(req *fleetv1.WatchJobRequest, stream grpc.ServerStreamingServer[fleetv1.WatchJobResponse]) error {
 	in := project(stream.Context(), req.GetProject())
 	j, err := findJob(s.view(), in, req.GetName())
@@ -42,6 +42,7 @@ func (s *jobServer) WatchJob(req *fleetv1.WatchJobRequest, stream grpc.ServerStr
 	reading.Go(func() { w.follow(ctx, feed) })
 
 	var last *fleetv1.WatchJobResponse
+	var explained uint64 // revision of the service
 	for {
 		select {
 		case <-ctx.Done():
@@ -53,7 +54,11 @@ func (s *jobServer) WatchJob(req *fleetv1.WatchJobRequest, stream grpc.ServerStr
 			return refuse(codes.NotFound, "job %q is gone", req.GetName())
 		}
 		now := s.picture(view, j)
-		now.Waiting = s.waiting(view, j)
+		if r := serviceOf(view, j).GetMeta().GetRevision(); r != explained {
+			now.Waiting, explained = s.waiting(view, j), r
+		} else {
+			now.Waiting = last.GetWaiting()
+		}
 		if last != nil && proto.Equal(now, last) {
 			continue
 		}
