@@ -31,10 +31,7 @@ type Store struct {
 	Insecure bool `yaml:"insecure"`
 }
 
-func (c Config) validateJobs(bad func(field, format string, args ...any)) {
-	if c.MaxJobsPerProject < 1 {
-		bad("max_jobs_per_project", "%d must be at least 1", c.MaxJobsPerProject)
-	}
+func (c Config) validateStorage(bad func(field, format string, args ...any)) {
 	if _, err := storage.Open(storage.Config{Dirs: c.StorageDirs}); err != nil {
 		bad("storage_dirs", "%w", err)
 	}
@@ -50,7 +47,9 @@ func (c Config) validateJobs(bad func(field, format string, args ...any)) {
 	}
 }
 
-func (s Stores) byScheme() map[string]Store { return map[string]Store{storage.S3: s.S3, storage.OBS: s.OBS} }
+func (s Stores) byScheme() map[string]Store {
+	return map[string]Store{storage.S3: s.S3, storage.OBS: s.OBS}
+}
 
 // stores are those that are configured, without anybody's keys.
 func (c Config) stores() map[string]storage.Store {

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -65,43 +64,42 @@ func withinQuota(view state.ReadView, j *fleetv1.Job) error {
 		name, version.GetInstances(), plural(int(version.GetInstances()), "task", "tasks"), e.Resource, e.More, e.Limit)
 }
 
-// batchRoute is the route of the model's apis that jobs call at a path: the first one there that says what it takes
-// and what it answers. field is the path for the error, or empty.
+// batchRoute is the route of the model's apis that jobs call at a path: the first one there, which must say what it takes
+// and what it answers. field is the path for the error.
 func batchRoute(field string, model *fleetv1.Model, path string) (*fleetv1.APIRoute, error) {
-	var paths []string
-	var lacks string
-	for _, r := range model.GetSpec().GetApis() {
-		paths = append(paths, r.GetUrl())
-		if r.GetUrl() != path {
-			continue
-		}
-		what := ""
-		switch {
-		case !slices.Contains([]string{"POST", "PUT", "PATCH"}, r.GetMethod()):
-			what = "a method that sends something: POST, PUT or PATCH"
-		case r.GetRequest().GetContentType() == "":
-			what = "request.Content-type"
-		case r.GetRequest().GetData() == nil:
-			what = "request.data"
-		case r.GetResponse().GetContentType() == "":
-			what = "response.Content-type"
-		case r.GetResponse().GetData() == nil:
-			what = "response.data"
-		default:
-			return r, nil
-		}
-		lacks = cmp.Or(lacks, fmt.Sprintf("%s %s lacks %s", r.GetMethod(), path, what))
-	}
 	named := fmt.Sprintf("model %q version %s", model.GetMeta().GetName(), model.GetSpec().GetVersion())
+	apis := model.GetSpec().GetApis()
+	at := slices.IndexFunc(apis, func(r *fleetv1.APIRoute) bool { return r.GetUrl() == path })
+	if at < 0 && len(apis) == 0 {
+		return nil, unfit(field, "%s has no apis, which say what a job sends: make a new version", named)
+	}
+	if at < 0 {
+		var paths []string
+		for _, r := range apis {
+			paths = append(paths, r.GetUrl())
+		}
+		e := missing(field, "request path", path, paths)
+		e.Msg += fmt.Sprintf(" (in the apis of %s)", named)
+		return nil, e
+	}
+	r, lacks := apis[at], ""
+	switch {
+	case !slices.Contains([]string{"POST", "PUT", "PATCH"}, r.GetMethod()):
+		lacks = "a method that sends something: POST, PUT or PATCH"
+	case r.GetRequest().GetContentType() == "":
+		lacks = "request.Content-type"
+	case r.GetRequest().GetData() == nil:
+		lacks = "request.data"
+	case r.GetResponse().GetContentType() == "":
+		lacks = "response.Content-type"
+	case r.GetResponse().GetData() == nil:
+		lacks = "response.data"
+	}
 	if lacks != "" {
-		return nil, unfit(cmp.Or(field, "request_path"), "in the apis of %s, %s: jobs need what is taken and answered described; make a new version", named, lacks)
+		return nil, unfit(field, "in the apis of %s, %s %s lacks %s: jobs need what is taken and answered described; make a new version",
+			named, r.GetMethod(), path, lacks)
 	}
-	if len(paths) == 0 {
-		return nil, unfit(cmp.Or(field, "request_path"), "%s has no apis, which say what a job sends: make a new version", named)
-	}
-	e := missing(cmp.Or(field, "request_path"), "request path", path, paths)
-	e.Msg += fmt.Sprintf(" (in the apis of %s)", named)
-	return nil, e
+	return r, nil
 }
 
 // admitFormat checks how the input is read against what the route takes.

@@ -174,11 +174,11 @@ func (s *submission) take(after *fleetv1.Job) error {
 	mine := 0
 	for _, j := range all {
 		here := j.GetMeta().GetProject() == s.in
-		if here {
-			mine++
-		}
 		if here && j.GetMeta().GetName() == after.GetMeta().GetName() {
 			continue // made meanwhile, which the write finds out
+		}
+		if here {
+			mine++
 		}
 		theirs, out := j.GetSpec().GetOutput(), after.GetSpec().GetOutput()
 		if !strings.HasPrefix(theirs, out) && !strings.HasPrefix(out, theirs) {

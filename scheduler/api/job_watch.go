@@ -11,11 +11,10 @@ import (
 	"github.com/drover-fleet/drover/batch"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/state"
-	"github.com/drover-fleet/drover/storage"
 )
 
-// WatchJob ends with NotFound when the job is gone. Why instances wait is worked out again when the job, or one of them,
-// has changed.
+// WatchJob ends with NotFound when the job is gone. Why instances wait is worked out again when the service that places
+// them has changed: progress comes more often.
 func (s *jobServer) WatchJob(req *fleetv1.WatchJobRequest, stream grpc.ServerStreamingServer[fleetv1.WatchJobResponse]) error {
 	in := project(stream.Context(), req.GetProject())
 	j, err := findJob(s.view(), in, req.GetName())
@@ -43,6 +42,7 @@ func (s *jobServer) WatchJob(req *fleetv1.WatchJobRequest, stream grpc.ServerStr
 	reading.Go(func() { w.follow(ctx, feed) })
 
 	var last *fleetv1.WatchJobResponse
+	var explained uint64 // revision of the service
 	for {
 		select {
 		case <-ctx.Done():
@@ -54,7 +54,11 @@ func (s *jobServer) WatchJob(req *fleetv1.WatchJobRequest, stream grpc.ServerStr
 			return refuse(codes.NotFound, "job %q is gone", req.GetName())
 		}
 		now := s.picture(view, j)
-		now.Waiting = s.waiting(view, j)
+		if r := serviceOf(view, j).GetMeta().GetRevision(); r != explained {
+			now.Waiting, explained = s.waiting(view, j), r
+		} else {
+			now.Waiting = last.GetWaiting()
+		}
 		if last != nil && proto.Equal(now, last) {
 			continue
 		}
@@ -112,14 +116,8 @@ func (s *jobServer) progress(view state.ReadView, j *fleetv1.Job) (*fleetv1.JobP
 	for _, r := range l.GetCommitted() {
 		p.Left -= r.GetTo() - r.GetFrom()
 	}
-	output, err := storage.ParseURL(j.GetSpec().GetOutput())
-	if err != nil {
-		return p, nil // it was checked when the job was made
-	}
 	for _, m := range manifestsOf(l) {
-		if u, err := output.Join(batch.ManifestName(m.GetTask(), m.GetNumber())); err == nil {
-			p.Manifests = append(p.Manifests, u.String())
-		}
+		p.Manifests = append(p.Manifests, batch.ManifestName(m.GetTask(), m.GetNumber()))
 	}
 	return p, nil
 }

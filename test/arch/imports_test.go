@@ -54,7 +54,7 @@ var layers = map[string][]string{
 	"examples":      {},
 	"examples/demo": {"examples/iris", "client", "proto"},
 	"scripts":       {},
-	"test":          {"signature", "batch", "agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "storage", "cmd"},
+	"test":          {"signature", "storage", "batch", "agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "cmd"},
 }
 
 // implementations are chosen in cmd; everything else sees the interface beside them.
