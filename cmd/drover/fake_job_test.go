@@ -129,7 +129,7 @@ func tasksOf(j *fleetv1.Job) ([]*fleetv1.JobTask, []*fleetv1.Instance) {
 			{Task: "a", Instance: at.GetMeta().GetName(), Node: "dev-1", State: fleetv1.InstanceRunning, Progress: &fleetv1.TaskProgress{
 				Successful: 240, Failed: 3, Retries: 1, InFlight: 7, Concurrency: 8, Rate: 12.5, MedianMillis: 80.4, SlowestMillis: 2500,
 				Slow:    []*fleetv1.TaskItem{{Source: "s3://b/in/slow.csv", Millis: 2500}, {Source: "s3://b/in/slower.csv", Millis: 150_000}},
-				Failing: []*fleetv1.TaskItem{{Source: "s3://b/in/bad.csv", Message: "row 3 has 4 columns,\n5 are needed"}},
+				Failing: []*fleetv1.TaskItem{{Source: "s3://b/in/bad.csv", Message: "row 3 has 4 columns:\n5 are needed"}},
 				Trouble: "the storage answers 503",
 			}},
 			{Task: "b", Node: "dev-2"},

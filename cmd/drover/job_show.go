@@ -128,7 +128,8 @@ func (a *app) drawJobSpec(j *fleetv1.Job) error {
 	if s.GetDescription() != "" {
 		p.addf("Description", "%s", s.GetDescription())
 	}
-	p.addf("Model", "%s%s", jobModel(s), first(s.GetRequestPath(), "/"))
+	p.addf("Model", "%s", jobModel(s))
+	p.addf("Request path", "%s", s.GetRequestPath())
 	p.addf("Pool", "%s", s.GetPool())
 	p.addf("Instances", "%d to %d of flavor %s", s.GetMinInstances(), s.GetInstances(), s.GetFlavor())
 	if rules := placementText(&fleetv1.ServiceVersion{Priority: s.GetPriority(), Nodes: s.GetNodes(), Placement: s.GetPlacement()}); rules != "" {
@@ -206,6 +207,11 @@ func taskTable(tasks []jobTask) *table {
 	}
 	for _, one := range tasks {
 		p := one.GetProgress()
+		if p == nil { // not known, which isn't 0
+			t.add(text("%s", one.GetTask()), text("%s", one.GetInstance()), text("%s", one.GetNode()), text("%s", one.state),
+				cell{}, cell{}, cell{}, cell{}, cell{}, cell{}, cell{}, cell{})
+			continue
+		}
 		t.add(text("%s", one.GetTask()), text("%s", one.GetInstance()), text("%s", one.GetNode()), text("%s", one.state),
 			text("%d", p.GetSuccessful()+p.GetFailed()), failedCell(p.GetFailed()), text("%d", p.GetRetries()), text("%s", rateText(p.GetRate())),
 			text("%d/%d", p.GetInFlight(), p.GetConcurrency()), text("%s", millisText(p.GetMedianMillis())), text("%s", millisText(p.GetSlowestMillis())),
