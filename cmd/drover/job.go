@@ -148,7 +148,7 @@ func (a *app) jobStop() *cobra.Command {
 
 func (a *app) jobRetry() *cobra.Command {
 	return a.jobVerb(&cobra.Command{
-		Use: "retry JOB", Short: "Run the failed items of a job that has ended again",
+		Use: "retry JOB", Short: "Run the failed items of a complete job again",
 		Example: "  drover job retry flowers --wait",
 	}, "retrying", jobEnded, func(ctx context.Context, cl *client.Client, name string) (jobAnswer, error) {
 		return write(ctx, a, cl.Jobs.RetryJob, &fleetv1.RetryJobRequest{Project: a.project, Name: name})
