@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/drover-fleet/drover/client"
 	"github.com/drover-fleet/drover/cmd/drover/manifest"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
@@ -143,6 +144,27 @@ func TestJobCompletion(t *testing.T) {
 		if got := strings.Join(words[:max(len(words)-1, 0)], " "); got != want {
 			t.Errorf("%q: %q, want %q", line, got, want)
 		}
+	}
+}
+
+func TestShownTasksAreBounded(t *testing.T) {
+	addr := serveFake(t, filepath.Join(t.TempDir(), "s"))
+	cl, err := client.Dial(client.Config{Addr: addr, Token: fakeToken})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	r := &fleetv1.GetJobResponse{Job: &fleetv1.Job{Meta: &fleetv1.Meta{Name: "wide"}}}
+	for i := range shownTasks + 7 {
+		r.Tasks = append(r.Tasks, &fleetv1.JobTask{Task: fmt.Sprint(i)})
+	}
+	var out bytes.Buffer
+	a := &app{out: &out, err: &out, now: time.Now, timeout: time.Minute, getenv: func(string) string { return "" }}
+	if err := a.drawJob(t.Context(), cl, r); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "  and 7 more: -o json lists all\n") || strings.Contains(out.String(), fmt.Sprintf("\n  %d ", shownTasks)) {
+		t.Errorf("shown: %s", out.String())
 	}
 }
 
