@@ -41,6 +41,14 @@
 // that is refused or missing for 2 min, or has changed since it was half listed, fails the job; a storage that is
 // away is waited for.
 //
+// # Retries
+//
+// A retry lists the FAILED items of the manifests that stand once more, as parts marked "again", under the names of before and
+// without the ETags, for the input may have been put right. When all of them are in the ledger, their lines are taken out of those
+// manifests, and only then the input counts as listed: so a job that is completed has one line for each item, and one that is
+// interrupted here goes on from the ledger's position. Manifests are else never rewritten; a task that was cut
+// off from all schedulers since before the retry, and then writes a manifest of before, would bring such lines back.
+//
 // # Tasks
 //
 // A task is named by a number: the lowest that no living instance has, or the one that it had under an earlier leader.
