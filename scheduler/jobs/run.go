@@ -92,7 +92,7 @@ func (r *run) work() {
 		case <-timer.C:
 		case <-r.wakeup:
 		}
-		if wait := commitEvery - time.Now().Sub(last); wait > 0 && !last.IsZero() {
+		if wait := commitEvery - time.Since(last); wait > 0 && !last.IsZero() {
 			timer.Reset(wait)
 			continue
 		}
