@@ -15,10 +15,13 @@ var layers = map[string][]string{
 	"identity": {"proto"},
 	"systemd":  {},
 	"registry": {"proto"},
+	"batch":    {"proto"},
 	"client":   {"proto", "signature"},
 
 	"client/direct": {"signature"},
 	"signature":     {},
+
+	"storage": {},
 
 	"runtime":             {"proto"},
 	"runtime/logfile":     {},
@@ -27,8 +30,8 @@ var layers = map[string][]string{
 	"runtime/containerd":  {"=runtime", "runtime/logfile", "registry"},
 	"devices":             {"proto"},
 
-	"agent":     {"=runtime", "runtime/logfile", "=devices", "identity", "proto"},
-	"scheduler": {"registry", "identity", "proto"},
+	"agent":     {"=runtime", "runtime/logfile", "=devices", "=storage", "batch", "identity", "proto"},
+	"scheduler": {"registry", "=storage", "batch", "identity", "proto"},
 
 	"scheduler/state":     {"proto"},
 	"scheduler/place":     {"scheduler/state", "proto"},
@@ -46,11 +49,11 @@ var layers = map[string][]string{
 	"scheduler/lookup":    {"scheduler/state", "scheduler/auth", "proto"},
 
 	// What puts things together.
-	"cmd":           {"agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices"},
+	"cmd":           {"agent", "batch", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "=storage"},
 	"examples":      {},
 	"examples/demo": {"examples/iris", "client", "proto"},
 	"scripts":       {},
-	"test":          {"signature", "agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "cmd"},
+	"test":          {"signature", "storage", "batch", "agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "cmd"},
 }
 
 // implementations are chosen in cmd; everything else sees the interface beside them.
@@ -70,6 +73,7 @@ var confined = []struct {
 	{"github.com/tidwall/btree", []string{"scheduler/state"}, "tables and indexes are the store's own"},
 	{"github.com/containerd/containerd", []string{"runtime/containerd", "test"}, "the agent sees the runtime interface alone"},
 	{"github.com/containerd/go-cni", []string{"runtime/containerd", "test"}, "the agent sees the runtime interface alone"},
+	{"github.com/minio/minio-go", []string{"storage"}, "one package knows object storage"},
 	{"github.com/miekg/dns", []string{"scheduler/lookup/dns"}, "one package knows the wire format"},
 	{"github.com/spf13/cobra", []string{"cmd"}, "flags are read in cmd alone"},
 	{"github.com/coreos/go-systemd", []string{"systemd"}, "one package speaks to the service manager"},
@@ -82,6 +86,7 @@ var barred = []struct {
 	why   string
 }{
 	{"scheduler/place", []string{"time", "google.golang.org/grpc", "os", "net", "math/rand", "math/rand/v2", "log/slog"}, "placement is a pure function"},
+	{"batch", []string{"time", "google.golang.org/grpc", "os", "net", "net/http", "math/rand", "math/rand/v2", "log/slog"}, "formats are pure"},
 	{"client/direct", []string{"google.golang.org/grpc", "google.golang.org/protobuf/proto"}, "whoever calls over HTTP links no gRPC"},
 	{"scheduler/state", []string{"google.golang.org/grpc", "os", "net", "math/rand", "math/rand/v2", "crypto/rand", "github.com/google/uuid"}, "applying a command decides nothing"},
 }
