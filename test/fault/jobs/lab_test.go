@@ -28,16 +28,27 @@ func TestMain(m *testing.M) { os.Exit(machine.Main(m)) }
 // limit is for what no fault holds up.
 const limit = 60 * time.Second
 
-// lab is a machine with a model for batch jobs, and a directory that schedulers and nodes share.
+// lab is a machine with a model for batch jobs, and storage that schedulers and nodes share: in/ is the input of its jobs,
+// out-NAME/ the output of each.
 type lab struct {
 	*machine.Machine
 	t      *testing.T
-	shared string
+	shared string // the storage's directory
+	base   string // URL of it, without the last slash
 }
 
 func newLab(t *testing.T, options machine.Options) *lab {
 	t.Helper()
 	l := &lab{t: t, shared: t.TempDir()}
+	l.base = "file://" + l.shared
+	l.start(options)
+	return l
+}
+
+// start starts the machine, and makes all that jobs need.
+func (l *lab) start(options machine.Options) {
+	t := l.t
+	t.Helper()
 	dirs := map[string]any{"storage_dirs": []string{l.shared}}
 	maps.Copy(dirs, options.AgentConfig)
 	options.AgentConfig = dirs
@@ -61,7 +72,6 @@ func newLab(t *testing.T, options machine.Options) *lab {
 			Health: &fleetv1.HealthCheck{CheckMethod: "HTTP", Url: "/health", PeriodSeconds: 1, TimeoutSeconds: 1, FailureThreshold: 5},
 			Apis:   []*fleetv1.APIRoute{{Url: "/predict", Request: route, Response: &fleetv1.APISchema{ContentType: "application/json", Data: answer}}}}}})
 	l.must(err)
-	return l
 }
 
 func (l *lab) must(err error) {
@@ -71,8 +81,17 @@ func (l *lab) must(err error) {
 	}
 }
 
-// url is that of a path in the shared directory.
-func (l *lab) url(path string) string { return "file://" + filepath.Join(l.shared, path) }
+// url is that of a path in the storage, and path that of a URL.
+func (l *lab) url(path string) string { return l.base + "/" + path }
+
+func (l *lab) path(url string) string {
+	l.t.Helper()
+	rest, ok := strings.CutPrefix(url, l.base+"/")
+	if !ok {
+		l.t.Errorf("%s is not below %s", url, l.base)
+	}
+	return filepath.Join(l.shared, rest)
+}
 
 // items writes n inputs below in/; do is what the model does with each.
 func (l *lab) items(n int, do func(i int) string) {
@@ -97,9 +116,7 @@ func (l *lab) submit(jobName string, edit func(*fleetv1.JobSpec)) *fleetv1.Job {
 	if edit != nil {
 		edit(spec)
 	}
-	if dir, ok := strings.CutPrefix(spec.GetOutput(), "file://"); ok {
-		l.must(os.MkdirAll(dir, 0o755))
-	}
+	l.must(os.MkdirAll(l.path(spec.GetOutput()), 0o755))
 	resp, err := l.Client.Jobs.SubmitJob(l.t.Context(), &fleetv1.SubmitJobRequest{Job: &fleetv1.Job{Meta: &fleetv1.Meta{Name: jobName}, Spec: spec}})
 	l.must(err)
 	return resp.GetJob()
@@ -196,7 +213,7 @@ func (l *lab) check(jobName string, items int, failed func(i int) string) {
 		case line.Result != batch.Successful:
 			l.t.Errorf("%s: %+v; want SUCCESSFUL", source, line)
 		default:
-			path := strings.TrimPrefix(line.Location, "file://")
+			path := l.path(line.Location)
 			results[path] = true
 			l.sameAnswer(filepath.Join(l.shared, "in", name(i)), path)
 		}
@@ -228,7 +245,7 @@ func (l *lab) nothingElse(dir string, results map[string]bool) {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && d.Name() == ".drover":
+		case d.IsDir() && strings.HasPrefix(d.Name(), "."): // Drover's, or the store's own
 			return filepath.SkipDir
 		case d.IsDir() || strings.HasSuffix(path, ".manifest") && filepath.Dir(path) == dir || results[path]:
 			return nil
