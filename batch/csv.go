@@ -45,7 +45,7 @@ func (r *Rows) Next() (Row, error) {
 	if bad != nil {
 		row.Line = bad.StartLine
 		row.Err = &RowError{row.Number, -1, fmt.Sprintf("line %d: %s", bad.Line, quoteReason(bad.Err))}
-		return row, nil
+		return row, nil //nolint:nilerr // it is in row.Err
 	}
 	row.Line, _ = r.csv.FieldPos(0)
 	if r.columns == 0 {

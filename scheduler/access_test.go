@@ -181,6 +181,8 @@ func TestConfigValidate(t *testing.T) {
 		{"heartbeat_interval", func(c *scheduler.Config) { c.HeartbeatInterval = 0 }},
 		{"lease_duration", func(c *scheduler.Config) { c.LeaseDuration = c.HeartbeatInterval }},
 		{"max_services_per_user", func(c *scheduler.Config) { c.MaxServicesPerUser = 0 }},
+		{"max_apps_per_project", func(c *scheduler.Config) { c.MaxAppsPerProject = 0 }},
+		{"max_credentials_per_user", func(c *scheduler.Config) { c.MaxCredentialsPerUser = -1 }},
 		{"reserve_after", func(c *scheduler.Config) { c.ReserveAfter = 0 }},
 		{"snapshot_interval", func(c *scheduler.Config) { c.SnapshotInterval = 0 }},
 		{"snapshot_entries", func(c *scheduler.Config) { c.SnapshotEntries = 0 }},

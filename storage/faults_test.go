@@ -20,15 +20,15 @@ import (
 )
 
 // openFaulty returns an object store behind a proxy, and a folder of it.
-func openFaulty(t *testing.T, attempts int, idle time.Duration) (*storage.Storage, *storagetest.Faults, storage.URL) {
+func openFaulty(t *testing.T, attempts int) (*storage.Storage, *storagetest.Faults, storage.URL) {
 	t.Helper()
 	faults := storagetest.Faulty(t, storagetest.Start(t, "jobs"))
-	s := open(t, storage.Config{Stores: map[string]storage.Store{"s3": faults.Store}, Attempts: attempts, Idle: idle})
+	s := open(t, storage.Config{Stores: map[string]storage.Store{"s3": faults.Store}, Attempts: attempts})
 	return s, faults, parse(t, "s3://jobs/in/")
 }
 
 func TestAnswersOfTheStore(t *testing.T) {
-	s, faults, root := openFaulty(t, 1, 0)
+	s, faults, root := openFaulty(t, 1)
 	u := join(t, root, "x")
 	write(t, s, u, "content")
 	for fault, kind := range map[*storagetest.Fault]error{
@@ -59,7 +59,7 @@ func TestAnswersOfTheStore(t *testing.T) {
 }
 
 func TestRetries(t *testing.T) {
-	s, faults, root := openFaulty(t, 3, 0)
+	s, faults, root := openFaulty(t, 3)
 	u := join(t, root, "x")
 	faults.Add(storagetest.Fault{Times: 1, Status: 500})
 	faults.Add(storagetest.Fault{Times: 1, Reset: true})
@@ -82,7 +82,7 @@ func TestRetries(t *testing.T) {
 }
 
 func TestRetriesEndWithTheContext(t *testing.T) {
-	s, faults, root := openFaulty(t, 1000, 0)
+	s, faults, root := openFaulty(t, 1000)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	faults.Add(storagetest.Fault{Status: 503, Match: func(*http.Request) bool { cancel(); return true }})
@@ -91,7 +91,7 @@ func TestRetriesEndWithTheContext(t *testing.T) {
 }
 
 func TestStoreGoesAway(t *testing.T) {
-	s, faults, root := openFaulty(t, 2, 0)
+	s, faults, root := openFaulty(t, 2)
 	u := join(t, root, "x")
 	write(t, s, u, "content")
 	faults.Down()
@@ -103,7 +103,7 @@ func TestStoreGoesAway(t *testing.T) {
 
 // A listing that is disturbed has every key once.
 func TestListGoesOn(t *testing.T) {
-	s, faults, root := openFaulty(t, 4, 0)
+	s, faults, root := openFaulty(t, 4)
 	var want []string
 	for i := range 1005 {
 		want = append(want, fmt.Sprintf("%04d", i))
@@ -129,7 +129,7 @@ func TestListGoesOn(t *testing.T) {
 }
 
 func TestTruncatedBody(t *testing.T) {
-	s, faults, root := openFaulty(t, 1, 0)
+	s, faults, root := openFaulty(t, 1)
 	u := join(t, root, "x")
 	write(t, s, u, strings.Repeat("x", 100_000))
 	faults.Add(storagetest.Fault{Truncate: 70_000, Match: storagetest.Method("GET")})
@@ -140,17 +140,18 @@ func TestTruncatedBody(t *testing.T) {
 	}
 }
 
-// What is silent for too long fails; what is slow and not silent goes on.
+// What is silent for too long fails.
 func TestSilence(t *testing.T) {
-	s, faults, root := openFaulty(t, 1, 300*time.Millisecond)
+	s, faults, root := openFaulty(t, 1)
+	impatient := open(t, storage.Config{Stores: map[string]storage.Store{"s3": faults.Store}, Attempts: 1, Idle: 200 * time.Millisecond})
 	u := join(t, root, "x")
 	write(t, s, u, "content")
 	hold := make(chan struct{})
 	defer close(hold)
 	faults.Add(storagetest.Fault{Hold: hold})
-	_, err := read(t.Context(), s, u, storage.ReadOptions{})
+	_, err := read(t.Context(), impatient, u, storage.ReadOptions{})
 	wantError(t, err, storage.ErrTemporary)
-	wantError(t, s.Write(t.Context(), u, strings.NewReader("other"), 5), storage.ErrTemporary)
+	wantError(t, impatient.Write(t.Context(), u, strings.NewReader("other"), 5), storage.ErrTemporary)
 	faults.Clear()
 	faults.Add(storagetest.Fault{Times: 1, Delay: time.Millisecond})
 	wantContent(t, s, u, "content")
@@ -158,7 +159,7 @@ func TestSilence(t *testing.T) {
 
 // An upload in parts that fails leaves what was there.
 func TestPartsAppearAtOnce(t *testing.T) {
-	s, faults, root := openFaulty(t, 1, 0)
+	s, faults, root := openFaulty(t, 1)
 	u := join(t, root, "x")
 	write(t, s, u, "before")
 	last := func(r *http.Request) bool { return r.Method == "PUT" && r.URL.Query().Get("partNumber") == "2" }

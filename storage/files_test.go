@@ -120,25 +120,25 @@ func TestFileChangesWhileItIsRead(t *testing.T) {
 		"longer":  func(path string) error { return appendTo(path, "more") },
 		"shorter": func(path string) error { return os.Truncate(path, 2) },
 	} {
-		s, root, above := openDirs(t)
-		write(t, s, join(t, root, "x"), "content")
-		body, _, err := s.Read(t.Context(), join(t, root, "x"), storage.ReadOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer body.Close()
-		if _, err := io.ReadFull(body, make([]byte, 1)); err != nil {
-			t.Fatal(err)
-		}
-		if err := change(above + "/jobs/x"); err != nil {
-			t.Fatal(err)
-		}
-		_, err = io.ReadAll(body)
-		wantError(t, err, storage.ErrChanged)
-		_, again := body.Read(make([]byte, 1))
-		if !errors.Is(again, storage.ErrChanged) {
-			t.Errorf("%s: after the error: %v", name, again)
-		}
+		t.Run(name, func(t *testing.T) {
+			s, root, above := openDirs(t)
+			write(t, s, join(t, root, "x"), "content")
+			body, _, err := s.Read(t.Context(), join(t, root, "x"), storage.ReadOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer body.Close()
+			if _, err := io.ReadFull(body, make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			if err := change(above + "/jobs/x"); err != nil {
+				t.Fatal(err)
+			}
+			_, err = io.ReadAll(body)
+			wantError(t, err, storage.ErrChanged)
+			_, again := body.Read(make([]byte, 1))
+			wantError(t, again, storage.ErrChanged)
+		})
 	}
 	// Who opened what is replaced reads all of the old one.
 	s, root, _ := openDirs(t)

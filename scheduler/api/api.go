@@ -102,8 +102,10 @@ type Config struct {
 	Sealer auth.Sealer
 	// MaxServicesPerUser is the quota of SPEC §3.
 	MaxServicesPerUser int
-	Now                func() time.Time
-	Logger             *slog.Logger
+	// MaxAppsPerProject and MaxCredentialsPerUser, tokens and keys together, keep the state small.
+	MaxAppsPerProject, MaxCredentialsPerUser int
+	Now                                      func() time.Time
+	Logger                                   *slog.Logger
 }
 
 // API is the operator's API. Its methods are called through gRPC alone.
@@ -112,6 +114,7 @@ type API struct {
 	admission admission
 	planner   planner
 	joining   chan struct{} // holds one while a join is under way
+	making    chan struct{} // holds one while a credential is made
 }
 
 // Identity signs certificates.
@@ -123,7 +126,7 @@ type Identity struct {
 
 // New makes the API.
 func New(cfg Config) *API {
-	return &API{cfg: cfg, admission: admission{pending: map[string]*fleetv1.Service{}}, planner: planner{store: cfg.Store}, joining: make(chan struct{}, 1)}
+	return &API{cfg: cfg, admission: admission{pending: map[string]*fleetv1.Service{}}, planner: planner{store: cfg.Store}, joining: make(chan struct{}, 1), making: make(chan struct{}, 1)}
 }
 
 // Register adds every service of the operator's API to a gRPC server, which must use UnaryErrors and
@@ -233,7 +236,7 @@ func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 	var last state.Rejection
 	for tries := 0; tries < maxAttempts; {
 		view, now := a.view(), a.cfg.Now()
-		if done, err := repeated(view, req.GetRequestId(), digest); done || err != nil {
+		if done, err := repeated(ctx, view, req.GetRequestId(), digest); done || err != nil {
 			return err
 		}
 		write, err := plan(ctx, view, now)
@@ -250,7 +253,8 @@ func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 			write = &fleetv1.Write{}
 		}
 		cmd := &fleetv1.Command{
-			Time: timestamppb.New(now), Caller: caller(ctx).Name, RequestId: req.GetRequestId(), RequestDigest: digest,
+			Time: timestamppb.New(now), Caller: caller(ctx).Name,
+			RequestId: req.GetRequestId(), RequestScope: requestScope(ctx, req.GetRequestId()), RequestDigest: digest,
 			Op: &fleetv1.Command_Write{Write: write},
 		}
 		cmd.Introduced = state.Introduced(cmd)

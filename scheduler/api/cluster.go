@@ -74,8 +74,8 @@ func (s *clusterServer) as(ctx context.Context, req request) (*fleetv1.Command, 
 	if err != nil {
 		return nil, err
 	}
-	if done, err := repeated(s.view(), req.GetRequestId(), digest); done || err != nil {
+	if done, err := repeated(ctx, s.view(), req.GetRequestId(), digest); done || err != nil {
 		return nil, err
 	}
-	return &fleetv1.Command{Caller: caller(ctx).Name, RequestId: req.GetRequestId(), RequestDigest: digest}, nil
+	return &fleetv1.Command{Caller: caller(ctx).Name, RequestId: req.GetRequestId(), RequestScope: requestScope(ctx, req.GetRequestId()), RequestDigest: digest}, nil
 }

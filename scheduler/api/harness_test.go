@@ -65,7 +65,7 @@ func newWorldOf(t testing.TB, servicesPerUser int) *world {
 	w.members = &members{w: w}
 	quiet := slog.New(slog.DiscardHandler)
 	a := New(Config{Store: w.store, Log: w, Sessions: w, Events: w, Images: w, Endpoints: w, Members: w.members,
-		Sealer: clearSealer{}, MaxServicesPerUser: servicesPerUser, Now: func() time.Time { return start }, Logger: quiet})
+		Sealer: clearSealer{}, MaxServicesPerUser: servicesPerUser, MaxAppsPerProject: 3, MaxCredentialsPerUser: 10, Now: func() time.Time { return start }, Logger: quiet})
 	asRoot := auth.Caller{Name: "root", Role: fleetv1.RoleAdmin, Project: fleetv1.Default, Account: fleetv1.Default}
 	in := auth.NewInterceptors(auth.Config{Logger: quiet, Authenticator: auth.NewAuthenticator(auth.AuthenticatorConfig{
 		View: w.store.View, Sealer: clearSealer{}, Now: func() time.Time { return start }})})
@@ -247,7 +247,7 @@ func (m *members) write(ctx context.Context, as *fleetv1.Command) error {
 	if as == nil {
 		return nil
 	}
-	cmd := &fleetv1.Command{Time: timestamppb.New(start), RequestId: as.GetRequestId(), RequestDigest: as.GetRequestDigest(),
+	cmd := &fleetv1.Command{Time: timestamppb.New(start), RequestId: as.GetRequestId(), RequestScope: as.GetRequestScope(), RequestDigest: as.GetRequestDigest(),
 		Op: &fleetv1.Command_Write{Write: &fleetv1.Write{}}}
 	cmd.Introduced = state.Introduced(cmd)
 	_, err := m.w.Propose(ctx, cmd)

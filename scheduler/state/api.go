@@ -94,9 +94,9 @@ type ReadView interface {
 	Certificate(role, name string) *fleetv1.Certificate
 	Certificates() []*fleetv1.Certificate
 
-	// Request is the remembered request of this ID, or nil: the API answers a repeated request from it
-	// before it looks at what the object's state allows.
-	Request(id string) *fleetv1.RequestRecord
+	// Request is the remembered request of this ID in a scope, else the one without a scope, or nil: the API answers a
+	// repeated request from it before it looks at what the object's state allows. SameRequest says whether it counts.
+	Request(scope, id string) *fleetv1.RequestRecord
 
 	Node(nameOrID string) *fleetv1.Node
 	Nodes() []*fleetv1.Node

@@ -16,12 +16,20 @@ import (
 // CommandVersion is the newest Command.introduced that this version of the program can apply. Write,
 // Plan and Report came with version 1, Reports with version 2, join tokens, certificates and
 // schedulers in a Write with version 3, tenants and what credentials they have, and what a Write needs, with version 4,
-// jobs and JobCommit with version 5.
+// jobs, JobCommit and the scope of a request ID with version 5.
 const CommandVersion = 5
 
 // Introduced is the command version that introduced the command's type of op, or of the objects that it writes; 0 for
 // one that this version doesn't know. Proposers put it into Command.introduced.
 func Introduced(cmd *fleetv1.Command) uint32 {
+	version := opIntroduced(cmd)
+	if version > 0 && cmd.GetRequestScope() != "" {
+		version = max(version, 5)
+	}
+	return version
+}
+
+func opIntroduced(cmd *fleetv1.Command) uint32 {
 	switch op := cmd.GetOp().(type) {
 	case *fleetv1.Command_Write:
 		version := uint32(1)
@@ -163,13 +171,15 @@ func (a *applying) command(cmd *fleetv1.Command) Result {
 		return result
 	}
 	if id := cmd.GetRequestId(); id != "" {
-		if r := a.Request(id); r != nil && !a.forgotten(r) {
-			if !bytes.Equal(r.GetDigest(), cmd.GetRequestDigest()) {
-				result.Rejections = []Rejection{{Reason: RejectRequestBody, Detail: fmt.Sprintf(
-					"request ID %q was used for another request", id)}}
-				return result
-			}
+		r, same := SameRequest(a, cmd.GetRequestScope(), id, cmd.GetRequestDigest())
+		switch {
+		case r == nil || a.forgotten(r):
+		case same:
 			return Result{Index: r.GetIndex(), Repeated: true}
+		default:
+			result.Rejections = []Rejection{{Reason: RejectRequestBody, Detail: fmt.Sprintf(
+				"request ID %q was used for another request", id)}}
+			return result
 		}
 	}
 	switch op := cmd.GetOp().(type) {
@@ -192,6 +202,17 @@ func (a *applying) command(cmd *fleetv1.Command) Result {
 	return result
 }
 
+// SameRequest is what is remembered of a request ID in a scope, or nil, and whether that was the request of this digest.
+// A record without a scope is an older program's: it counts for who sends the same request again, and for nobody else.
+func SameRequest(v ReadView, scope, id string, digest []byte) (r *fleetv1.RequestRecord, same bool) {
+	r = v.Request(scope, id)
+	same = bytes.Equal(r.GetDigest(), digest)
+	if !same && r.GetScope() != scope {
+		return nil, false
+	}
+	return r, same
+}
+
 // forgotten says that a record is too old to count, whether it has been pruned or not.
 func (a *applying) forgotten(r *fleetv1.RequestRecord) bool {
 	return r.GetTime().AsTime().Before(a.time.AsTime().Add(-requestAgeLimit))
@@ -199,8 +220,8 @@ func (a *applying) forgotten(r *fleetv1.RequestRecord) bool {
 
 // remember stores the command's request ID and prunes those that are too old or too many.
 func (a *applying) remember(cmd *fleetv1.Command) {
-	r := &fleetv1.RequestRecord{Id: cmd.GetRequestId(), Digest: cmd.GetRequestDigest(), Time: a.time, Index: a.index}
-	if old, ok := a.t.requests.Set(r.GetId(), r); ok {
+	r := &fleetv1.RequestRecord{Id: cmd.GetRequestId(), Scope: cmd.GetRequestScope(), Digest: cmd.GetRequestDigest(), Time: a.time, Index: a.index}
+	if old, ok := a.t.requests.Set(requestKey(r.GetScope(), r.GetId()), r); ok {
 		a.t.requestsByAge.Delete(requestAge(old))
 	}
 	a.t.requestsByAge.Set(requestAge(r), r)
@@ -209,7 +230,7 @@ func (a *applying) remember(cmd *fleetv1.Command) {
 		if a.t.requests.Len() <= requestCountLimit && !a.forgotten(oldest) {
 			return
 		}
-		a.t.requests.Delete(oldest.GetId())
+		a.t.requests.Delete(requestKey(oldest.GetScope(), oldest.GetId()))
 		a.t.requestsByAge.Delete(age)
 	}
 }

@@ -182,6 +182,7 @@ func randomCommand(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
 		c = writeCommand(int64(i), Put(expect, n))
 	}
 	if r.IntN(2) == 0 {
+		c.RequestScope = []string{"", "a/p", "b/p"}[r.IntN(3)]
 		c.RequestId, c.RequestDigest = fmt.Sprint("r", r.IntN(20)), []byte{byte(r.IntN(2))}
 	}
 	c.Time = at(int64(i) * 3600)

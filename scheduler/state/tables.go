@@ -46,7 +46,7 @@ type tables struct {
 	projectUse *table[*projectUse]
 	owned      *table[int] // how many services each user has made
 
-	requests      *table[*fleetv1.RequestRecord] // by ID
+	requests      *table[*fleetv1.RequestRecord] // by requestKey
 	requestsByAge *table[*fleetv1.RequestRecord] // by time, then Raft index
 }
 
@@ -246,6 +246,9 @@ func refer(keys *table[string], key, before, after string) {
 		keys.Set(after, key)
 	}
 }
+
+// requestKey is that of a request ID in a scope: no scope has a zero byte.
+func requestKey(scope, id string) string { return id + "\x00" + scope }
 
 // requestAge sorts requests by time, those of one time by Raft index.
 func requestAge(r *fleetv1.RequestRecord) string {

@@ -274,4 +274,9 @@ func (v view) InstancesOnNode(node string) []*fleetv1.Instance {
 	return nil
 }
 
-func (v view) Request(id string) *fleetv1.RequestRecord { return get(v.t.requests, id) }
+func (v view) Request(scope, id string) *fleetv1.RequestRecord {
+	if r := get(v.t.requests, requestKey(scope, id)); r != nil {
+		return r
+	}
+	return get(v.t.requests, requestKey("", id))
+}
