@@ -16,8 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/types/known/structpb"
-
 	"github.com/drover-fleet/drover/batch"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/test/machine"
@@ -56,22 +54,7 @@ func (l *lab) start(options machine.Options) {
 	maps.Copy(scheduler, options.SchedulerConfig)
 	options.SchedulerConfig = scheduler
 	l.Machine = machine.Start(t, options)
-	schema, err := structpb.NewStruct(map[string]any{"type": "object"})
-	l.must(err)
-	route := &fleetv1.APISchema{ContentType: "application/json", Data: schema}
-	answer, err := structpb.NewStruct(map[string]any{"type": "object", "required": []any{"answer"}, "properties": map[string]any{"answer": map[string]any{"type": "string"}}})
-	l.must(err)
-	_, err = l.Client.Flavors.CreateFlavor(t.Context(), &fleetv1.CreateFlavorRequest{Flavor: &fleetv1.Flavor{Meta: &fleetv1.Meta{Name: "small"},
-		Spec: &fleetv1.FlavorSpec{CpuMillis: 50, MemoryBytes: 64 << 20}}})
-	l.must(err)
-	_, err = l.Client.Pools.CreatePool(t.Context(), &fleetv1.CreatePoolRequest{Pool: &fleetv1.Pool{Meta: &fleetv1.Meta{Name: "all"},
-		Spec: &fleetv1.PoolSpec{Type: fleetv1.PoolDedicated, Nodes: []string{l.Node, "n2"}}}})
-	l.must(err)
-	_, err = l.Client.Models.CreateModel(t.Context(), &fleetv1.CreateModelRequest{Model: &fleetv1.Model{Meta: &fleetv1.Meta{Name: "answers"},
-		Spec: &fleetv1.ModelSpec{Image: l.Image, DeployTypes: []string{"batch"},
-			Health: &fleetv1.HealthCheck{CheckMethod: "HTTP", Url: "/health", PeriodSeconds: 1, TimeoutSeconds: 1, FailureThreshold: 5},
-			Apis:   []*fleetv1.APIRoute{{Url: "/predict", Request: route, Response: &fleetv1.APISchema{ContentType: "application/json", Data: answer}}}}}})
-	l.must(err)
+	l.PrepareBatch("n2")
 }
 
 func (l *lab) must(err error) {
