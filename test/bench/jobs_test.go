@@ -307,7 +307,9 @@ func (b *bench) jobResumes() {
 	start := time.Now()
 	b.m.StartScheduler()
 	b.m.StartAgent()
-	j.wait("job", func(g *fleetv1.GetJobResponse) bool { return g.GetProgress().GetSuccessful() > half.GetProgress().GetSuccessful() })
+	j.wait("job", func(g *fleetv1.GetJobResponse) bool {
+		return g.GetProgress().GetSuccessful() > half.GetProgress().GetSuccessful()
+	})
 	resumed := time.Since(start)
 	// The container runs through it all, and counts.
 	var given int64
