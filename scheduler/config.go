@@ -57,6 +57,13 @@ type Config struct {
 	LeaseDuration     time.Duration `yaml:"lease_duration"`
 	// MaxServicesPerUser is a quota.
 	MaxServicesPerUser int `yaml:"max_services_per_user"`
+	// MaxJobsPerProject is another.
+	MaxJobsPerProject int `yaml:"max_jobs_per_project"`
+	// StorageDirs are the directories that file:// URLs of jobs lie in: absolute, and the same shared storage on every
+	// scheduler and agent.
+	StorageDirs []string `yaml:"storage_dirs"`
+	// Stores are the object storages that URLs of jobs lead to.
+	Stores Stores `yaml:"stores"`
 	// A project has at most so many apps, and a user so many tokens and access keys together.
 	MaxAppsPerProject     int `yaml:"max_apps_per_project"`
 	MaxCredentialsPerUser int `yaml:"max_credentials_per_user"`
@@ -110,6 +117,7 @@ func DefaultConfig() Config {
 		HeartbeatInterval:   time.Second,
 		LeaseDuration:       4 * time.Second,
 		MaxServicesPerUser:  20,
+		MaxJobsPerProject:   1000,
 		MaxAppsPerProject:   100, MaxCredentialsPerUser: 100,
 		LookupMaxAge:      3 * time.Second,
 		LookupsPerAccount: 2000,
@@ -168,6 +176,7 @@ func (c Config) Validate() error {
 	if c.LeaseDuration < 2*c.HeartbeatInterval || c.LeaseDuration > time.Hour {
 		bad("lease_duration", "%v must be at least twice heartbeat_interval (%v) and at most 1h", c.LeaseDuration, c.HeartbeatInterval)
 	}
+	c.validateStorage(bad)
 	c.validateCaps(bad)
 	if c.ReserveAfter < time.Second || c.ReserveAfter > time.Hour {
 		bad("reserve_after", "%v is out of range 1s–1h", c.ReserveAfter)
@@ -184,7 +193,7 @@ func (c Config) validateCaps(bad func(field, format string, args ...any)) {
 	for _, limit := range []struct {
 		field string
 		n     int
-	}{{"max_services_per_user", c.MaxServicesPerUser}, {"max_apps_per_project", c.MaxAppsPerProject}, {"max_credentials_per_user", c.MaxCredentialsPerUser}} {
+	}{{"max_services_per_user", c.MaxServicesPerUser}, {"max_jobs_per_project", c.MaxJobsPerProject}, {"max_apps_per_project", c.MaxAppsPerProject}, {"max_credentials_per_user", c.MaxCredentialsPerUser}} {
 		if limit.n < 1 {
 			bad(limit.field, "%d must be at least 1", limit.n)
 		}

@@ -186,6 +186,7 @@ func (s *Server) wire(external auth.External) {
 	s.api = api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
 		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), Sealer: s.sealer(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
+		MaxJobsPerProject: s.cfg.MaxJobsPerProject, Storage: s.storageFor,
 		MaxAppsPerProject: s.cfg.MaxAppsPerProject, MaxCredentialsPerUser: s.cfg.MaxCredentialsPerUser,
 		Now: s.clock.Now, Logger: s.log,
 	})

@@ -94,6 +94,9 @@ func (s *Server) counts() counts {
 		c.nodes[n.GetStatus().GetState()]++
 	}
 	for _, v := range view.Services("") {
+		if v.GetSpec().GetJobId() != "" {
+			continue // it is its job's affair
+		}
 		c.services[v.GetStatus().GetState()]++
 	}
 	for _, i := range view.Instances() {

@@ -126,14 +126,14 @@ func tasksOf(j *fleetv1.Job) ([]*fleetv1.JobTask, []*fleetv1.Instance) {
 	}
 	at := instance(1, &fleetv1.InstanceObserved{State: fleetv1.InstanceRunning, Ready: true})
 	return []*fleetv1.JobTask{
-			{Task: "a", Instance: at.GetMeta().GetName(), Node: "dev-1", State: fleetv1.InstanceRunning, Progress: &fleetv1.TaskProgress{
-				Successful: 240, Failed: 3, Retries: 1, InFlight: 7, Concurrency: 8, Rate: 12.5, MedianMillis: 80.4, SlowestMillis: 2500,
-				Slow:    []*fleetv1.TaskItem{{Source: "s3://b/in/slow.csv", Millis: 2500}, {Source: "s3://b/in/slower.csv", Millis: 150_000}},
-				Failing: []*fleetv1.TaskItem{{Source: "s3://b/in/bad.csv", Message: "row 3 has 4 columns:\n5 are needed"}},
-				Trouble: "the storage answers 503",
-			}},
-			{Task: "b", Node: "dev-2"},
-		}, []*fleetv1.Instance{at, instance(2, &fleetv1.InstanceObserved{State: fleetv1.InstancePulling})}
+		{Task: "a", Instance: at.GetMeta().GetName(), Node: "dev-1", State: fleetv1.InstanceRunning, Progress: &fleetv1.TaskProgress{
+			Successful: 240, Failed: 3, Retries: 1, InFlight: 7, Concurrency: 8, Rate: 12.5, MedianMillis: 80.4, SlowestMillis: 2500,
+			Slow:    []*fleetv1.TaskItem{{Source: "s3://b/in/slow.csv", Millis: 2500}, {Source: "s3://b/in/slower.csv", Millis: 150_000}},
+			Failing: []*fleetv1.TaskItem{{Source: "s3://b/in/bad.csv", Message: "row 3 has 4 columns:\n5 are needed"}},
+			Trouble: "the storage answers 503",
+		}},
+		{Task: "b", Node: "dev-2"},
+	}, []*fleetv1.Instance{at, instance(2, &fleetv1.InstanceObserved{State: fleetv1.InstancePulling})}
 }
 
 func (f *fakeJobs) GetJob(_ context.Context, r *fleetv1.GetJobRequest) (*fleetv1.GetJobResponse, error) {

@@ -18,6 +18,7 @@ import (
 
 // Of a job that is shown to people: more is for -o json.
 const (
+	shownTasks     = 100
 	shownManifests = 10
 	shownItems     = 5
 )
@@ -54,8 +55,11 @@ func (a *app) drawJob(ctx context.Context, cl *client.Client, r *fleetv1.GetJobR
 	tasks := jobTasks(r.GetTasks(), r.GetInstances())
 	if len(tasks) > 0 {
 		fmt.Fprintln(a.out, "\nTasks:")
-		if err := a.draw(taskTable(tasks), "  "); err != nil {
+		if err := a.draw(taskTable(tasks[:min(len(tasks), shownTasks)]), "  "); err != nil {
 			return err
+		}
+		if more := len(tasks) - shownTasks; more > 0 {
+			fmt.Fprintf(a.out, "  and %d more: -o json lists all\n", more)
 		}
 	}
 	if r.GetWaiting() != nil {

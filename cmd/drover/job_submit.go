@@ -2,13 +2,15 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/drover-fleet/drover/client"
@@ -74,8 +76,8 @@ func (s *submitFlags) register(a *app, cmd *cobra.Command) {
 	f.Int32Var(&spec.BatchRows, "batch-rows", 0, "`rows` of a CSV file in one request (default 1)")
 	f.Int32Var(&spec.ItemTimeoutSeconds, "item-timeout", 0, "`seconds` that one request may take (default 40)")
 	f.Int32Var(&spec.MaxConcurrency, "max-concurrency", 0, "`number` of requests in flight at one instance at most (default 64)")
-	f.Int32Var(&s.itemRetries, "item-retries", 0, "how `often` an item is tried again after a fault of its own")
-	f.Int32Var(&s.modelRetries, "model-retries", 3, "how `often` an item is tried again after a fault of the model")
+	f.Int32Var(&s.itemRetries, "item-retries", 0, "`times` that an item is tried again after a fault of its own (default 0)")
+	f.Int32Var(&s.modelRetries, "model-retries", 3, "`times` that an item is tried again after a fault of the model")
 	f.BoolVar(&spec.Strict, "strict", false, "answers that don't match the declared response are failed items")
 	f.StringToStringVar(&spec.Env, "env", nil, "environment variables, `K=V`")
 	f.StringArrayVar(&s.mounts, "mount", nil, "host directory in the container, `SOURCE:PATH[:ro]`; may be given several times")
@@ -157,7 +159,7 @@ func (s *submitFlags) job(cmd *cobra.Command, a *app, name string) (*fleetv1.Job
 	return &fleetv1.Job{Meta: &fleetv1.Meta{Name: name, Project: a.project, Tags: s.tags}, Spec: spec}, nil
 }
 
-// readMapping reads a JSON object; whether it fits the model is for the scheduler to say.
+// readMapping reads the file with the mapping, if there is one.
 func (s *submitFlags) readMapping(stdin io.Reader) (*structpb.Struct, error) {
 	var data []byte
 	var err error
@@ -172,14 +174,21 @@ func (s *submitFlags) readMapping(stdin io.Reader) (*structpb.Struct, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the mapping: %w", err)
 	}
-	var object map[string]any
-	if err := json.Unmarshal(data, &object); err != nil {
-		return nil, fmt.Errorf("mapping %s is no JSON object: %w", s.mapping, err)
+	m, err := parseMapping(data)
+	if err != nil {
+		return nil, fmt.Errorf("mapping %s is no JSON object as `drover job mapping` prints it: %w", s.mapping, err)
 	}
-	if object == nil {
-		return nil, fmt.Errorf("mapping %s is no JSON object but null; `drover job mapping` prints one to fill in", s.mapping)
+	return m, nil
+}
+
+// parseMapping reads a JSON object without a name given twice; whether it fits the model is for the scheduler to say.
+func parseMapping(data []byte) (*structpb.Struct, error) {
+	m := &structpb.Struct{}
+	if err := protojson.Unmarshal(data, m); err != nil {
+		why := strings.ReplaceAll(err.Error(), "\u00a0", " ") // protojson's white space isn't stable
+		return nil, errors.New(strings.TrimSpace(strings.TrimPrefix(why, "proto:")))
 	}
-	return structpb.NewStruct(object)
+	return m, nil
 }
 
 // submit submits all jobs, then waits for each.

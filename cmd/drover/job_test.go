@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	"github.com/drover-fleet/drover/client"
 	"github.com/drover-fleet/drover/cmd/drover/manifest"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
@@ -142,6 +145,50 @@ func TestJobCompletion(t *testing.T) {
 			t.Errorf("%q: %q, want %q", line, got, want)
 		}
 	}
+}
+
+func TestShownTasksAreBounded(t *testing.T) {
+	addr := serveFake(t, filepath.Join(t.TempDir(), "s"))
+	cl, err := client.Dial(client.Config{Addr: addr, Token: fakeToken})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	r := &fleetv1.GetJobResponse{Job: &fleetv1.Job{Meta: &fleetv1.Meta{Name: "wide"}}}
+	for i := range shownTasks + 7 {
+		r.Tasks = append(r.Tasks, &fleetv1.JobTask{Task: fmt.Sprint(i)})
+	}
+	var out bytes.Buffer
+	a := &app{out: &out, err: &out, now: time.Now, timeout: time.Minute, getenv: func(string) string { return "" }}
+	if err := a.drawJob(t.Context(), cl, r); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "  and 7 more: -o json lists all\n") || strings.Contains(out.String(), fmt.Sprintf("\n  %d ", shownTasks)) {
+		t.Errorf("shown: %s", out.String())
+	}
+}
+
+// FuzzParseMapping: what is read is a JSON object that reads as the same again, and what isn't is told in one line.
+func FuzzParseMapping(f *testing.F) {
+	for _, seed := range []string{`{"type": "number", "index": 0}`, `{"a": {"index": 1}, "a": {}}`, `null`, `[1]`, `{"a": [1, {"b": null}, true, "x"]}`, `{`, "{\"\xff\": 1}"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := parseMapping(data)
+		if err != nil {
+			if strings.ContainsAny(err.Error(), "\n\u00a0") {
+				t.Errorf("the error is more than a line: %q", err)
+			}
+			return
+		}
+		again, err := m.MarshalJSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := parseMapping(again); err != nil || !proto.Equal(m, n) {
+			t.Errorf("%s reads otherwise than %q: %v", again, data, err)
+		}
+	})
 }
 
 func TestSecretKeyIsNotTyped(t *testing.T) {

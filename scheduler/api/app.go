@@ -59,8 +59,8 @@ func bind(view state.ReadView, field string, app *fleetv1.App, services []string
 		at := elementOf(field, i)
 		s := view.Service(project, name)
 		app.ServiceIds[name] = s.GetMeta().GetId()
-		if s == nil {
-			v.add(at, "%s", missing("", "service", name, namesOf(view.Services(project))).Msg)
+		if s == nil || ofJob(s) {
+			v.add(at, "%s", missing("", "service", name, namesOf(realTime(view.Services(project)))).Msg)
 		} else if s.GetMeta().GetName() != name {
 			v.add(at, "%q is an ID: say the service's name, %q", name, s.GetMeta().GetName())
 		}

@@ -22,7 +22,7 @@ func (s *clusterServer) GetClusterStatus(context.Context, *fleetv1.GetClusterSta
 			resp.NodesReady++
 		}
 	}
-	resp.Services, resp.Instances = int64(len(view.Services(""))), int64(len(view.Instances()))
+	resp.Services, resp.Instances = int64(len(realTime(view.Services("")))), int64(len(view.Instances()))
 	return resp, nil
 }
 

@@ -207,7 +207,7 @@ func (s *credentialServer) RevokeKey(ctx context.Context, req *fleetv1.RevokeKey
 	return &fleetv1.RevokeKeyResponse{}, nil
 }
 
-// reseal encrypts the secrets of keys and apps under the first key of the key file.
+// reseal encrypts the secrets of keys, apps and storage keys under the first key of the key file.
 func (a *API) reseal(view state.ReadView) (out []*fleetv1.Mutation, err error) {
 	again := func(sealed *fleetv1.SealedKey, about string) (*fleetv1.SealedKey, error) {
 		secret, err := a.cfg.Sealer.Open(sealed, about)
@@ -229,6 +229,13 @@ func (a *API) reseal(view state.ReadView) (out []*fleetv1.Mutation, err error) {
 			return nil, err
 		}
 		out = append(out, state.Put(app.GetMeta().GetRevision(), app))
+	}
+	for _, k := range view.StorageKeys("") {
+		k = proto.CloneOf(k)
+		if k.Secret, err = again(k.GetSecret(), AboutStorageKey(k.GetMeta().GetProject(), k.GetMeta().GetName())); err != nil {
+			return nil, err
+		}
+		out = append(out, state.Put(k.GetMeta().GetRevision(), k))
 	}
 	return slices.Clip(out), nil
 }

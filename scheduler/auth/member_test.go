@@ -129,7 +129,8 @@ func TestAgentsReachNothingElse(t *testing.T) {
 	certs := newCertificates(t)
 	full := &view{cluster: &fleetv1.Cluster{}, tokens: []*fleetv1.Token{token("root", "s-admin", fleetv1.RoleAdmin, "")}}
 	i := interceptors(full, true, slog.New(slog.DiscardHandler))
-	open := map[string]bool{fleetv1.JoinService_Join_FullMethodName: true, fleetv1.JoinService_Renew_FullMethodName: true, "/fleet.v1.AgentService/Session": true, "/fleet.v1.AgentService/Relay": true}
+	open := map[string]bool{fleetv1.JoinService_Join_FullMethodName: true, fleetv1.JoinService_Renew_FullMethodName: true, "/fleet.v1.AgentService/Session": true, "/fleet.v1.AgentService/Relay": true,
+		fleetv1.TaskService_ExchangeTask_FullMethodName: true}
 	methods := 0
 	protoregistry.GlobalFiles.RangeFilesByPackage("fleet.v1", func(f protoreflect.FileDescriptor) bool {
 		for s := range f.Services().Len() {
