@@ -20,6 +20,8 @@ var layers = map[string][]string{
 	"client/direct": {"signature"},
 	"signature":     {},
 
+	"storage": {},
+
 	"runtime":             {"proto"},
 	"runtime/logfile":     {},
 	"runtime/runtimetest": {"=runtime", "runtime/logfile"},
@@ -27,8 +29,8 @@ var layers = map[string][]string{
 	"runtime/containerd":  {"=runtime", "runtime/logfile", "registry"},
 	"devices":             {"proto"},
 
-	"agent":     {"=runtime", "runtime/logfile", "=devices", "identity", "proto"},
-	"scheduler": {"registry", "identity", "proto"},
+	"agent":     {"=runtime", "runtime/logfile", "=devices", "=storage", "identity", "proto"},
+	"scheduler": {"registry", "=storage", "identity", "proto"},
 
 	"scheduler/state":     {"proto"},
 	"scheduler/place":     {"scheduler/state", "proto"},
@@ -46,11 +48,11 @@ var layers = map[string][]string{
 	"scheduler/lookup":    {"scheduler/state", "scheduler/auth", "proto"},
 
 	// What puts things together.
-	"cmd":           {"agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices"},
+	"cmd":           {"agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "=storage"},
 	"examples":      {},
 	"examples/demo": {"examples/iris", "client", "proto"},
 	"scripts":       {},
-	"test":          {"signature", "agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "cmd"},
+	"test":          {"signature", "agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "storage", "cmd"},
 }
 
 // implementations are chosen in cmd; everything else sees the interface beside them.
@@ -70,6 +72,7 @@ var confined = []struct {
 	{"github.com/tidwall/btree", []string{"scheduler/state"}, "tables and indexes are the store's own"},
 	{"github.com/containerd/containerd", []string{"runtime/containerd", "test"}, "the agent sees the runtime interface alone"},
 	{"github.com/containerd/go-cni", []string{"runtime/containerd", "test"}, "the agent sees the runtime interface alone"},
+	{"github.com/minio/minio-go", []string{"storage"}, "one package knows object storage"},
 	{"github.com/miekg/dns", []string{"scheduler/lookup/dns"}, "one package knows the wire format"},
 	{"github.com/spf13/cobra", []string{"cmd"}, "flags are read in cmd alone"},
 	{"github.com/coreos/go-systemd", []string{"systemd"}, "one package speaks to the service manager"},

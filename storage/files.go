@@ -1,0 +1,195 @@
+package storage
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// unfinished begins the names of files that are being written.
+const unfinished = ".drover-unfinished-"
+
+// files is what lies in the operator's directories. A directory is opened for each call, so that one that
+// is mounted later, or again, is found.
+type files struct {
+	dirs []string // absolute, clean
+}
+
+// root opens the operator's directory that holds u, and names u in it.
+func (f files) root(u URL) (*os.Root, string, error) {
+	name := filepath.Clean("/" + u.Key)
+	dir := ""
+	for _, d := range f.dirs {
+		if len(d) > len(dir) && (name == d || strings.HasPrefix(name, strings.TrimSuffix(d, "/")+"/")) {
+			dir = d
+		}
+	}
+	if dir == "" {
+		return nil, "", faultf(ErrDenied, "it is in none of the operator's storage directories; use one of them")
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, "", err
+	}
+	rel, err := filepath.Rel(dir, name)
+	if err != nil {
+		return nil, "", errors.Join(err, root.Close())
+	}
+	return root, rel, nil
+}
+
+func describe(u URL, info fs.FileInfo) Object {
+	tag := fmt.Sprintf("%x-%x", info.ModTime().UnixNano(), info.Size())
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		tag = fmt.Sprintf("%x-%s", st.Ino, tag)
+	}
+	return Object{URL: u, Size: info.Size(), ETag: tag, ModTime: info.ModTime()}
+}
+
+// fileBody is a file that says at its end whether it was changed meanwhile.
+type fileBody struct {
+	*os.File
+	object Object
+}
+
+func (b *fileBody) Read(p []byte) (int, error) {
+	n, err := b.File.Read(p)
+	if errors.Is(err, io.EOF) {
+		info, failed := b.File.Stat()
+		if failed != nil {
+			return n, failed
+		}
+		if describe(b.object.URL, info) != b.object {
+			return n, faultf(ErrChanged, "it was changed while it was read")
+		}
+	}
+	return n, err
+}
+
+func (f files) read(_ context.Context, u URL) (io.ReadCloser, Object, error) {
+	root, name, err := f.root(u)
+	if err != nil {
+		return nil, Object{}, err
+	}
+	defer root.Close()
+	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO without a writer mustn't block
+	if err != nil {
+		return nil, Object{}, err
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = faultf(ErrInvalid, "it is no regular file; name one file")
+	}
+	if err != nil {
+		return nil, Object{}, errors.Join(err, file.Close())
+	}
+	object := describe(u, info)
+	return &fileBody{file, object}, object, nil
+}
+
+func (f files) stat(ctx context.Context, u URL) (Object, error) {
+	body, object, err := f.read(ctx, u)
+	if err != nil {
+		return Object{}, err
+	}
+	return object, body.Close()
+}
+
+// write makes the file beside its place, and moves it there once it is on the disk.
+func (f files) write(ctx context.Context, u URL, r io.ReaderAt, size int64) error {
+	root, name, err := f.root(u)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if strings.HasPrefix(path.Base(name), unfinished) {
+		return faultf(ErrInvalid, "names that begin with %q are those of unfinished files; choose another", unfinished)
+	}
+	dir := filepath.Dir(name)
+	temp := filepath.Join(dir, unfinished+rand.Text())
+	file, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	made := errors.Is(err, fs.ErrNotExist)
+	if made {
+		if err = root.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		file, err = root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	}
+	if err != nil {
+		return err
+	}
+	err = fill(ctx, file, io.NewSectionReader(r, 0, size), size)
+	if err == nil {
+		err = root.Rename(temp, name)
+	}
+	if err != nil {
+		return errors.Join(err, root.Remove(temp))
+	}
+	for {
+		if err := syncDir(root, dir); err != nil || !made || dir == "." {
+			return err
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+func fill(ctx context.Context, file *os.File, content io.Reader, size int64) error {
+	buf := make([]byte, min(size+1, 1<<18))
+	n, err := io.CopyBuffer(struct{ io.Writer }{file}, &interruptible{ctx, content}, buf)
+	if err == nil && n != size {
+		err = faultf(ErrInvalid, "the content has %d of the %d bytes announced", n, size)
+	}
+	if err == nil {
+		err = file.Sync()
+	}
+	if closed := file.Close(); err == nil {
+		err = closed
+	}
+	return err
+}
+
+// interruptible is a reader that fails once its context has ended.
+type interruptible struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r *interruptible) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
+}
+
+func syncDir(root *os.Root, dir string) error {
+	d, err := root.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (f files) remove(_ context.Context, u URL) error {
+	root, name, err := f.root(u)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if info, err := root.Lstat(name); err != nil {
+		return err
+	} else if info.IsDir() {
+		return faultf(ErrInvalid, "it is a folder; name one file")
+	}
+	if err := root.Remove(name); err != nil {
+		return err
+	}
+	return syncDir(root, filepath.Dir(name))
+}
