@@ -15,6 +15,7 @@ var layers = map[string][]string{
 	"identity": {"proto"},
 	"systemd":  {},
 	"registry": {"proto"},
+	"batch":    {"proto"},
 	"client":   {"proto", "signature"},
 
 	"client/direct": {"signature"},
@@ -29,8 +30,8 @@ var layers = map[string][]string{
 	"runtime/containerd":  {"=runtime", "runtime/logfile", "registry"},
 	"devices":             {"proto"},
 
-	"agent":     {"=runtime", "runtime/logfile", "=devices", "=storage", "identity", "proto"},
-	"scheduler": {"registry", "=storage", "identity", "proto"},
+	"agent":     {"=runtime", "runtime/logfile", "=devices", "batch", "=storage", "identity", "proto"},
+	"scheduler": {"registry", "batch", "=storage", "identity", "proto"},
 
 	"scheduler/state":     {"proto"},
 	"scheduler/place":     {"scheduler/state", "proto"},
@@ -48,11 +49,11 @@ var layers = map[string][]string{
 	"scheduler/lookup":    {"scheduler/state", "scheduler/auth", "proto"},
 
 	// What puts things together.
-	"cmd":           {"agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "=storage"},
+	"cmd":           {"agent", "batch", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "=storage"},
 	"examples":      {},
 	"examples/demo": {"examples/iris", "client", "proto"},
 	"scripts":       {},
-	"test":          {"signature", "agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "storage", "cmd"},
+	"test":          {"signature", "batch", "agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "storage", "cmd"},
 }
 
 // implementations are chosen in cmd; everything else sees the interface beside them.
