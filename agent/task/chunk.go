@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -21,6 +22,7 @@ type chunk struct {
 	count            int64        // of done
 	active           int          // items that run
 	busy             bool         // a goroutine prepares, packs or publishes it
+	dropped          bool         // the task has it no more
 	spool            *spool
 
 	ctx    context.Context //nolint:containedctx // of all that works on it
@@ -46,9 +48,9 @@ func (c *chunk) tell() *fleetv1.TaskChunk {
 	return out
 }
 
-func (c *chunk) close() {
-	c.cancel()
-	if c.spool != nil {
+// closeUnused closes the spool of a chunk that was dropped, when the last one who used it has gone.
+func (c *chunk) closeUnused() {
+	if c.dropped && !c.busy && c.active == 0 && c.spool != nil {
 		c.spool.close()
 	}
 }
@@ -61,12 +63,19 @@ func (c *chunk) cut(to int64) {
 	}
 }
 
+// cutHere gives back all items from a number on, whatever has become of them.
+func (c *chunk) cutHere(to int64) {
+	c.called = min(c.called, to)
+	c.cut(to)
+}
+
 // prefix answers the items that have ended before the first one that hasn't.
 func (c *chunk) prefix() []*ended {
-	if i := slices.Index(c.done, nil); i >= 0 {
-		return c.done[:i]
+	done := c.done[:min(int64(len(c.done)), c.to-c.lease.GetFrom())]
+	if i := slices.Index(done, nil); i >= 0 {
+		return done[:i]
 	}
-	return c.done
+	return done
 }
 
 // take brings what the task has in hand in line with what the scheduler says it should have. req is what it answers.
@@ -128,6 +137,7 @@ func (d *driver) beginLocked(c *chunk, do func(c *chunk)) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		c.busy = false
+		c.closeUnused()
 		d.feedLocked()
 		d.tell()
 	})
@@ -136,25 +146,10 @@ func (d *driver) beginLocked(c *chunk, do func(c *chunk)) {
 // dropLocked forgets a chunk. Its spool is closed when the last one who uses it has gone.
 func (d *driver) dropLocked(c *chunk) {
 	c.cancel()
+	c.dropped = true
 	d.chunks = slices.DeleteFunc(d.chunks, func(o *chunk) bool { return o == c })
 	d.giveBackLocked()
-	if !c.busy && c.active == 0 {
-		c.close()
-		return
-	}
-	d.wg.Go(func() {
-		for {
-			d.mu.Lock()
-			unused := !c.busy && c.active == 0
-			changed := d.changed
-			d.mu.Unlock()
-			if unused {
-				c.close()
-				return
-			}
-			<-changed
-		}
-	})
+	c.closeUnused()
 }
 
 // cutLocked gives back all items that haven't been sent to the container.
@@ -173,8 +168,8 @@ func (d *driver) feedLocked() {
 			c.next++
 			c.active++
 			d.active++
-			d.running[item.N] = begun{shownSource(item), now()}
-			d.wg.Go(func() { d.run1(c, item) })
+			d.running[item.N] = begun{shown(item.Source), time.Now()}
+			d.wg.Go(func() { d.runItem(c, item) })
 		}
 		if c.state != fleetv1.ChunkRunning || c.busy || c.active > 0 || c.next < c.to {
 			continue

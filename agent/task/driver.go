@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -128,17 +129,13 @@ func (d *driver) run(ctx context.Context) {
 // end waits for everything that the driver began.
 func (d *driver) end() {
 	d.mu.Lock()
-	for _, c := range d.chunks {
-		c.cancel()
+	for _, c := range slices.Clone(d.chunks) {
+		d.dropLocked(c)
 	}
 	left := d.leaving
 	d.mu.Unlock()
 	d.wg.Wait()
 	d.mu.Lock()
-	for _, c := range d.chunks {
-		c.close()
-	}
-	d.chunks = nil
 	if d.work != nil {
 		d.work.store.Close()
 	}
