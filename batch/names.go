@@ -2,7 +2,6 @@ package batch
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"net/url"
 	"strconv"
@@ -20,11 +19,11 @@ const (
 // the same names. It remembers 8 bytes of each name; two names that agree in these count as the same, so that one of them
 // becomes longer than it need be. It isn't safe for concurrent use.
 type Namer struct {
-	taken map[uint64]struct{}
+	taken map[[8]byte]struct{} // not of uint64, whose alignment would double its size
 }
 
 // NewNamer returns a Namer that has given no names.
-func NewNamer() *Namer { return &Namer{taken: map[uint64]struct{}{}} }
+func NewNamer() *Namer { return &Namer{taken: map[[8]byte]struct{}{}} }
 
 // Take marks a name as given: a Namer goes on where an earlier one stopped after it was told all of that one's names.
 func (n *Namer) Take(name string) { n.taken[nameHash(name)] = struct{}{} }
@@ -58,9 +57,9 @@ func (n *Namer) try(stem string) (string, bool) {
 	return name, true
 }
 
-func nameHash(name string) uint64 {
+func nameHash(name string) [8]byte {
 	sum := sha256.Sum256([]byte(name))
-	return binary.LittleEndian.Uint64(sum[:])
+	return [8]byte(sum[:8])
 }
 
 // fileName keeps the end of a stem that is too long, after a hash of the whole.
@@ -75,6 +74,12 @@ func fileName(stem string) string {
 		from++
 	}
 	return mark + stem[from:] + resultSuffix
+}
+
+// BaseName is the file name of an input, by its URL.
+func BaseName(source string) string {
+	parts := nameParts(source)
+	return parts[len(parts)-1]
 }
 
 // nameParts splits a URL into bucket or host and the parts of its path, without what a file name can't have. The last one

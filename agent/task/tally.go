@@ -13,8 +13,8 @@ const (
 	window = 10 * time.Second
 	// samples of latencies are kept at most; of more, the last ones.
 	samples = 4096
-	// shown items of a kind.
-	shown = 5
+	// listed items of a kind.
+	listed = 5
 )
 
 // Bounds answers the upper bounds of latency_buckets in seconds; what took longer than the last is in one bucket more.
@@ -77,8 +77,8 @@ func (t *tally) item(now time.Time, source, message string, took time.Duration, 
 	}
 	t.failed++
 	t.failing = append(t.failing, &fleetv1.TaskItem{Source: source, Millis: took.Milliseconds(), Message: message})
-	if n := len(t.failing); n > shown {
-		t.failing = t.failing[n-shown:]
+	if n := len(t.failing); n > listed {
+		t.failing = t.failing[n-listed:]
 	}
 }
 
@@ -111,13 +111,13 @@ func (t *tally) progress(now time.Time) *fleetv1.TaskProgress {
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // slowest answers the items that have run longest.
-func slowest(now time.Time, began map[string]time.Time) []*fleetv1.TaskItem {
+func slowest(now time.Time, began map[int64]begun) []*fleetv1.TaskItem {
 	var out []*fleetv1.TaskItem
-	for source, at := range began {
-		out = append(out, &fleetv1.TaskItem{Source: source, Millis: now.Sub(at).Milliseconds()})
+	for _, b := range began {
+		out = append(out, &fleetv1.TaskItem{Source: b.source, Millis: now.Sub(b.at).Milliseconds()})
 	}
 	slices.SortFunc(out, func(a, b *fleetv1.TaskItem) int {
 		return cmp.Or(cmp.Compare(b.GetMillis(), a.GetMillis()), cmp.Compare(a.GetSource(), b.GetSource()))
 	})
-	return out[:min(len(out), shown)]
+	return out[:min(len(out), listed)]
 }

@@ -86,6 +86,7 @@ var barred = []struct {
 	why   string
 }{
 	{"scheduler/place", []string{"time", "google.golang.org/grpc", "os", "net", "math/rand", "math/rand/v2", "log/slog"}, "placement is a pure function"},
+	{"batch", []string{"time", "google.golang.org/grpc", "os", "net", "net/http", "math/rand", "math/rand/v2", "log/slog"}, "formats are pure"},
 	{"client/direct", []string{"google.golang.org/grpc", "google.golang.org/protobuf/proto"}, "whoever calls over HTTP links no gRPC"},
 	{"scheduler/state", []string{"google.golang.org/grpc", "os", "net", "math/rand", "math/rand/v2", "crypto/rand", "github.com/google/uuid"}, "applying a command decides nothing"},
 }
