@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -31,12 +32,16 @@ type caller struct {
 	client *http.Client
 }
 
-func newCaller(api *fleetv1.ModelAPI) *caller {
+// dialer makes connections; nil is the network's.
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+func newCaller(api *fleetv1.ModelAPI, dial dialer) *caller {
 	return &caller{
 		scheme: cmp.Or(api.GetProtocol(), "http"),
 		client: &http.Client{
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			Transport: &http.Transport{
+				DialContext:         dial,
 				MaxIdleConnsPerHost: 1024, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10, IdleConnTimeout: time.Minute,
 				TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see the package's doc
 			},

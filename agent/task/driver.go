@@ -89,7 +89,7 @@ type leaving struct {
 
 func newDriver(m *Manager, inst *fleetv1.Instance) *driver {
 	return &driver{
-		m: m, id: inst.GetMeta().GetId(), who: labels(inst), wake: make(chan struct{}, 1), call: newCaller(inst.GetSpec().GetApi()),
+		m: m, id: inst.GetMeta().GetId(), who: labels(inst), wake: make(chan struct{}, 1), call: newCaller(inst.GetSpec().GetApi(), m.cfg.Dial),
 		inputs: make(chan struct{}, maxLarge), answers: make(chan struct{}, maxLarge), changed: make(chan struct{}),
 		manifests: map[manifestKey]*manifest{}, published: map[string][]byte{}, pace: newPace(defaultConcurrency),
 		suspects: map[key]int{}, running: map[int64]begun{}, troubles: map[int]string{}, tally: newTally(),

@@ -4,13 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
-// Config is what a Manager needs; every field is required.
+// Config is what a Manager needs; every field but Dial is required.
 type Config struct {
 	// Exchange calls the scheduler.
 	Exchange func(context.Context, *fleetv1.ExchangeTaskRequest) (*fleetv1.ExchangeTaskResponse, error)
@@ -19,6 +20,8 @@ type Config struct {
 	// Dir is for spools alone; it's emptied at the start.
 	Dir    string
 	Logger *slog.Logger
+	// Dial reaches containers; nil is the network's.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Labels say whose task it is.
