@@ -207,19 +207,19 @@ func (d *driver) quit(grace time.Duration, left func()) time.Duration {
 // leave ends the wait for a task that leaves: when the scheduler knows that it has nothing in hand that runs, or in time.
 func (d *driver) leave(now time.Time, nothing bool) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	l := d.leaving
-	if l == nil || l.left == nil {
-		return
-	}
-	if !now.Before(l.cancel) {
-		for _, c := range d.chunks {
-			c.giveUp()
+	var left func()
+	if l := d.leaving; l != nil && l.left != nil {
+		if !now.Before(l.cancel) {
+			for _, c := range d.chunks {
+				c.giveUp()
+			}
+		}
+		if nothing || !now.Before(l.until) {
+			left, l.left = l.left, nil
 		}
 	}
-	if nothing || !now.Before(l.until) {
-		left := l.left
-		l.left = nil
+	d.mu.Unlock()
+	if left != nil {
 		left()
 	}
 }

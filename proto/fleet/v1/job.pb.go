@@ -1756,7 +1756,9 @@ type StorageAccess struct {
 	AccessKey string                 `protobuf:"bytes,5,opt,name=access_key,json=accessKey,proto3" json:"access_key,omitempty"`
 	SecretKey string                 `protobuf:"bytes,6,opt,name=secret_key,json=secretKey,proto3" json:"secret_key,omitempty"`
 	// PEM; empty for the system's.
-	Ca            string `protobuf:"bytes,7,opt,name=ca,proto3" json:"ca,omitempty"`
+	Ca string `protobuf:"bytes,7,opt,name=ca,proto3" json:"ca,omitempty"`
+	// Plain HTTP.
+	Insecure      bool `protobuf:"varint,8,opt,name=insecure,proto3" json:"insecure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1838,6 +1840,13 @@ func (x *StorageAccess) GetCa() string {
 		return x.Ca
 	}
 	return ""
+}
+
+func (x *StorageAccess) GetInsecure() bool {
+	if x != nil {
+		return x.Insecure
+	}
+	return false
 }
 
 // StorageKey is an access key for object storage, of a project and for one scheme.
@@ -3817,7 +3826,7 @@ const file_fleet_v1_job_proto_rawDesc = "" +
 	"\x05route\x18\x05 \x01(\v2\x12.fleet.v1.APIRouteR\x05route\x121\n" +
 	"\astorage\x18\x06 \x03(\v2\x17.fleet.v1.StorageAccessR\astorage\x12\x1c\n" +
 	"\tdirectory\x18\a \x01(\tR\tdirectory\x12)\n" +
-	"\x05parts\x18\b \x03(\v2\x13.fleet.v1.InputPartR\x05parts\"\xc8\x01\n" +
+	"\x05parts\x18\b \x03(\v2\x13.fleet.v1.InputPartR\x05parts\"\xe4\x01\n" +
 	"\rStorageAccess\x12\x16\n" +
 	"\x06scheme\x18\x01 \x01(\tR\x06scheme\x12\x1a\n" +
 	"\bendpoint\x18\x02 \x01(\tR\bendpoint\x12\x16\n" +
@@ -3828,7 +3837,8 @@ const file_fleet_v1_job_proto_rawDesc = "" +
 	"access_key\x18\x05 \x01(\tR\taccessKey\x12\x1d\n" +
 	"\n" +
 	"secret_key\x18\x06 \x01(\tR\tsecretKey\x12\x0e\n" +
-	"\x02ca\x18\a \x01(\tR\x02ca\"|\n" +
+	"\x02ca\x18\a \x01(\tR\x02ca\x12\x1a\n" +
+	"\binsecure\x18\b \x01(\bR\binsecure\"|\n" +
 	"\n" +
 	"StorageKey\x12\"\n" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12\x1d\n" +
