@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"unicode/utf8"
 )
 
@@ -13,8 +12,7 @@ import (
 type Row struct {
 	// Number counts rows from 1; Line is the line of the file on which it begins.
 	Number, Line int
-	// Fields are valid until the next row is read; their texts stay.
-	Fields []string
+	Fields       []string
 	// Err is why the row can't be used: a fault of the item, a *RowError.
 	Err error
 }
@@ -47,7 +45,7 @@ func (r *Rows) Next() (Row, error) {
 	if bad != nil {
 		row.Line = bad.StartLine
 		row.Err = &RowError{row.Number, -1, fmt.Sprintf("line %d: %s", bad.Line, quoteReason(bad.Err))}
-		return row, nil
+		return row, nil //nolint:nilerr // it is in row.Err
 	}
 	row.Line, _ = r.csv.FieldPos(0)
 	if r.columns == 0 {
@@ -74,30 +72,4 @@ func quoteReason(err error) string {
 		return `a quoted field doesn't end as it should: double each " within it`
 	}
 	return err.Error()
-}
-
-// FailedRows collects why rows failed, for the error message of their file.
-type FailedRows struct {
-	failed int
-	shown  []string
-}
-
-// Add takes the error of a row, which has to name it.
-func (f *FailedRows) Add(err error) {
-	const most = 10
-	if f.failed++; f.failed <= most {
-		f.shown = append(f.shown, err.Error())
-	}
-}
-
-// Failed is how many there are.
-func (f *FailedRows) Failed() int { return f.failed }
-
-// Message names the first of them; rows is how many the file has.
-func (f *FailedRows) Message(rows int) string {
-	m := fmt.Sprintf("%d of %d rows failed: %s", f.failed, rows, strings.Join(f.shown, "; "))
-	if more := f.failed - len(f.shown); more > 0 {
-		m += fmt.Sprintf("; and %d more", more)
-	}
-	return m
 }

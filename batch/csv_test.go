@@ -88,16 +88,6 @@ func TestReadersPassErrorsOn(t *testing.T) {
 	}
 }
 
-func TestFailedRows(t *testing.T) {
-	var f FailedRows
-	for i := range 12 {
-		f.Add(&RowError{i + 1, 0, "bad"})
-	}
-	if got := f.Message(20); f.Failed() != 12 || !strings.HasPrefix(got, "12 of 20 rows failed: row 1, column 0: bad; row 2,") || !strings.HasSuffix(got, "row 10, column 0: bad; and 2 more") {
-		t.Errorf("%d: %s", f.Failed(), got)
-	}
-}
-
 func FuzzRows(f *testing.F) {
 	f.Add(bom + "1,2\r\n\"a\"\"\n\",\"\n\n3")
 	f.Add("a\"b\n\"c")

@@ -9,15 +9,16 @@ import (
 type Fault string
 
 const (
-	// NoFault: there is a result.
+	// NoFault means that there is a result.
 	NoFault Fault = ""
-	// ItemFault: the model refuses this input (4xx), or answers it with something that it doesn't declare; or the input
-	// can't be sent at all. Trying again rarely helps.
+	// ItemFault means that the model refuses this input (4xx), or answers it with something that it doesn't declare; or
+	// that the input can't be sent at all. Trying again rarely helps.
 	ItemFault Fault = "item"
-	// ModelFault: the model gives no answer, in time and of a bearable size: 5xx, a broken connection, a crash. Another
-	// try may go well.
+	// ModelFault means that the model gives no answer in time and of a bearable size: 5xx, a broken connection, a crash.
+	// Another try may go well.
 	ModelFault Fault = "model"
-	// InfrastructureFault: the node was lost, the instance preempted, the storage away. It never counts against the item.
+	// InfrastructureFault means that the node was lost, the instance preempted, or the storage away. It never counts
+	// against the item.
 	InfrastructureFault Fault = "infrastructure"
 )
 

@@ -103,7 +103,7 @@ func (o *Outcome) ManifestLine(location string) ManifestLine {
 // Append writes the line, with its end, to dst.
 func (l ManifestLine) Append(dst []byte) []byte { return append(appendJSON(dst, l), '\n') }
 
-func (l *ManifestLine) check() error {
+func (l ManifestLine) check() error {
 	switch {
 	case l.Source == "":
 		return errors.New("it has no source")

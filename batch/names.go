@@ -33,8 +33,12 @@ func (n *Namer) Take(name string) { n.taken[nameHash(name)] = struct{}{} }
 func (n *Namer) Name(source string) string {
 	parts := nameParts(source)
 	for i := len(parts) - 1; i >= 0; i-- {
-		if name, ok := n.try(strings.Join(parts[i:], "__")); ok {
+		stem := strings.Join(parts[i:], "__")
+		if name, ok := n.try(stem); ok {
 			return name
+		}
+		if len(stem) > maxName { // more of the path would only change the hash: take all of it
+			i = min(i, 1)
 		}
 	}
 	for i := 2; ; i++ {

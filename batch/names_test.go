@@ -63,6 +63,18 @@ func TestOneInputManyTimes(t *testing.T) {
 	}
 }
 
+func TestDeepPathManyTimes(t *testing.T) {
+	n, seen := NewNamer(), map[string]bool{}
+	source := "s3://b/" + strings.Repeat("d/", 4000) + "a"
+	for range 100 {
+		name := n.Name(source)
+		if seen[name] || len(name) > maxName {
+			t.Fatalf("named %q", name)
+		}
+		seen[name] = true
+	}
+}
+
 func FuzzNames(f *testing.F) {
 	f.Add("s3://b/x/a\ns3://b/x__a\ns3://b/y/x/a\nfile:///x/a")
 	f.Add("https://h/%zz?a\nhttps://[::1\n" + strings.Repeat("/é", 300))

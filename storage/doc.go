@@ -27,6 +27,6 @@
 //     links don't go through a proxy. Private addresses are allowed: object storage lives there.
 //
 // Dependency: minio-go signs requests, pages listings and uploads in parts, for any S3-compatible store.
-// gocloud.dev/blob would bring the SDK of a cloud with some thirty modules for the same, hides ETags and
-// error codes behind its own, and has files whose names it escapes; files take little with os.Root.
+// gocloud.dev/blob brings the SDK of a cloud and some thirty modules for the same, its listings have no
+// ETags, and its files have names that it escapes; files take little with os.Root.
 package storage

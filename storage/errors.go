@@ -72,11 +72,11 @@ func explain(ctx context.Context, op string, u URL, err error) error {
 	if errors.As(err, &known) {
 		return &Error{op, u, known.kind, known.why}
 	}
-	kind, why := kindOf(u, err)
-	return &Error{op, u, kind, why}
+	known = kindOf(u, err)
+	return &Error{op, u, known.kind, known.why}
 }
 
-func kindOf(u URL, err error) (error, string) {
+func kindOf(u URL, err error) *fault {
 	if u.Scheme == File {
 		return kindOfFile(err)
 	}
@@ -84,9 +84,9 @@ func kindOf(u URL, err error) (error, string) {
 	if errors.As(err, &answer) {
 		why := oneLine(answer.Error())
 		if answer.StatusCode == 0 {
-			return ErrInvalid, why
+			return &fault{ErrInvalid, why}
 		}
-		return kindOfAnswer(answer.StatusCode, answer.Code), fmt.Sprintf("the storage answered %d %s: %s", answer.StatusCode, answer.Code, why)
+		return &fault{kindOfAnswer(answer.StatusCode, answer.Code), fmt.Sprintf("the storage answered %d %s: %s", answer.StatusCode, answer.Code, why)}
 	}
 	return kindOfNetwork(err)
 }
@@ -94,6 +94,8 @@ func kindOf(u URL, err error) (error, string) {
 // kindOfAnswer maps the status of an answer and the code that object stores send with it.
 func kindOfAnswer(status int, code string) error {
 	switch {
+	case strings.HasSuffix(code, "UserNotFound"): // with 404, but it is about the access key
+		return ErrDenied
 	case status == http.StatusInsufficientStorage, strings.Contains(code, "StorageFull"), code == "QuotaExceeded":
 		return ErrFull
 	case status == http.StatusNotFound, status == http.StatusGone, code == "NoSuchKey", code == "NoSuchBucket":
@@ -111,7 +113,7 @@ func kindOfAnswer(status int, code string) error {
 
 // kindOfNetwork explains what came of no answer. The texts of net/http repeat the URL, query included:
 // only those of the layers below are shown.
-func kindOfNetwork(err error) (error, string) {
+func kindOfNetwork(err error) *fault {
 	var certificate *tls.CertificateVerificationError
 	var unknown x509.UnknownAuthorityError
 	var record tls.RecordHeaderError
@@ -119,24 +121,24 @@ func kindOfNetwork(err error) (error, string) {
 	var timeout net.Error
 	switch {
 	case errors.As(err, &certificate), errors.As(err, &unknown):
-		return ErrInvalid, "the server's certificate isn't trusted; configure the CA file that signed it"
+		return &fault{ErrInvalid, "the server's certificate isn't trusted; configure the CA file that signed it"}
 	case errors.As(err, &record), strings.Contains(err.Error(), "HTTP response to HTTPS client"):
-		return ErrInvalid, "the server doesn't speak TLS; check the endpoint, or allow plain HTTP if that is meant"
+		return &fault{ErrInvalid, "the server doesn't speak TLS; check the endpoint, or allow plain HTTP if that is meant"}
 	case errors.As(err, &op):
-		return ErrTemporary, oneLine(op.Error())
+		return &fault{ErrTemporary, oneLine(op.Error())}
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return ErrTemporary, "no byte came for too long"
+		return &fault{ErrTemporary, "no byte came for too long"}
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return ErrTemporary, "the connection ended in the middle of the answer"
+		return &fault{ErrTemporary, "the connection ended in the middle of the answer"}
 	}
 	var request *url.Error
 	if errors.As(err, &request) {
-		return ErrTemporary, "the request got no answer"
+		return &fault{ErrTemporary, "the request got no answer"}
 	}
-	return ErrTemporary, "the answer can't be read"
+	return &fault{ErrTemporary, "the answer can't be read"}
 }
 
-func kindOfFile(err error) (error, string) {
+func kindOfFile(err error) *fault {
 	why := oneLine(err.Error())
 	var path *fs.PathError
 	if errors.As(err, &path) {
@@ -144,18 +146,18 @@ func kindOfFile(err error) (error, string) {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return ErrNotFound, "there is no such file"
+		return &fault{ErrNotFound, "there is no such file"}
 	case strings.HasSuffix(err.Error(), "path escapes from parent"): // the error of os.Root has no name
-		return ErrDenied, "a symbolic link leads out of the operator's directory"
+		return &fault{ErrDenied, "a symbolic link leads out of the operator's directory"}
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
-		return ErrDenied, why
+		return &fault{ErrDenied, why}
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return ErrFull, why
+		return &fault{ErrFull, why}
 	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.ESTALE), errors.Is(err, syscall.ETIMEDOUT), errors.Is(err, syscall.EMFILE),
 		errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EINTR), errors.Is(err, syscall.EBUSY):
-		return ErrTemporary, why
+		return &fault{ErrTemporary, why}
 	}
-	return ErrInvalid, why
+	return &fault{ErrInvalid, why}
 }
 
 func oneLine(s string) string {

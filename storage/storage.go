@@ -74,14 +74,14 @@ func Open(cfg Config) (*Storage, error) {
 	}
 	idle := cmp.Or(cfg.Idle, 30*time.Second)
 	s := &Storage{backends: map[string]backend{}, attempts: cmp.Or(cfg.Attempts, 4)}
-	var files files
+	var dirs files
 	for _, d := range cfg.Dirs {
 		if !filepath.IsAbs(d) {
 			return nil, fmt.Errorf("%w: storage directory %q isn't an absolute path; write it from /", ErrInvalid, d)
 		}
-		files.dirs = append(files.dirs, filepath.Clean(d))
+		dirs.dirs = append(dirs.dirs, filepath.Clean(d))
 	}
-	s.backends[File] = files
+	s.backends[File] = dirs
 	links, err := newLinks(cfg, idle)
 	if err != nil {
 		return nil, err

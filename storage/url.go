@@ -73,7 +73,8 @@ func ParseURL(s string) (URL, error) {
 func parseLink(s string) (URL, error) {
 	// What url.Parse says repeats its input, and with it the signature.
 	p, err := url.Parse(s)
-	if err != nil || p.Hostname() == "" || p.Opaque != "" {
+	host, _, _ := strings.Cut(strings.TrimPrefix(s, HTTPS+"://"), "/")
+	if host, _, _ = strings.Cut(host, "?"); err != nil || p.Hostname() == "" || strings.Contains(host, "%") {
 		return URL{}, fmt.Errorf("%w: %s is not a link; write https://host/path", ErrInvalid, shown(s))
 	}
 	if p.User != nil || strings.Contains(s, "#") {
@@ -90,12 +91,15 @@ func dotted(key string) bool {
 	return slices.ContainsFunc(strings.Split(key, "/"), func(s string) bool { return s == "." || s == ".." })
 }
 
-// shown is at most 200 characters of what somebody wrote, quoted, without what may be a secret.
+// shown is at most 200 characters of what somebody wrote, quoted, without what may be a secret: the user
+// and the query of anything but our own schemes.
 func shown(s string) string {
-	if strings.HasPrefix(s, HTTPS+":") {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok || scheme != File && scheme != S3 && scheme != OBS {
 		s, _, _ = strings.Cut(s, "?")
-		if at := strings.LastIndex(s, "@"); at >= 0 {
-			s = HTTPS + "://…" + s[at:]
+		if at := strings.LastIndex(rest, "@"); at >= 0 {
+			s = scheme + "://…" + rest[at:]
+			s, _, _ = strings.Cut(s, "?")
 		}
 	}
 	if r := []rune(s); len(r) > 200 {
