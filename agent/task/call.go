@@ -95,15 +95,13 @@ func (d *driver) exchangeHTTP(ctx context.Context, w *work, address string, r *r
 		return answer{}, 0, err
 	}
 	req.ContentLength = size
-	req.GetBody = func() (io.ReadCloser, error) {
-		again, _, _, err := r.body()
-		return io.NopCloser(again), err
+	if !strings.HasPrefix(contentType, "multipart/") { // a form's boundary is another one each time
+		req.GetBody = func() (io.ReadCloser, error) { // for a connection that the container has closed meanwhile
+			again, _, _, err := r.body()
+			return io.NopCloser(again), err
+		}
 	}
-	if req.Header.Set("Content-Type", contentType); contentType == contentJSON {
-		// The transport sends it again on a new connection when the container has closed one that it kept. The header
-		// itself isn't sent. A form's boundary is another one each time.
-		req.Header["Idempotency-Key"] = nil
-	}
+	req.Header.Set("Content-Type", contentType)
 	req.Header.Set("User-Agent", "drover-task")
 	resp, err := d.call.client.Do(req)
 	if err != nil {

@@ -64,12 +64,19 @@ type container struct {
 	server  *http.Server
 	attempt uint32
 	exits   int
+	alive   bool
+	closed  bool
 }
 
 // start begins the next attempt and has it ready.
 func (c *container) start() {
 	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return
+	}
 	c.attempt++
+	c.alive = true
 	c.pipes = newPipes()
 	c.server = &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { c.w.model(c, rw, r) })}
 	server, pipes := c.server, c.pipes
@@ -88,9 +95,15 @@ func (c *container) tell(state, address string) {
 // exit ends the process with its connections; it's started again after a second.
 func (c *container) exit() {
 	c.mu.Lock()
-	c.exits++
-	server := c.server
+	alive, server := c.alive, c.server
+	c.alive = false
+	if alive {
+		c.exits++
+	}
 	c.mu.Unlock()
+	if !alive {
+		return
+	}
 	_ = server.Close()
 	c.tell(fleetv1.InstanceExited, "")
 	c.w.wg.Go(func() {
@@ -103,6 +116,7 @@ func (c *container) exit() {
 func (c *container) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.closed = true
 	_ = c.server.Close()
 }
 
