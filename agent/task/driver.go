@@ -168,16 +168,22 @@ func (d *driver) tell() {
 
 // serve takes in how the instance stands. address is empty while it isn't ready.
 func (d *driver) serve(inst *fleetv1.Instance, address string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	o := inst.GetObserved()
+	var left func()
+	d.mu.Lock()
+	defer func() {
+		d.mu.Unlock()
+		if left != nil {
+			left()
+		}
+	}()
 	exited := o.GetState() == fleetv1.InstanceExited && o.GetAttempt() != d.exited
 	if exited {
 		d.exited = o.GetAttempt()
 		d.exits++
 	}
-	if address != "" && d.leaving != nil { // a restart that was asked for is over
-		d.leaving = nil
+	if o.GetState() == fleetv1.InstanceRunning && d.leaving != nil { // a restart that was asked for is over
+		left, d.leaving = d.leaving.left, nil
 	}
 	if !exited && address == d.address {
 		return

@@ -327,6 +327,7 @@ func TestLeave(t *testing.T) {
 		if most := w.m.Leave(w.containers["a"].inst, func() { close(left) }); most != defaultItemTimeout+10*time.Second {
 			t.Errorf("it is to take %s at most", most)
 		}
+		w.containers["a"].tell(fleetv1.InstanceDraining, "a:80")
 		<-left
 		// An item whose input was read late may be sent when one that comes after it has ended.
 		if took := time.Since(began); took > 7*time.Second {

@@ -310,6 +310,19 @@ func (w *world) finish(patience time.Duration) map[string]batch.ManifestLine {
 // check reads the output: every input has exactly one line in the manifests, and nothing else is there.
 func (w *world) check() map[string]batch.ManifestLine {
 	w.t.Helper()
+	lines := w.lines()
+	if int64(len(lines)) != w.leader.items {
+		w.t.Errorf("the manifests have %d of %d items", len(lines), w.leader.items)
+	}
+	if left, err := os.ReadDir(filepath.Join(w.dir, "spools")); err != nil || len(left) > 0 {
+		w.t.Errorf("of the spools is left: %v, %v", left, err)
+	}
+	return lines
+}
+
+// lines answers what the manifests say, by the base name of the input.
+func (w *world) lines() map[string]batch.ManifestLine {
+	w.t.Helper()
 	lines := map[string]batch.ManifestLine{}
 	manifests, err := filepath.Glob(filepath.Join(w.dir, "out", "*.manifest"))
 	if err != nil {
@@ -334,12 +347,6 @@ func (w *world) check() map[string]batch.ManifestLine {
 			}
 			lines[name] = line
 		}
-	}
-	if int64(len(lines)) != w.leader.items {
-		w.t.Errorf("the manifests have %d of %d items", len(lines), w.leader.items)
-	}
-	if left, err := os.ReadDir(filepath.Join(w.dir, "spools")); err != nil || len(left) > 0 {
-		w.t.Errorf("of the spools is left: %v, %v", left, err)
 	}
 	return lines
 }
