@@ -17,7 +17,7 @@ import (
 	"github.com/drover-fleet/drover/storage"
 )
 
-var chaosSeeds = flag.Int("task.seeds", 8, "how many random runs TestChaos makes")
+var chaosSeeds = flag.Int("task.seeds", 2, "how many random runs TestChaos makes")
 
 // chaos is what may go wrong at random.
 type chaos struct {

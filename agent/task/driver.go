@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
@@ -355,5 +353,4 @@ func (d *driver) setUp(setup *fleetv1.TaskSetup) {
 	if old != nil {
 		old.store.Close() // calls in progress go on
 	}
-	w.setup = proto.CloneOf(setup)
 }

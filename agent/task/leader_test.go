@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 
+	"google.golang.org/protobuf/proto"
+
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
@@ -89,7 +91,7 @@ func (l *leader) exchange(_ context.Context, req *fleetv1.ExchangeTaskRequest) (
 	}
 	resp := &fleetv1.ExchangeTaskResponse{Task: l.tasks[id], Stop: l.stop}
 	if req.GetSetupVersion() != l.setup.GetVersion() {
-		resp.Setup = l.setup
+		resp.Setup = proto.CloneOf(l.setup)
 	}
 	told := map[string]bool{}
 	for _, tc := range req.GetChunks() {
