@@ -176,7 +176,9 @@ func (l *jobLoop) judge(view state.ReadView, id string, now time.Time) []*fleetv
 }
 
 // serviceName is that of a job's service: no service of a user's has a "." in its name.
-func serviceName(job *fleetv1.Job) string { return "job." + job.GetMeta().GetName() }
+func serviceName(job *fleetv1.Job) string {
+	return fleetv1.JobServicePrefix + job.GetMeta().GetName()
+}
 
 // orphan removes the service of a job that is gone, which only a restore leaves.
 func (l *jobLoop) orphan(view state.ReadView, id string) []*fleetv1.Write {
