@@ -173,10 +173,7 @@ func (s *Server) wire(external auth.External) {
 		State: s.state, Proposer: s.proposals, HeartbeatInterval: s.cfg.HeartbeatInterval, LeaseDuration: s.cfg.LeaseDuration,
 		Trust: s.agentTrust, Leader: s.leaderElsewhere, Now: s.clock.Now, Logger: s.log,
 	})
-	s.jobs = jobs.New(jobs.Config{
-		State: s.state, Proposer: s.proposals, Storage: func(project string) (jobs.Storage, error) { return s.storageFor(project) }, Access: s.storageAccess,
-		Leader: s.leaderElsewhere, Now: s.clock.Now, Logger: s.log,
-	})
+	s.jobs = s.newJobs()
 	s.loops = reconcile.New(reconcile.Config{
 		State: s.state, Proposer: s.proposals, Sessions: s.hub, Work: s.jobs, LookupMaxAge: s.cfg.LookupMaxAge, ReserveAfter: s.cfg.ReserveAfter,
 		Now: s.clock.Now, Logger: s.log,

@@ -18,7 +18,7 @@ const (
 	running    = 2                // chunks that a task is given at once
 	firstItems = 8                // of the first chunk of a task
 	mostItems  = 2000             // of a chunk
-	growth     = 4                // at most, from a chunk to the next
+	growth     = 16               // at most, from a chunk to the next
 	chunkTime  = 4 * time.Second  // that a chunk should take
 	takeAfter  = 2 * time.Second  // what a slow task has still to do for longer is given to one that has nothing
 	mostTasks  = 10_000

@@ -17,7 +17,7 @@
 // # Chunks
 //
 // A task has at most two chunks that run, so that one begins when the other ends. A chunk should take 4 s: the first has 8
-// items, the next one up to four times as many or as few, by how long the last one took. Near the end chunks are small, at
+// items, the next one up to 16 times as many or as few, by how long the last one took. Near the end chunks are small, at
 // most what is left by twice the number of tasks. When nothing is free and a task has nothing, the slowest chunk is cut: its task
 // is asked to end it earlier, says what it can still give up, and the rest is leased anew. A chunk lies within one part of the
 // input, so that a task reads one index for it.
@@ -40,6 +40,14 @@
 // can't be read becomes an item that says so, and ends as FAILED: its line is accounted for like any other. An input
 // that is refused or missing for 2 min, or has changed since it was half listed, fails the job; a storage that is
 // away is waited for.
+//
+// # Retries
+//
+// A retry lists the FAILED items of the manifests that stand once more, as parts marked "again", under the names of before and
+// without the ETags, for the input may have been put right. When all of them are in the ledger, their lines are taken out of those
+// manifests, and only then the input counts as listed: so a job that is completed has one line for each item, and one that is
+// interrupted here goes on from the ledger's position. Manifests are else never rewritten; a task that was cut
+// off from all schedulers since before the retry, and then writes a manifest of before, would bring such lines back.
 //
 // # Tasks
 //

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -229,8 +230,8 @@ func (l *leader) call(req *fleetv1.ExchangeTaskRequest) *fleetv1.ExchangeTaskRes
 // TestJobFromInputToManifest goes the whole way with one task.
 func TestJobFromInputToManifest(t *testing.T) {
 	lead(t, 30, func(l *leader) {
-		heard := 0
-		defer l.c.OnProgress(func(string) { heard++ })()
+		var heard atomic.Int64
+		defer l.c.OnProgress(func(string) { heard.Add(1) })()
 		l.after(3 * time.Second)
 		if led := l.ledger(); !led.GetListed() || led.GetItems() != 30 || len(led.GetParts()) != 1 {
 			t.Fatalf("the ledger is %v", led)
@@ -264,7 +265,7 @@ func TestJobFromInputToManifest(t *testing.T) {
 			l.after(time.Second)
 		}
 		led := l.ledger()
-		if led.GetSuccessful() != 30 || len(led.GetUnsealed())+len(led.GetSealed()) != 0 || written != 1 || heard == 0 {
+		if led.GetSuccessful() != 30 || len(led.GetUnsealed())+len(led.GetSealed()) != 0 || written != 1 || heard.Load() == 0 {
 			t.Errorf("the ledger is %v after %d manifests", led, written)
 		}
 		p, tasks := l.c.Progress("jid")

@@ -23,6 +23,9 @@ import (
 // commitEvery is how much time lies between two commits of a job at least.
 const commitEvery = time.Second
 
+// setupMillis is when a task that has just been told what to work by should ask for items.
+const setupMillis = 20
+
 // run is one job during one leadership.
 type run struct {
 	*term
@@ -203,7 +206,9 @@ func (r *run) exchange(view state.ReadView, inst *fleetv1.Instance, req *fleetv1
 	}
 	leaving := inst.GetDesired().GetState() != fleetv1.DesiredRunning || !r.ensureSetup(view)
 	resp := r.book.exchange(req, leaving, func() []string { return readyOf(view, inst) }, now)
-	resp.Setup = r.setupFor(req.GetSetupVersion(), resp)
+	if resp.Setup = r.setupFor(req.GetSetupVersion(), resp); resp.GetSetup() != nil && len(resp.GetChunks()) == 0 {
+		resp.NextMillis = setupMillis
+	}
 	if slices.ContainsFunc(resp.GetChunks(), func(c *fleetv1.TaskChunk) bool { return c.GetState() == fleetv1.ChunkPacked }) || len(req.GetWritten()) > 0 {
 		r.wake()
 	}

@@ -124,8 +124,8 @@
 //	its service is Abnormal   Failed, when the job's timeout has passed
 //
 // A run that has ended stays so until desired.run is raised; its service is deleted with the write that says so. How many
-// tasks a job asks for lies between min_instances and instances: as many as have enough to do (Config.Work). A job
-// whose tasks have waited for a minute asks for what it has, and 5 min later for one more. When a job waits whose project has
+// tasks a job asks for lies between min_instances and instances: as many as have enough to do (Config.Work),
+// changed each 30 s at most, for an instance costs its start. A job whose tasks have waited for a minute asks for what it has, and 5 min later for one more. When a job waits whose project has
 // less than its share of the pool's job tasks, one of a project that has more gives up tasks, one each 10 s; that needs a
 // min_instances below instances. What the loop remembers for this is lost with the leadership, and costs time alone.
 //

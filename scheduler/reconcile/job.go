@@ -37,9 +37,9 @@ func (noWork) OnProgress(func(string)) func() { return func() {} }
 
 // Bounds of the job loop.
 const (
-	stopTimeout    = 2 * time.Minute // until a job that is asked to stop is stopped by force
-	reasonEvery    = 5 * time.Second // a reason alone isn't written more often
-	defaultMinutes = 20              // JobSpec.timeout_minutes when it is unset
+	stopTimeout    = 2 * time.Minute  // until a job that is asked to stop is stopped by force
+	reasonEvery    = 10 * time.Second // a reason alone isn't written more often
+	defaultMinutes = 20               // JobSpec.timeout_minutes when it is unset
 )
 
 // jobLoop has each job's service be what the job needs, and the job's status tell how that goes. All but told is used by

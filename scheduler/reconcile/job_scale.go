@@ -14,6 +14,7 @@ import (
 const (
 	askLess   = time.Minute      // that tasks have waited for a node before fewer are asked for
 	moreAfter = 5 * time.Minute  // before more are asked for again
+	workEvery = 30 * time.Second // between two changes for what is left to do: an instance costs its start
 	yieldStep = 10 * time.Second // between two tasks that a job gives up for another project's
 )
 
@@ -21,6 +22,7 @@ const (
 type scaling struct {
 	most    int32     // 0 for what the job allows
 	until   time.Time // when most is over
+	scaled  time.Time // when it asked for another number last
 	yielded time.Time // when another job was last asked to yield for this one
 }
 
@@ -37,6 +39,10 @@ func (s *jobStep) tasks() int32 {
 		want = int32(min(int64(n), int64(most)))
 		if want < now && now-want < max(1, now/4) {
 			want = now // not for so little
+		}
+		if at := s.m.scaled.Add(workEvery); now > 0 && want != now && s.now.Before(at) {
+			want = now
+			s.later.at(s.id(), at)
 		}
 	} else if now > 0 {
 		want = now
@@ -58,6 +64,7 @@ func (s *jobStep) scale() {
 	if st.GetTasks() == version.GetInstances() {
 		return
 	}
+	s.m.scaled = s.now
 	next := proto.CloneOf(s.svc)
 	next.Spec.Versions[0].Instances = st.GetTasks()
 	next.Meta.Generation++

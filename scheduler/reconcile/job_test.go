@@ -236,17 +236,28 @@ func TestJobScalesWithItsWork(t *testing.T) {
 		for _, step := range []struct {
 			enough int
 			tasks  int32
-		}{{4, 4}, {1, 2}, {3, 3}, {100, 6}} {
+		}{{4, 4}, {1, 2}, {3, 3}, {100, 6}} { // at least 2, at most 6
 			w.set("jid", func(w *fakeWork) { w.tasks = step.enough })
-			c.settled()
+			c.after(workEvery)
 			if n := c.job("jid").GetStatus().GetTasks(); n != step.tasks || c.jobService("j").GetSpec().GetVersions()[0].GetInstances() != n {
 				t.Errorf("with enough to do for %d, %d tasks are asked for", step.enough, n)
 			}
 		}
-		c.told("JobScaled")
+		if n := c.count("JobScaled"); n != 4 {
+			t.Errorf("%d changes are told of", n)
+		}
 		c.changeJob("jid", func(j *fleetv1.Job) { j.Spec.Instances = 3 })
 		if n := c.jobService("j").GetSpec().GetVersions()[0].GetInstances(); n != 3 {
 			t.Errorf("%d tasks are asked for, of 3 at most", n)
+		}
+		w.set("jid", func(w *fakeWork) { w.tasks = 1 })
+		c.settled()
+		if n := c.job("jid").GetStatus().GetTasks(); n != 3 {
+			t.Errorf("at once after a change %d tasks are asked for", n)
+		}
+		c.after(workEvery)
+		if n := c.job("jid").GetStatus().GetTasks(); n != 2 {
+			t.Errorf("some time after a change %d tasks are asked for", n)
 		}
 	})
 }
