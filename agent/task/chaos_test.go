@@ -120,7 +120,7 @@ func TestChaos(t *testing.T) {
 
 func runChaos(t *testing.T, seed uint64) {
 	c := &chaos{random: rand.New(rand.NewPCG(seed, 7)), on: true}
-	w := newWorld(t, &fleetv1.JobSpec{ItemTimeoutSeconds: 5}, inputs(1000)).add("a", "b", "c")
+	w := newWorld(t, &fleetv1.JobSpec{ItemTimeoutSeconds: 5}, inputs(500)).add("a", "b", "c")
 	w.setFault(c.fault)
 	w.asked(func(container *container, body string, rw http.ResponseWriter, r *http.Request) {
 		var n int
@@ -160,7 +160,7 @@ func runChaos(t *testing.T, seed uint64) {
 	lines := w.finish(10 * time.Minute)
 	w.listedAreThere()
 	unlucky := 0
-	for n := range 1000 {
+	for n := range 500 {
 		line := lines[fmt.Sprintf("i-%05d.json", n)]
 		switch failed := line.Result == batch.Failed; {
 		case n%100 == 3 || n%100 == 5:

@@ -144,13 +144,20 @@ func (d *driver) input(ctx context.Context, source storage.URL, item batch.Item,
 		}
 		return !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrChanged) &&
 			!errors.Is(err, storage.ErrTooLarge) && !errors.Is(err, storage.ErrInvalid)
-	}, func() (err error) {
+	}, func() error {
 		body, object, err := d.working().store.Read(ctx, source, storage.ReadOptions{IfETag: item.ETag, Limit: limit})
 		if err != nil {
 			return err
 		}
-		in, err = d.takeIn(body, object.Size)
-		return errors.Join(err, body.Close())
+		got, err := d.takeIn(body, object.Size)
+		if err := errors.Join(err, body.Close()); err != nil {
+			if got.free != nil {
+				got.free()
+			}
+			return err
+		}
+		in = got
+		return nil
 	})
 	switch {
 	case ctx.Err() != nil:
