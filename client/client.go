@@ -46,6 +46,8 @@ type Client struct {
 	Quotas      fleetv1.QuotaServiceClient
 	Models      fleetv1.ModelServiceClient
 	Services    fleetv1.ServiceServiceClient
+	Jobs        fleetv1.JobServiceClient
+	StorageKeys fleetv1.StorageKeyServiceClient
 	Lookup      fleetv1.LookupServiceClient
 	Instances   fleetv1.InstanceServiceClient
 	Events      fleetv1.EventServiceClient
@@ -91,6 +93,8 @@ func Dial(cfg Config) (*Client, error) {
 		Quotas:      fleetv1.NewQuotaServiceClient(conn),
 		Models:      fleetv1.NewModelServiceClient(conn),
 		Services:    fleetv1.NewServiceServiceClient(conn),
+		Jobs:        fleetv1.NewJobServiceClient(conn),
+		StorageKeys: fleetv1.NewStorageKeyServiceClient(conn),
 		Lookup:      fleetv1.NewLookupServiceClient(conn),
 		Instances:   fleetv1.NewInstanceServiceClient(conn),
 		Events:      fleetv1.NewEventServiceClient(conn),

@@ -48,6 +48,9 @@ func sealedUnder(view state.ReadView) []string {
 	for _, app := range view.Apps("") {
 		ids = append(ids, app.GetSecret().GetKeyId())
 	}
+	for _, k := range view.StorageKeys("") {
+		ids = append(ids, k.GetSecret().GetKeyId())
+	}
 	slices.Sort(ids)
 	return slices.Compact(ids)
 }
@@ -148,6 +151,8 @@ func (s *Server) empty(ctx context.Context) error {
 	count(len(view.Users())-1, "user")
 	count(len(view.Keys()), "key")
 	count(len(view.Apps("")), "app")
+	count(len(view.Jobs("")), "job")
+	count(len(view.StorageKeys("")), "storage key")
 	if len(there) > 0 {
 		return &api.Error{Code: codes.FailedPrecondition, Msg: "this cluster isn't empty, it has " + strings.Join(there, ", ") +
 			": restore into schedulers with empty data directories"}

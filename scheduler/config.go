@@ -57,6 +57,16 @@ type Config struct {
 	LeaseDuration     time.Duration `yaml:"lease_duration"`
 	// MaxServicesPerUser is a quota.
 	MaxServicesPerUser int `yaml:"max_services_per_user"`
+	// MaxJobsPerProject is another.
+	MaxJobsPerProject int `yaml:"max_jobs_per_project"`
+	// StorageDirs are the directories that file:// URLs of jobs lie in: absolute, and the same shared storage on every
+	// scheduler and agent.
+	StorageDirs []string `yaml:"storage_dirs"`
+	// Stores are the object storages that URLs of jobs lead to.
+	Stores Stores `yaml:"stores"`
+	// A project has at most so many apps, and a user so many tokens and access keys together.
+	MaxAppsPerProject     int `yaml:"max_apps_per_project"`
+	MaxCredentialsPerUser int `yaml:"max_credentials_per_user"`
 	// LookupMaxAge is how long a client may use the answer of a look-up; whole seconds. An instance that is
 	// withdrawn serves at least that much longer.
 	LookupMaxAge time.Duration `yaml:"lookup_max_age"`
@@ -64,6 +74,8 @@ type Config struct {
 	// counts once.
 	LookupsPerAccount int `yaml:"lookups_per_account"`
 	LookupsPerUser    int `yaml:"lookups_per_user"`
+	// AllowUnsignedPayload takes requests whose signature doesn't cover the body (UNSIGNED-PAYLOAD).
+	AllowUnsignedPayload bool `yaml:"allow_unsigned_payload"`
 	// OIDC says whose tokens let callers in besides the cluster's own.
 	OIDC oidc.Config `yaml:"oidc"`
 	// ReserveAfter is how long an instance waits before what becomes free is kept for it. Less has big requests placed
@@ -105,14 +117,16 @@ func DefaultConfig() Config {
 		HeartbeatInterval:   time.Second,
 		LeaseDuration:       4 * time.Second,
 		MaxServicesPerUser:  20,
-		LookupMaxAge:        3 * time.Second,
-		LookupsPerAccount:   2000,
-		LookupsPerUser:      20,
-		OIDC:                oidc.Config{UserClaim: "sub"},
-		ReserveAfter:        30 * time.Second,
-		SnapshotInterval:    2 * time.Minute,
-		SnapshotEntries:     8192,
-		TrailingEntries:     4096,
+		MaxJobsPerProject:   1000,
+		MaxAppsPerProject:   100, MaxCredentialsPerUser: 100,
+		LookupMaxAge:      3 * time.Second,
+		LookupsPerAccount: 2000,
+		LookupsPerUser:    20,
+		OIDC:              oidc.Config{UserClaim: "sub"},
+		ReserveAfter:      30 * time.Second,
+		SnapshotInterval:  2 * time.Minute,
+		SnapshotEntries:   8192,
+		TrailingEntries:   4096,
 	}
 }
 
@@ -162,9 +176,8 @@ func (c Config) Validate() error {
 	if c.LeaseDuration < 2*c.HeartbeatInterval || c.LeaseDuration > time.Hour {
 		bad("lease_duration", "%v must be at least twice heartbeat_interval (%v) and at most 1h", c.LeaseDuration, c.HeartbeatInterval)
 	}
-	if c.MaxServicesPerUser < 1 {
-		bad("max_services_per_user", "%d must be at least 1", c.MaxServicesPerUser)
-	}
+	c.validateStorage(bad)
+	c.validateCaps(bad)
 	if c.ReserveAfter < time.Second || c.ReserveAfter > time.Hour {
 		bad("reserve_after", "%v is out of range 1s–1h", c.ReserveAfter)
 	}
@@ -174,6 +187,17 @@ func (c Config) Validate() error {
 	}
 	c.validateSnapshots(bad)
 	return errors.Join(errs...)
+}
+
+func (c Config) validateCaps(bad func(field, format string, args ...any)) {
+	for _, limit := range []struct {
+		field string
+		n     int
+	}{{"max_services_per_user", c.MaxServicesPerUser}, {"max_jobs_per_project", c.MaxJobsPerProject}, {"max_apps_per_project", c.MaxAppsPerProject}, {"max_credentials_per_user", c.MaxCredentialsPerUser}} {
+		if limit.n < 1 {
+			bad(limit.field, "%d must be at least 1", limit.n)
+		}
+	}
 }
 
 func (c Config) validateLookups(bad func(field, format string, args ...any)) {

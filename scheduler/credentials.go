@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -21,11 +22,11 @@ const (
 )
 
 // issuer is the external one whose tokens count, nil for none.
-func (c Config) issuer() (auth.External, error) {
+func (c Config) issuer(log *slog.Logger) (auth.External, error) {
 	if c.OIDC.Issuer == "" {
 		return nil, nil
 	}
-	return oidc.New(c.OIDC, time.Now)
+	return oidc.New(c.OIDC, time.Now, log)
 }
 
 // sealer encrypts with the key file.

@@ -26,11 +26,16 @@
 //   - A restore is done between two leaderships: loops, sessions and leases end, the state is replaced, and all begin
 //     anew with what is there then. Nothing in them has to know that indexes and objects can jump.
 //   - What callers can take is bounded (limits.go), and refused beyond that before anything is kept of it.
+//   - Who has shown no valid credential can't make this scheduler grow (strangers.go): before a message is read, the call's
+//     headers must name a caller who may be let in. A connection is known from its first such call on; behind one address
+//     there may be thousands of agents, so only those that aren't known are counted. The limit of what comes for calls without
+//     a credential is the connection's, since gRPC has one for the messages of all methods. What gRPC keeps of a call that
+//     is refused so early, the timer of its deadline, is bounded too.
 //   - The process must end when raftstore.Failed fires: Run returns that error without waiting for anything
 //     that might need the disk.
 //   - Metrics have a registry of their own. Labels take few values by construction: states, results and
 //     codes; never names of objects.
 //
 // Dependencies: grpc with its health and reflection services, because generic tools speak them;
-// prometheus/client_golang for the exposition format and its histograms.
+// prometheus/client_golang for the exposition format and its histograms; golang.org/x/time/rate, a token bucket.
 package scheduler

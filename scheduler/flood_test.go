@@ -2,11 +2,16 @@ package scheduler_test
 
 import (
 	"context"
+	"io"
+	"net"
 	goruntime "runtime"
 	"strings"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -89,5 +94,38 @@ func TestLongRequestsAreRefused(t *testing.T) {
 	}
 	if _, err := fleetv1.NewNodeServiceClient(s.conn).GetNode(s.admin(), &fleetv1.GetNodeRequest{Name: long[:1<<20]}); status.Code(err) == codes.ResourceExhausted {
 		t.Errorf("one of a MiB: %v", err)
+	}
+}
+
+// Both ports of a scheduler are guarded against who shows no credential.
+func TestStrangersAreBounded(t *testing.T) {
+	s := run(t, t.TempDir())
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	// Those of the tests are known on their connection: this is another.
+	conn, err := grpc.NewClient("passthrough:///"+s.server.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fleetv1.NewJoinServiceClient(conn).Join(ctx, &fleetv1.JoinRequest{Csr: make([]byte, 1<<20)}); status.Code(err) != codes.Unavailable {
+		t.Errorf("a long message: %v", err)
+	}
+	const perSource = 1024
+	for i := range perSource + 100 {
+		c, err := net.Dial("tcp", s.server.HTTPAddr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if i < perSource {
+			continue
+		}
+		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 429 ") {
+			t.Fatalf("connection %d is answered %q, %v", i, answer, err)
+		}
 	}
 }

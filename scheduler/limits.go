@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -21,9 +22,11 @@ import (
 // limits bound what callers may take of this scheduler: memory, streams, goroutines and connections. What is beyond
 // them is refused at once, in one line.
 type limits struct {
-	maxOperatorMessage int    // bytes of a request; agents' messages may have maxMessage
-	streamsPerClient   int    // of operators: watches, logs, exec, backups; a client is a token at an address
-	streams            int    // of all operators together
+	maxOperatorMessage int // bytes of a request; agents' messages may have maxMessage
+	streamsPerClient   int // of operators: watches, logs, exec, backups; a client is a token at an address
+	streams            int // of all operators together
+	streamsPerAccount  int
+	relaysPerAccount   int    // of streams, those of logs and exec, of which an agent has an end; session.Config.MaxRelays is for all
 	callsPerConnection uint32 // more than streams: another scheduler passes all of its on one, which it also asks on how this one is
 	grpcConnections    int    // each agent has one
 	httpConnections    int
@@ -31,22 +34,32 @@ type limits struct {
 	httpRequests       int // under way at once, those aside that wait
 	waiting            int // watches of look-ups, and look-ups that wait
 	waitingPerAccount  int
+	firstMessage       time.Duration // after which a gRPC call ends of which no message has come
+
+	refusals *rate.Limiter // of gRPC calls with a deadline, as they arrive
 
 	underWay atomic.Int64 // requests
 
 	mu        sync.Mutex
 	open      int
 	byClient  map[string]int
+	byShare   map[share]int
 	held      int // that wait
 	byAccount map[string]int
 }
 
 func defaultLimits() *limits {
 	return &limits{
-		maxOperatorMessage: 4 << 20, streamsPerClient: 256, streams: 4096, callsPerConnection: 16_384,
+		maxOperatorMessage: 4 << 20, streamsPerClient: 256, streams: 4096, streamsPerAccount: 3072, relaysPerAccount: 192, callsPerConnection: 16_384,
 		grpcConnections: 32_768, httpConnections: 20_480, dnsConnections: 256, httpRequests: 1024, waiting: 16_384, waitingPerAccount: 12_288,
-		byClient: map[string]int{}, byAccount: map[string]int{},
+		firstMessage: 15 * time.Second, refusals: rate.NewLimiter(1000, 1000), byClient: map[string]int{}, byShare: map[share]int{}, byAccount: map[string]int{},
 	}
+}
+
+// share is what an account has of the streams, or of the relays among them.
+type share struct {
+	account string
+	relays  bool
 }
 
 // agentMethods are exempt from what is for operators: a node has one session, and relays are ordered by this scheduler.
@@ -78,11 +91,16 @@ func (l *limits) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	if info.FullMethod == fleetv1.LookupService_Watch_FullMethodName { // it calls hold
 		return next(srv, &limitedStream{ss, l})
 	}
+	caller, _ := auth.FromContext(ss.Context())
+	shares := []share{{account: caller.Account}}
+	if info.FullMethod == fleetv1.InstanceService_GetInstanceLogs_FullMethodName || info.FullMethod == fleetv1.InstanceService_ExecInstance_FullMethodName {
+		shares = append(shares, share{caller.Account, true})
+	}
 	client := clientOf(ss.Context())
-	if err := l.take(client); err != nil {
+	if err := l.take(client, shares); err != nil {
 		return err
 	}
-	defer l.giveBack(client)
+	defer l.giveBack(client, shares)
 	return next(srv, &limitedStream{ss, l})
 }
 
@@ -95,9 +113,18 @@ func clientOf(ctx context.Context) string {
 	return caller.Name + "@" + host
 }
 
-func (l *limits) take(client string) error {
+func (l *limits) take(client string, shares []share) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for _, s := range shares {
+		most, what := l.streamsPerAccount, "streams"
+		if s.relays {
+			most, what = l.relaysPerAccount, "streams of logs and exec"
+		}
+		if l.byShare[s] >= most {
+			return status.Errorf(codes.ResourceExhausted, "account %q has %d %s open on this scheduler, which is its limit: end some of them", s.account, most, what)
+		}
+	}
 	switch {
 	case l.byClient[client] >= l.streamsPerClient:
 		return status.Errorf(codes.ResourceExhausted, "%s has %d streams open already: end some of them", client, l.streamsPerClient)
@@ -106,15 +133,23 @@ func (l *limits) take(client string) error {
 	}
 	l.open++
 	l.byClient[client]++
+	for _, s := range shares {
+		l.byShare[s]++
+	}
 	return nil
 }
 
-func (l *limits) giveBack(client string) {
+func (l *limits) giveBack(client string, shares []share) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open--
 	if l.byClient[client]--; l.byClient[client] == 0 {
 		delete(l.byClient, client)
+	}
+	for _, s := range shares {
+		if l.byShare[s]--; l.byShare[s] == 0 {
+			delete(l.byShare, s)
+		}
 	}
 }
 
@@ -151,16 +186,16 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		case l.slots <- struct{}{}:
 			return &boundedConn{Conn: c, free: sync.OnceFunc(func() { <-l.slots })}, nil
 		default:
-			l.refuse(c)
+			refuse(c, l.goodbye)
 		}
 	}
 }
 
 // refuse doesn't wait for the caller: what it writes fits into the kernel's buffer. Closing may lose it, which is then all
 // that the caller is told.
-func (l *boundedListener) refuse(c net.Conn) {
-	if l.goodbye != "" && c.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
-		_, _ = c.Write([]byte(l.goodbye)) // a caller that is gone needs none
+func refuse(c net.Conn, goodbye string) {
+	if goodbye != "" && c.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
+		_, _ = c.Write([]byte(goodbye)) // a caller that is gone needs none
 	}
 	_ = c.Close()
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/auth"
 )
 
@@ -83,6 +84,49 @@ func TestStreamsAreCounted(t *testing.T) {
 	}
 }
 
+// One account can't take all streams, nor all of those that an agent has an end of.
+func TestStreamsOfAnAccountAreCounted(t *testing.T) {
+	l := defaultLimits()
+	if l.streamsPerAccount >= l.streams || l.relaysPerAccount >= 256 {
+		t.Errorf("an account may have %d streams of %d, and %d of logs and exec", l.streamsPerAccount, l.streams, l.relaysPerAccount)
+	}
+	l.streamsPerAccount, l.relaysPerAccount = 3, 2
+	open := func(account, client, method string, meanwhile func()) error {
+		ss := streamOf(client, "10.0.0.1")
+		ss.ctx = auth.NewContext(ss.ctx, auth.Caller{Name: client, Account: account})
+		return l.stream(nil, ss, &grpc.StreamServerInfo{FullMethod: method}, func(any, grpc.ServerStream) error { meanwhile(); return nil })
+	}
+	refused := func(what, words string, err error) {
+		t.Helper()
+		if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	const watch, logs, exec = fleetv1.ServiceService_WatchService_FullMethodName, fleetv1.InstanceService_GetInstanceLogs_FullMethodName, fleetv1.InstanceService_ExecInstance_FullMethodName
+	none := func() { t.Error("a stream is open that is beyond the limit") }
+	entered := 0
+	err := open("acme", "a", logs, func() {
+		err := open("acme", "b", exec, func() {
+			refused("the third relay", `account "acme" has 2 streams of logs and exec open`, open("acme", "c", logs, none))
+			err := open("acme", "c", watch, func() {
+				refused("the fourth stream", `account "acme" has 3 streams open`, open("acme", "d", watch, none))
+				if err := open("other", "e", exec, func() { entered++ }); err != nil {
+					t.Errorf("another account: %v", err)
+				}
+			})
+			if err != nil {
+				t.Errorf("the third stream: %v", err)
+			}
+		})
+		if err != nil {
+			t.Errorf("the second: %v", err)
+		}
+	})
+	if err != nil || entered != 1 || l.open != 0 || len(l.byShare) != 0 {
+		t.Errorf("%v; another account had %d streams; %d of %v are left", err, entered, l.open, l.byShare)
+	}
+}
+
 // Another scheduler passes on for many clients, over one connection: they are told apart, and there is room for all.
 func TestPassedOnStreamsAreCounted(t *testing.T) {
 	l := defaultLimits()
@@ -93,7 +137,7 @@ func TestPassedOnStreamsAreCounted(t *testing.T) {
 	passed := func(addr string) error {
 		ss := streamOf("a", "10.0.0.1") // the other scheduler
 		ss.ctx = auth.NewContext(ss.ctx, auth.Caller{Name: "a", From: net.JoinHostPort(addr, "1")})
-		return l.take(clientOf(ss.ctx))
+		return l.take(clientOf(ss.ctx), nil)
 	}
 	for _, addr := range []string{"10.0.0.2", "10.0.0.3"} {
 		if err := passed(addr); err != nil {

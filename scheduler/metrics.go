@@ -59,14 +59,18 @@ func (m *metrics) handler() http.Handler {
 
 func (m *metrics) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	resp, err := next(ctx, req)
-	m.calls.WithLabelValues(path.Base(info.FullMethod), status.Code(err).String()).Inc()
+	m.ended(info.FullMethod, err)
 	return resp, err
 }
 
 func (m *metrics) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	err := next(srv, ss)
-	m.calls.WithLabelValues(path.Base(info.FullMethod), status.Code(err).String()).Inc()
+	m.ended(info.FullMethod, err)
 	return err
+}
+
+func (m *metrics) ended(method string, err error) {
+	m.calls.WithLabelValues(path.Base(method), status.Code(err).String()).Inc()
 }
 
 // proposals is the Raft store, measured.
@@ -96,6 +100,11 @@ func (p *proposals) Propose(ctx context.Context, cmd *fleetv1.Command) (state.Re
 	defer p.flying.Add(-1)
 	var result state.Result
 	err := p.gate(cmd)
+	if err != nil && cmd.GetRequestScope() != "" { // while a voter is older, a request ID counts for all
+		cmd.RequestScope = ""
+		cmd.Introduced = state.Introduced(cmd)
+		err = p.gate(cmd)
+	}
 	if err == nil {
 		result, err = p.raft.Propose(ctx, cmd)
 	}

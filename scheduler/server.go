@@ -50,6 +50,7 @@ const (
 	idleTimeout     = 2 * time.Minute
 	callTimeout     = 30 * time.Second // for one HTTP call, reading and writing
 	maxHeader       = 16 << 10
+	maxHeaderList   = 64 << 10        // of a gRPC call; a caller who is passed on is part of it
 	handOverTimeout = 2 * time.Second // before the server ends
 	stopTimeout     = 3 * time.Second // for calls under way when the server ends
 	startTime       = 5 * time.Second // after which what starting has left in memory is given back
@@ -129,7 +130,7 @@ func New(cfg Config, logger *slog.Logger) (_ *Server, err error) {
 	if err := s.open(); err != nil {
 		return nil, err
 	}
-	external, err := cfg.issuer()
+	external, err := cfg.issuer(s.log)
 	if err != nil {
 		return nil, err
 	}
@@ -174,16 +175,19 @@ func (s *Server) wire(external auth.External) {
 		State: s.state, Proposer: s.proposals, Sessions: s.hub, LookupMaxAge: s.cfg.LookupMaxAge, ReserveAfter: s.cfg.ReserveAfter,
 		Now: s.clock.Now, Logger: s.log,
 	})
-	s.auth = auth.NewAuthenticator(auth.AuthenticatorConfig{View: s.state.View, Sealer: s.sealer(), External: external, Now: s.clock.Now})
+	s.auth = auth.NewAuthenticator(auth.AuthenticatorConfig{View: s.state.View, Sealer: s.sealer(), External: external,
+		AllowUnsigned: s.cfg.AllowUnsignedPayload, Now: s.clock.Now, Logger: s.log})
 	in := auth.NewInterceptors(auth.Config{Authenticator: s.auth, Secure: !s.cfg.Insecure, Logger: s.log})
 	s.table = lookup.New(lookup.Config{
 		Store: s.state, LeaseValid: s.hub.LeaseValid, Staleness: s.members.Staleness, MaxAge: s.cfg.LookupMaxAge, Hold: s.limits.hold, Limiter: s.limiter,
-		Authenticate: func(r *http.Request) (auth.Caller, error) { return s.auth.Request(r, nil) },
+		Authenticate: s.authenticate,
 		Valid:        func(ctx context.Context) error { return in.Check(ctx, fleetv1.LookupService_Watch_FullMethodName, nil) },
 	})
 	s.api = api.New(api.Config{
 		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
 		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), Sealer: s.sealer(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
+		MaxJobsPerProject: s.cfg.MaxJobsPerProject, Storage: s.storageFor,
+		MaxAppsPerProject: s.cfg.MaxAppsPerProject, MaxCredentialsPerUser: s.cfg.MaxCredentialsPerUser,
 		Now: s.clock.Now, Logger: s.log,
 	})
 	m := newMetrics(s)
@@ -196,9 +200,10 @@ func (s *Server) wire(external auth.External) {
 		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(writeBuffer),
 		// A window that grpc need not find out by itself: for that it answers each heartbeat of each agent with a ping.
 		grpc.StaticStreamWindowSize(windowSize), grpc.StaticConnWindowSize(windowSize),
-		grpc.MaxConcurrentStreams(s.limits.callsPerConnection),
-		grpc.ChainUnaryInterceptor(m.unary, in.Unary, s.limits.unary, api.UnaryErrors(s.log), s.forward.Unary),
-		grpc.ChainStreamInterceptor(m.stream, s.endOnStop, in.Stream, s.limits.stream, api.StreamErrors(s.log), s.forward.Stream),
+		grpc.MaxConcurrentStreams(s.limits.callsPerConnection), grpc.MaxHeaderListSize(maxHeaderList),
+		grpc.InTapHandle(s.limits.arrive(in, m)),
+		grpc.ChainUnaryInterceptor(unaryArrived, m.unary, in.Unary, s.limits.unary, api.UnaryErrors(s.log), s.forward.Unary),
+		grpc.ChainStreamInterceptor(streamArrives, m.stream, s.endOnStop, in.Stream, s.limits.stream, api.StreamErrors(s.log), s.forward.Stream),
 	)
 	s.api.Register(s.grpc)
 	fleetv1.RegisterAgentServiceServer(s.grpc, s.hub)
@@ -210,7 +215,7 @@ func (s *Server) wire(external auth.External) {
 	reflection.Register(s.grpc)
 	s.http = &http.Server{
 		Handler: s.limits.requests(s.handler(m)), ReadHeaderTimeout: headerTimeout, ReadTimeout: callTimeout, WriteTimeout: callTimeout,
-		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, BaseContext: func(net.Listener) context.Context { return s.stopping },
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, ConnContext: withGuest, BaseContext: func(net.Listener) context.Context { return s.stopping },
 		ErrorLog: slog.NewLogLogger(s.log.With("port", "HTTP").Handler(), slog.LevelWarn),
 	}
 	if s.keeper != nil {
@@ -246,13 +251,15 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.dnsListener != nil {
 		part("DNS", func() error { return s.dns().Run(ctx) })
 	}
-	part("gRPC", func() error { return s.grpc.Serve(bound(s.grpcListener, s.limits.grpcConnections, "")) })
+	part("gRPC", func() error {
+		return s.grpc.Serve(bound(defaultStrangers().listen(s.grpcListener, ""), s.limits.grpcConnections, ""))
+	})
 	part("HTTP", func() error {
 		serve, goodbye := s.http.Serve, tooManyConnections
 		if s.keeper != nil {
 			serve, goodbye = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }, ""
 		}
-		if err := serve(bound(s.httpListener, s.limits.httpConnections, goodbye)); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve(bound(defaultStrangers().listen(s.httpListener, goodbye), s.limits.httpConnections, goodbye)); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil

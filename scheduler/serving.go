@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/auth"
 	"github.com/drover-fleet/drover/scheduler/events"
 	"github.com/drover-fleet/drover/scheduler/lookup/dns"
 )
@@ -93,6 +94,9 @@ func (s *Server) counts() counts {
 		c.nodes[n.GetStatus().GetState()]++
 	}
 	for _, v := range view.Services("") {
+		if v.GetSpec().GetJobId() != "" {
+			continue // it is its job's affair
+		}
 		c.services[v.GetStatus().GetState()]++
 	}
 	for _, i := range view.Instances() {
@@ -136,16 +140,30 @@ func (s *Server) version() string {
 	return "(devel)"
 }
 
+// authenticate finds the caller of a look-up.
+func (s *Server) authenticate(r *http.Request) (auth.Caller, error) {
+	c, err := s.auth.Request(r, nil)
+	if err == nil {
+		guestOf(r.Context()).recognise()
+	}
+	return c, err
+}
+
 // handler serves look-ups, metrics and health. Look-ups come first: they are the ones that are many.
 func (s *Server) handler(m *metrics) http.Handler {
 	exposition := m.handler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case strings.HasPrefix(r.URL.Path, "/v1/"):
+		if strings.HasPrefix(r.URL.Path, "/v1/") {
 			s.table.ServeHTTP(w, r)
-		case r.URL.Path == "/metrics":
+			return
+		}
+		if guestOf(r.Context()).ages() { // or it would be closed in the midst of an answer
+			w.Header().Set("Connection", "close")
+		}
+		switch r.URL.Path {
+		case "/metrics":
 			exposition.ServeHTTP(w, r)
-		case r.URL.Path == "/healthz":
+		case "/healthz":
 			if err := s.Healthy(); err != nil {
 				http.Error(w, err.Error(), http.StatusServiceUnavailable)
 				return

@@ -19,6 +19,9 @@ const Window = 15 * time.Minute
 // nobody has.
 var ErrMismatch = errors.New("the access key is unknown, or the signature is not that of this request under its secret")
 
+// ErrUnsigned is the error of a signature that leaves the body out where that is not allowed.
+var ErrUnsigned = fmt.Errorf("%s is %s, which is not allowed here: sign the body", HeaderDigest, Unsigned)
+
 // maxSigned is how many headers may be signed.
 const maxSigned = 64
 
@@ -139,7 +142,7 @@ func (s *Signed) Verify(v Verifier) error {
 	c := s.canonical
 	switch {
 	case c.digest == Unsigned && !v.AllowUnsigned:
-		return fmt.Errorf("%s is %s, which is not allowed here: sign the body", HeaderDigest, Unsigned)
+		return ErrUnsigned
 	case c.digest != Unsigned:
 		sum := sha256.Sum256(v.Body)
 		actual := hex.EncodeToString(sum[:])

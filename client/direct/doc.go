@@ -19,6 +19,8 @@
 //     way a service is gone only when they have said nothing else for as long.
 //   - Watches are tried first with each scheduler, then blocking queries, then asking each max_age: so the library works with
 //     schedulers of any version, and uses a better way as soon as a newer one answers.
+//   - A watch that ends because its signature is too old is opened again at once, without a word to anybody. That the
+//     credential is refused for another reason shows when the new signature is refused, too.
 //   - A rate limit is an account's, at all schedulers together: after a 429 none is asked before Retry-After has passed.
 //   - An endpoint that fails is ejected by each program for itself, from calls that it makes anyway, and comes back by time:
 //     there is no probing. When all would be ejected none is: the failure is then more likely on this side.

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/drover-fleet/drover/signature"
 )
 
 // fakeScheduler answers look-ups as schedulers do.
@@ -25,6 +27,7 @@ type fakeScheduler struct {
 	queries    []string
 	leaderless bool   // says so in watches
 	over       string // the error that ends watches
+	secret     string // of the access key that requests are to be signed with, and that watches end with
 	down       bool
 }
 
@@ -62,7 +65,7 @@ func (f *fakeScheduler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.queries = append(f.queries, r.URL.RawQuery)
-	if f.refuse != nil && f.refuse(w) {
+	if f.refuse != nil && f.refuse(w) || f.unsigned(r) != nil && refusal(http.StatusUnauthorized)(w) {
 		return
 	}
 	q := r.URL.Query()
@@ -99,6 +102,9 @@ func (f *fakeScheduler) watchLocked(w http.ResponseWriter, r *http.Request) {
 	sent, leaderless := "", false
 	for !f.down && r.Context().Err() == nil {
 		switch answer := f.answerLocked(); {
+		case f.unsigned(r) != nil:
+			fmt.Fprintf(w, "event: error\ndata: {\"error_code\":\"DROVER.0401\",\"error_msg\":%q}\n\n", f.unsigned(r))
+			return
 		case f.over != "":
 			fmt.Fprintf(w, "event: error\ndata: %s\n\n", f.over)
 			return
@@ -115,6 +121,18 @@ func (f *fakeScheduler) watchLocked(w http.ResponseWriter, r *http.Request) {
 		w.(http.Flusher).Flush()
 		f.waitLocked(r, time.After(15*time.Second))
 	}
+}
+
+// unsigned says why a request isn't let in, or not any more.
+func (f *fakeScheduler) unsigned(r *http.Request) error {
+	if f.secret == "" {
+		return nil
+	}
+	claim, err := signature.Parse(r)
+	if err != nil {
+		return err
+	}
+	return claim.Verify(signature.Verifier{Secret: f.secret, Now: time.Now()})
 }
 
 // waitLocked waits for a change, unlocked, and says whether there was one.
@@ -202,7 +220,12 @@ func (w *memoryWriter) Write(b []byte) (int, error) {
 // following starts a Service that reaches the schedulers a, b, … of a network without a network.
 func following(t *testing.T, schedulers ...*fakeScheduler) *Service {
 	t.Helper()
-	network, cfg := memoryNetwork{}, Config{Service: "iris", Credentials: Credentials{Token: "t"}}
+	return followingAs(t, Config{Service: "iris", Credentials: Credentials{Token: "t"}}, schedulers...)
+}
+
+func followingAs(t *testing.T, cfg Config, schedulers ...*fakeScheduler) *Service {
+	t.Helper()
+	network := memoryNetwork{}
 	for i, s := range schedulers {
 		host := string(rune('a' + i))
 		network[host] = s

@@ -48,6 +48,9 @@ func (f *follower) run(ctx context.Context) {
 		}
 		if time.Since(began) >= pollFloor {
 			f.failures = 0
+			if f.outlived(err) {
+				continue
+			}
 		}
 		if !f.told {
 			f.told = true
@@ -66,6 +69,13 @@ func (f *follower) run(ctx context.Context) {
 		f.set(nil, err)
 		pause(ctx, wait)
 	}
+}
+
+// outlived says that a watch may have ended because its signature is too old, which is no failure: the next one is signed
+// anew. If it is refused, that is for another reason.
+func (f *follower) outlived(err error) bool {
+	var l *LookupError
+	return f.cfg.Credentials.AccessKey != "" && errors.As(err, &l) && l.Status == http.StatusUnauthorized
 }
 
 // empty takes the endpoints away: the service is gone, or can't be looked up any more.

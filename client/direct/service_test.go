@@ -3,6 +3,7 @@ package direct
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -298,6 +299,49 @@ func TestWatchEnds(t *testing.T) {
 }
 
 // What an unchanged index hides, such as a lost lease, is seen all the same.
+// TestWatchOutlivesItsSignature: a signature is good for so long, and a watch is opened again with a new one when it ends. Who
+// uses the endpoints notices nothing, and no change is missed.
+func TestWatchOutlivesItsSignature(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		one, two := newFakeScheduler(endpoint(1, "0.0.1", 100)), newFakeScheduler(endpoint(1, "0.0.1", 100))
+		one.secret, two.secret = "sk", "sk"
+		s := followingAs(t, Config{Service: "iris", Credentials: Credentials{AccessKey: "AK", SecretKey: "sk"}, Logger: slog.New(slog.NewTextHandler(&log, nil))}, one, two)
+		if err := s.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		const hours = 2
+		for n := uint64(2); n < hours*3600; n++ {
+			time.Sleep(time.Second)
+			for _, f := range []*fakeScheduler{one, two} {
+				f.publish(n, endpoint(int(n), "0.0.1", 100))
+			}
+			synctest.Wait()
+			if list, age, err := s.Endpoints(); err != nil || age > 0 || list.Index != n {
+				t.Fatalf("after %d s: index %d, %v old, %v", n, list.Index, age, err)
+			}
+		}
+		asked, others := one.asked(), two.asked()
+		if len(asked) < len(others) {
+			asked, others = others, asked
+		}
+		if want := hours * 4; len(asked) < want || len(asked) > want+1 || len(others) != 0 {
+			t.Errorf("the schedulers are asked %d and %d times in %d h", len(asked), len(others), hours)
+		}
+		if log.Len() > 0 {
+			t.Errorf("the log has\n%s", log.String())
+		}
+		for _, f := range []*fakeScheduler{one, two} {
+			f.do(func() { f.secret = "another" }) // the key is revoked
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if _, _, err := s.Endpoints(); !refused(err) || len(one.asked())+len(two.asked()) > len(asked)+30 {
+			t.Errorf("when the key is revoked: %v, %d and %d requests", err, len(one.asked()), len(two.asked()))
+		}
+	})
+}
+
 func TestAnotherAnswerUnderTheSameIndex(t *testing.T) {
 	for _, old := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

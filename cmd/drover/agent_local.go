@@ -77,7 +77,7 @@ func (a *app) agentLogs() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return copyLines(ctx, stream.Recv, a.linePrinter(l.timestamps))
+		return copyLines(ctx, stream.Recv, a.linePrinter("", l.timestamps))
 	}))
 }
 

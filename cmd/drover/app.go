@@ -93,7 +93,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.applyCommand(), a.deleteCommand(),
 		a.nodeCommand(), a.deviceCommand(), a.flavorCommand(), a.poolCommand(), a.quotaCommand(), a.modelCommand(),
-		a.serviceCommand(), a.instanceCommand(), a.eventCommand(), a.clusterCommand(), a.versionCommand(),
+		a.serviceCommand(), a.jobCommand(), a.storageCommand(), a.instanceCommand(), a.eventCommand(), a.clusterCommand(), a.versionCommand(),
 		a.accountCommand(), a.projectCommand(), a.userCommand(), a.tokenCommand(), a.keyCommand(), a.appCommand(),
 	)
 	root.AddCommand(a.daemonCommands()...)

@@ -31,8 +31,8 @@ func (a *app) applyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "apply -f FILE…", Short: "Create or change what manifests declare",
 		Long: "Create or change what manifests declare. A FILE is a YAML file of one or more documents, a directory of them, or -\n" +
-			"for standard input. All files are read and checked before anything is sent; then flavors, pools, quotas, models\n" +
-			"and services are made in this order. Applying the same files again changes nothing.",
+			"for standard input. All files are read and checked before anything is sent; then flavors, pools, quotas, models,\n" +
+			"services and jobs are made in this order. Applying the same files again changes nothing.",
 		Example: "  drover apply -f examples/iris/ --wait\n  drover apply -f flavor.yaml -f service.yaml\n  cat all.yaml | drover apply -f -",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -44,7 +44,7 @@ func (a *app) applyCommand() *cobra.Command {
 		},
 	}
 	a.manifestFlag(cmd, &files)
-	w.register(cmd, "every service to run")
+	w.register(cmd, "every service to run and every job to end")
 	return a.online(cmd)
 }
 
@@ -53,9 +53,9 @@ func (a *app) deleteCommand() *cobra.Command {
 	var w waitFlags
 	cmd := &cobra.Command{
 		Use: "delete -f FILE…", Short: "Delete what manifests declare",
-		Long: "Delete what manifests declare, services first and flavors last. What is gone already is passed over. A model\n" +
-			"without a version in its manifest is deleted with all its versions. When more than services is to be deleted,\n" +
-			"each service is waited for, since it uses the others.",
+		Long: "Delete what manifests declare, jobs and services first and flavors last. What is gone already is passed over. A\n" +
+			"model without a version in its manifest is deleted with all its versions. When more than jobs and services is to\n" +
+			"be deleted, each of those is waited for, since it uses the others. The output of a job stays.",
 		Example: "  drover delete -f examples/iris/ --wait",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -67,7 +67,7 @@ func (a *app) deleteCommand() *cobra.Command {
 		},
 	}
 	a.manifestFlag(cmd, &files)
-	w.register(cmd, "every service to be gone")
+	w.register(cmd, "every job and every service to be gone")
 	return a.online(cmd)
 }
 
@@ -88,7 +88,7 @@ func (a *app) apply(ctx context.Context, docs []manifest.Document, w waitFlags) 
 	if err != nil {
 		return err
 	}
-	var services []*fleetv1.Service
+	var lasting []manifest.Object
 	for i, d := range docs {
 		obj, did, err := a.applyObject(ctx, cl, d)
 		if err != nil {
@@ -99,18 +99,32 @@ func (a *app) apply(ctx context.Context, docs []manifest.Document, w waitFlags) 
 		}
 		d.Object = obj
 		fmt.Fprintf(a.out, "%s %s\n", d.Name(), did)
-		if s, ok := obj.(*fleetv1.Service); ok {
-			fmt.Fprintf(a.out, "  %s\n", a.autoStopText(s))
-			services = append(services, s)
+		switch o := obj.(type) {
+		case *fleetv1.Service:
+			fmt.Fprintf(a.out, "  %s\n", a.autoStopText(o))
+			lasting = append(lasting, o)
+		case *fleetv1.Job:
+			lasting = append(lasting, o)
 		}
 	}
 	if !w.wait {
 		return nil
 	}
-	for _, s := range services {
-		if err := a.waitService(ctx, cl, s, running, w); err != nil {
+	for _, obj := range lasting {
+		if err := a.waitObject(ctx, cl, obj, w, running, jobEnded); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// waitObject waits for what takes time; other objects are as asked at once.
+func (a *app) waitObject(ctx context.Context, cl *client.Client, obj manifest.Object, w waitFlags, service goal, job jobGoal) error {
+	switch o := obj.(type) {
+	case *fleetv1.Service:
+		return a.waitService(ctx, cl, o, service, w)
+	case *fleetv1.Job:
+		return a.waitJob(ctx, cl, o, job, w)
 	}
 	return nil
 }
@@ -128,6 +142,10 @@ func (a *app) applyObject(ctx context.Context, cl *client.Client, d manifest.Doc
 			return resp.GetService(), changed, nil
 		}
 		return resp.GetService(), created, nil
+	}
+	if j, ok := d.Object.(*fleetv1.Job); ok {
+		resp, err := a.submitJob(ctx, cl, j, false)
+		return resp.GetJob(), submitted(resp), err
 	}
 	if q, ok := d.Object.(*fleetv1.Quota); ok {
 		return a.applyQuota(ctx, cl, q)
@@ -215,17 +233,21 @@ func (a *app) deleteAll(ctx context.Context, docs []manifest.Document, w waitFla
 		if err != nil {
 			return about(d.Where()+": "+d.Name(), err)
 		}
-		s, isService := d.Object.(*fleetv1.Service)
-		if !isService || (!w.wait && docs[len(docs)-1].Kind == fleetv1.KindService) {
+		if !takesTime(d) || (!w.wait && takesTime(docs[len(docs)-1])) {
 			fmt.Fprintf(a.out, "%s deleted\n", d.Name())
 			continue
 		}
 		fmt.Fprintf(a.out, "%s is being deleted\n", d.Name())
-		if err := a.waitService(ctx, cl, s, gone, w); err != nil {
+		if err := a.waitObject(ctx, cl, d.Object, w, gone, jobGone); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// takesTime says of an object that it is there for a while after it was deleted.
+func takesTime(d manifest.Document) bool {
+	return d.Kind == fleetv1.KindService || d.Kind == fleetv1.KindJob
 }
 
 func (a *app) deleteObject(ctx context.Context, cl *client.Client, d manifest.Document) error {
@@ -244,6 +266,8 @@ func (a *app) deleteObject(ctx context.Context, cl *client.Client, d manifest.Do
 			&fleetv1.DeleteModelRequest{Project: project, Name: name, Version: o.GetSpec().GetVersion()})
 	case *fleetv1.Service:
 		_, err = write(ctx, a, cl.Services.DeleteService, &fleetv1.DeleteServiceRequest{Project: project, Name: name})
+	case *fleetv1.Job:
+		_, err = write(ctx, a, cl.Jobs.DeleteJob, &fleetv1.DeleteJobRequest{Project: project, Name: name})
 	}
 	return err
 }

@@ -40,6 +40,15 @@ func (a *app) serviceNames(ctx context.Context, cl *client.Client) ([]string, er
 	return metaNames(resp.GetServices(), err)
 }
 
+func (a *app) jobNames(ctx context.Context, cl *client.Client) ([]string, error) {
+	resp, err := cl.Jobs.ListJobs(ctx, &fleetv1.ListJobsRequest{Project: a.project})
+	var names []string
+	for _, s := range resp.GetJobs() {
+		names = append(names, s.GetJob().GetMeta().GetName())
+	}
+	return names, err
+}
+
 func (a *app) instanceNames(ctx context.Context, cl *client.Client) ([]string, error) {
 	resp, err := cl.Instances.ListInstances(ctx, &fleetv1.ListInstancesRequest{Project: a.project})
 	return metaNames(resp.GetInstances(), err)

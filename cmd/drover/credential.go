@@ -82,7 +82,19 @@ func (a *app) until(t *timestamppb.Timestamp, never string) cell {
 }
 
 func (a *app) tokenCommand() *cobra.Command {
-	return a.noun("token", "Manage the tokens that callers show", a.tokenCreate(), a.tokenList(), a.tokenRevoke())
+	return a.noun("token", "Manage the tokens that callers show", a.tokenCreate(), a.tokenList(), a.tokenShow(), a.tokenRevoke())
+}
+
+func (a *app) listTokens(ctx context.Context, cl *client.Client) ([]*fleetv1.ShownToken, error) {
+	resp, err := read(ctx, a, cl.Credentials.ListTokens, &fleetv1.ListTokensRequest{})
+	return resp.GetTokens(), err
+}
+
+func (a *app) tokenShow() *cobra.Command {
+	cmd := &cobra.Command{Use: "show NAME", Short: "Show a token; its secret is not kept", Example: "  drover token show ci"}
+	return a.reading(a.online(showOf(a, cmd, "token", a.listTokens, func(_ context.Context, _ *client.Client, t *fleetv1.ShownToken) error {
+		return a.drawCredential("Name", t)
+	})))
 }
 
 func (a *app) tokenCreate() *cobra.Command {
@@ -155,6 +167,20 @@ func drawCredentials[C credential](a *app, name, none string, all []C) error {
 	return a.drawTable(t, none)
 }
 
+func (a *app) drawCredential(name string, c credential) error {
+	var p pairs
+	p.addf(name, "%s", c.GetMeta().GetName())
+	p.addf("User", "%s", c.GetUser())
+	p.addf("Account", "%s", c.GetMeta().GetAccount())
+	for i, s := range c.GetScopes() {
+		p.addf([]string{"Scopes", ""}[min(i, 1)], "%s=%s", s.GetProject(), s.GetRole())
+	}
+	p.add("Expires", a.until(c.GetExpireTime(), "never"))
+	p.add("Last used", a.until(c.GetLastUsedTime(), "-"))
+	p.addf("Created", "%s by %s", a.when(c.GetMeta().GetCreateTime()), c.GetMeta().GetCreatedBy())
+	return a.drawPairs(p)
+}
+
 func (a *app) tokenRevoke() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "revoke NAME", Short: "Let a token in no more, from the next call on", Example: "  drover token revoke ci",
@@ -180,7 +206,19 @@ func tokenNames(ctx context.Context, cl *client.Client) ([]string, error) {
 }
 
 func (a *app) keyCommand() *cobra.Command {
-	return a.noun("key", "Manage the access keys that requests are signed with", a.keyCreate(), a.keyList(), a.keyRevoke())
+	return a.noun("key", "Manage the access keys that requests are signed with", a.keyCreate(), a.keyList(), a.keyShow(), a.keyRevoke())
+}
+
+func (a *app) listKeys(ctx context.Context, cl *client.Client) ([]*fleetv1.Key, error) {
+	resp, err := read(ctx, a, cl.Credentials.ListKeys, &fleetv1.ListKeysRequest{})
+	return resp.GetKeys(), err
+}
+
+func (a *app) keyShow() *cobra.Command {
+	cmd := &cobra.Command{Use: "show ACCESS-KEY", Short: "Show an access key; its secret key is not shown", Example: "  drover key show AKBYBLFOCWKQXRWQKQPZ"}
+	return a.reading(a.online(showOf(a, cmd, "key", a.listKeys, func(_ context.Context, _ *client.Client, k *fleetv1.Key) error {
+		return a.drawCredential("Access key", k)
+	})))
 }
 
 func (a *app) keyCreate() *cobra.Command {

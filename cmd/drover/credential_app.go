@@ -84,23 +84,12 @@ func (a *app) appList() *cobra.Command {
 }
 
 func (a *app) appShow() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "show NAME", Short: "Show an app, and the IDs of its codes", Example: "  drover app show shop",
-		Args: exactly("NAME"), ValidArgsFunction: a.names(a.appNames),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			resp, err := a.listApps(cmd.Context())
-			if err != nil {
-				return err
-			}
-			for _, one := range resp.GetApps() {
-				if one.GetMeta().GetName() == args[0] {
-					return a.print(one, func() error { return a.drawApp(one) })
-				}
-			}
-			return fmt.Errorf("there is no app %q in the project; drover app list shows those that there are", args[0])
-		},
+	cmd := &cobra.Command{Use: "show NAME", Short: "Show an app, the services it is bound to, and the IDs of its codes", Example: "  drover app show shop"}
+	list := func(ctx context.Context, _ *client.Client) ([]*fleetv1.App, error) {
+		resp, err := a.listApps(ctx)
+		return resp.GetApps(), err
 	}
-	return a.reading(a.projected(cmd))
+	return a.reading(a.projected(showOf(a, cmd, "app", list, func(_ context.Context, _ *client.Client, one *fleetv1.App) error { return a.drawApp(one) })))
 }
 
 func (a *app) drawApp(one *fleetv1.App) error {
@@ -108,11 +97,21 @@ func (a *app) drawApp(one *fleetv1.App) error {
 	p.addf("Name", "%s", one.GetMeta().GetName())
 	p.addf("Project", "%s", one.GetMeta().GetProject())
 	p.addf("App key", "%s", one.GetAppKey())
-	p.addf("Services", "%s", strings.Join(one.GetServices(), ", "))
+	for i, name := range one.GetServices() {
+		id := one.GetServiceIds()[name]
+		if id == "" {
+			id = "whichever has the name"
+		}
+		p.addf([]string{"Services", ""}[min(i, 1)], "%s (%s)", name, id)
+	}
+	if len(one.GetServices()) == 0 {
+		p.addf("Services", "-")
+	}
 	p.add("Last used", a.until(one.GetLastUsedTime(), "-"))
 	for _, c := range one.GetCodes() {
 		p.addf("Code", "%s of %s", c.GetId(), a.when(c.GetCreateTime()))
 	}
+	p.addf("Created", "%s by %s", a.when(one.GetMeta().GetCreateTime()), one.GetMeta().GetCreatedBy())
 	return a.drawPairs(p)
 }
 

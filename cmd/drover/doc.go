@@ -11,6 +11,8 @@
 //     written out, also when empty, so that scripts can rely on it. Tables are for people and may change.
 //   - Every write carries a request ID and is sent once more when its answer was lost. A second loss is
 //     exit 3, never a guess.
+//   - A wait for a job that is complete with failed items is exit 1: one bad item never fails a job, but a script
+//     that goes on with its results has to look. Jobs are waited for without a limit, since they may take days.
 //   - A table that is too wide for its terminal loses its least important columns, and says which; elsewhere it
 //     is whole. IDs are never cut: what can't be copied is of no use.
 //   - Colour and moving lines appear on terminals alone; NO_COLOR turns colour off.

@@ -213,7 +213,7 @@ func (a *app) addDeviceDrain(ctx context.Context, cl *client.Client, p *pairs, d
 
 // await waits until nothing is left, and shows how far the drain has got.
 func (d *drain) await(ctx context.Context, w waitFlags) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, w.timeout, errWaitTimeout)
+	ctx, cancel := w.bound(ctx)
 	defer cancel()
 	show := d.newProgress(d.name)
 	defer show.end()

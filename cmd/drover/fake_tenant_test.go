@@ -109,7 +109,7 @@ func (*fakeCredentials) RevokeKey(context.Context, *fleetv1.RevokeKeyRequest) (*
 }
 
 func shop(services ...string) *fleetv1.App {
-	return &fleetv1.App{Meta: &fleetv1.Meta{Name: "shop", Project: "vision", CreatedBy: "ci"}, AppKey: "APP1", Services: services,
+	return &fleetv1.App{Meta: &fleetv1.Meta{Name: "shop", Project: "vision", CreatedBy: "ci"}, AppKey: "APP1", Services: services, ServiceIds: map[string]string{"iris": "id-of-iris"},
 		Codes: []*fleetv1.AppCode{{Id: "k3v9", CreateTime: timestamppb.New(started)}}}
 }
 

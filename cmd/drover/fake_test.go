@@ -88,6 +88,9 @@ func serveFake(t testing.TB, socket string) (addr string) {
 	fleetv1.RegisterLookupServiceServer(s, fakeLookup{f: f})
 	fleetv1.RegisterTenantServiceServer(s, fakeTenants{})
 	fleetv1.RegisterCredentialServiceServer(s, &fakeCredentials{})
+	jobs := &fakeJobs{f: f, jobs: make(map[string]*fleetv1.Job)}
+	fleetv1.RegisterJobServiceServer(s, jobs)
+	fleetv1.RegisterStorageKeyServiceServer(s, jobs)
 	local := grpc.NewServer()
 	fleetv1.RegisterLocalServiceServer(local, f)
 	tcp := listen(t, "tcp", "127.0.0.1:0")

@@ -82,7 +82,7 @@ func (a *app) instanceLogs() *cobra.Command {
 			if err != nil {
 				return reach(err)
 			}
-			return reach(copyLines(ctx, stream.Recv, a.linePrinter(l.timestamps)))
+			return reach(copyLines(ctx, stream.Recv, a.linePrinter("", l.timestamps)))
 		},
 	}
 	l.register(cmd)
@@ -107,15 +107,21 @@ func copyLines[T interface{ GetLines() []*fleetv1.LogLine }](ctx context.Context
 	}
 }
 
-// linePrinter writes lines as they were printed, or one object a line with -o json, one document with -o yaml.
-func (a *app) linePrinter(timestamps bool) func(*fleetv1.LogLine) error {
+// linePrinter writes lines as they were printed, or one object a line with -o json, one document with -o yaml. Where those of
+// several instances are mixed, each is told by the name of its instance.
+func (a *app) linePrinter(instance string, timestamps bool) func(*fleetv1.LogLine) error {
 	return func(l *fleetv1.LogLine) error {
 		if a.output != "table" && a.output != "" {
-			return a.printLineObject(l)
+			return a.printLineObject(instance, l)
 		}
 		out := a.out
 		if l.GetStream() == "stderr" {
 			out = a.err
+		}
+		if instance != "" {
+			if _, err := fmt.Fprintf(out, "%s  ", instance); err != nil {
+				return err
+			}
 		}
 		if timestamps {
 			if _, err := fmt.Fprintf(out, "%s ", clock(l.GetTime().AsTime())); err != nil {
@@ -128,16 +134,21 @@ func (a *app) linePrinter(timestamps bool) func(*fleetv1.LogLine) error {
 }
 
 // printLineObject writes text as text, where protojson would write base64.
-func (a *app) printLineObject(l *fleetv1.LogLine) error {
-	line := struct {
-		Time   string `json:"time" yaml:"time"`
-		Stream string `json:"stream" yaml:"stream"`
-		Text   string `json:"text" yaml:"text"`
-	}{l.GetTime().AsTime().Format("2006-01-02T15:04:05.999999999Z07:00"), l.GetStream(), string(bytes.ToValidUTF8(l.GetText(), []byte("\uFFFD")))}
+func (a *app) printLineObject(instance string, l *fleetv1.LogLine) error {
+	return a.printRecord(struct {
+		Instance string `json:"instance,omitempty" yaml:"instance,omitempty"`
+		Time     string `json:"time" yaml:"time"`
+		Stream   string `json:"stream" yaml:"stream"`
+		Text     string `json:"text" yaml:"text"`
+	}{instance, l.GetTime().AsTime().Format("2006-01-02T15:04:05.999999999Z07:00"), l.GetStream(), string(bytes.ToValidUTF8(l.GetText(), []byte("\uFFFD")))})
+}
+
+// printRecord writes one of many: an object a line with -o json, a document with -o yaml.
+func (a *app) printRecord(record any) error {
 	if a.output == "json" {
-		return json.NewEncoder(a.out).Encode(line)
+		return json.NewEncoder(a.out).Encode(record)
 	}
-	data, err := yaml.Marshal(line)
+	data, err := yaml.Marshal(record)
 	if err != nil {
 		return err
 	}

@@ -104,8 +104,8 @@ func (p *progress) redraw(lines []string) {
 }
 
 // finish says that the goal is reached, where no picture shows it.
-func (p *progress) finish(g goal) {
-	if g.name == gone.name {
+func (p *progress) finish(gone bool) {
+	if gone {
 		p.drawn = 0
 		fmt.Fprintf(p.out, "%s deleted\n", p.name)
 	}
@@ -183,7 +183,14 @@ func bar(done, total int64) string {
 	if total <= 0 {
 		return bytesText(done)
 	}
-	full := int(min(done, total) * barWidth / total)
-	return fmt.Sprintf("[%s%s] %3d%% %s/%s", strings.Repeat("#", full), strings.Repeat(".", barWidth-full),
-		100*min(done, total)/total, bytesText(done), bytesText(total))
+	return portion(done, total) + " " + bytesText(done) + "/" + bytesText(total)
+}
+
+// portion draws a part of a whole; one that isn't known is an empty bar.
+func portion(part, all int64) string {
+	if all <= 0 {
+		return "[" + strings.Repeat(".", barWidth) + "]"
+	}
+	full := int(min(part, all) * barWidth / all)
+	return fmt.Sprintf("[%s%s] %3d%%", strings.Repeat("#", full), strings.Repeat(".", barWidth-full), 100*min(part, all)/all)
 }

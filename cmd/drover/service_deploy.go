@@ -124,7 +124,7 @@ func (d *deployFlags) service(cmd *cobra.Command, a *app, name string) (*fleetv1
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := d.parseMounts(cmd)
+	mounts, err := parseMounts(cmd, d.mounts)
 	if err != nil {
 		return nil, err
 	}
@@ -164,9 +164,9 @@ func (d *deployFlags) autoStopHours(cmd *cobra.Command, a *app) (int32, error) {
 	return int32(t / time.Hour), nil
 }
 
-func (d *deployFlags) parseMounts(cmd *cobra.Command) ([]*fleetv1.Mount, error) {
+func parseMounts(cmd *cobra.Command, given []string) ([]*fleetv1.Mount, error) {
 	var mounts []*fleetv1.Mount
-	for _, text := range d.mounts {
+	for _, text := range given {
 		parts := strings.Split(text, ":")
 		if len(parts) < 2 || len(parts) > 3 || (len(parts) == 3 && parts[2] != "ro") {
 			return nil, usagef(cmd, "--mount %q: want SOURCE:PATH or SOURCE:PATH:ro", text)

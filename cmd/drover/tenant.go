@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
@@ -56,6 +57,7 @@ func (a *app) userCommand() *cobra.Command {
 			resp, err := read(ctx, a, cl.Tenants.ListUsers, &fleetv1.ListUsersRequest{})
 			return resp, metasOf(resp.GetUsers()), err
 		}),
+		a.userShow(),
 		a.tenantDelete("user", "Delete a user and revoke the user's tokens and keys", userNames, func(ctx context.Context, cl *client.Client, name string) (string, error) {
 			resp, err := write(ctx, a, cl.Tenants.DeleteUser, &fleetv1.DeleteUserRequest{Name: name})
 			return fmt.Sprintf(", with %d tokens and keys", resp.GetRevoked()), err
@@ -123,6 +125,74 @@ func (a *app) tenantList(noun, short string, list func(context.Context, *client.
 		},
 	}
 	return a.reading(a.online(cmd))
+}
+
+// showOf is the command that shows one of what can be listed.
+func showOf[T interface {
+	proto.Message
+	GetMeta() *fleetv1.Meta
+}](a *app, cmd *cobra.Command, noun string, list func(context.Context, *client.Client) ([]T, error), draw func(context.Context, *client.Client, T) error) *cobra.Command {
+	cmd.Args = exactly(strings.TrimPrefix(cmd.Use, "show "))
+	cmd.ValidArgsFunction = a.names(func(ctx context.Context, cl *client.Client) ([]string, error) {
+		all, err := list(ctx, cl)
+		return metaNames(all, err)
+	})
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		cl, err := a.client()
+		if err != nil {
+			return err
+		}
+		all, err := list(cmd.Context(), cl)
+		if err != nil {
+			return err
+		}
+		for _, one := range all {
+			if one.GetMeta().GetName() == args[0] {
+				return a.print(one, func() error { return draw(cmd.Context(), cl, one) })
+			}
+		}
+		return fmt.Errorf("there is no %s %q; drover %s list shows those that there are", noun, args[0], noun)
+	}
+	return cmd
+}
+
+func (a *app) userShow() *cobra.Command {
+	cmd := &cobra.Command{Use: "show NAME", Short: "Show a user, with the names of the user's tokens and keys", Example: "  drover user show ann"}
+	list := func(ctx context.Context, cl *client.Client) ([]*fleetv1.User, error) {
+		resp, err := read(ctx, a, cl.Tenants.ListUsers, &fleetv1.ListUsersRequest{})
+		return resp.GetUsers(), err
+	}
+	return a.reading(a.online(showOf(a, cmd, "user", list, a.drawUser)))
+}
+
+func (a *app) drawUser(ctx context.Context, cl *client.Client, u *fleetv1.User) error {
+	tokens, err := a.listTokens(ctx, cl)
+	if err != nil {
+		return err
+	}
+	keys, err := a.listKeys(ctx, cl)
+	if err != nil {
+		return err
+	}
+	var p pairs
+	p.addf("Name", "%s", u.GetMeta().GetName())
+	p.addf("Account", "%s", u.GetMeta().GetAccount())
+	p.addf("Tokens", "%s", strings.Join(ofUser(tokens, u.GetMeta().GetName()), ", "))
+	p.addf("Keys", "%s", strings.Join(ofUser(keys, u.GetMeta().GetName()), ", "))
+	if by := u.GetMeta().GetCreatedBy(); by != "" { // the user "default" exists always
+		p.addf("Created", "%s by %s", a.when(u.GetMeta().GetCreateTime()), by)
+	}
+	return a.drawPairs(p)
+}
+
+// ofUser are the names of a user's credentials.
+func ofUser[C credential](all []C, user string) (names []string) {
+	for _, c := range all {
+		if c.GetUser() == user {
+			names = append(names, c.GetMeta().GetName())
+		}
+	}
+	return names
 }
 
 func (a *app) tenantDelete(noun, short string, names func(context.Context, *client.Client) ([]string, error), remove func(ctx context.Context, cl *client.Client, name string) (more string, _ error)) *cobra.Command {

@@ -100,7 +100,7 @@ func words(m map[string]string) string {
 // stateCell colours the states of every noun.
 func stateCell(state string) cell {
 	switch state {
-	case fleetv1.ServiceRunning, fleetv1.NodeReady, fleetv1.Healthy, fleetv1.ModelNormal:
+	case fleetv1.ServiceRunning, fleetv1.NodeReady, fleetv1.Healthy, fleetv1.ModelNormal, fleetv1.JobCompleted:
 		return cell{text: state, colour: green}
 	case fleetv1.ServiceAbnormal, fleetv1.NodeUnreachable, fleetv1.Unhealthy, fleetv1.InstanceFailed, fleetv1.Lost, fleetv1.Unresponsive:
 		return cell{text: state, colour: red}

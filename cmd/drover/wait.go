@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -22,8 +23,21 @@ type waitFlags struct {
 }
 
 func (w *waitFlags) register(cmd *cobra.Command, what string) {
+	w.registerFor(cmd, what, time.Hour)
+}
+
+// registerFor is register with another limit for what may take long; 0 is none.
+func (w *waitFlags) registerFor(cmd *cobra.Command, what string, limit time.Duration) {
 	cmd.Flags().BoolVar(&w.wait, "wait", false, "wait for "+what+", showing the progress")
-	cmd.Flags().DurationVar(&w.timeout, "wait-timeout", time.Hour, "how long --wait waits at most")
+	cmd.Flags().DurationVar(&w.timeout, "wait-timeout", limit, "how long --wait waits at most; 0 for as long as it takes")
+}
+
+// bound ends a context when it was waited long enough.
+func (w *waitFlags) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if w.timeout <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, w.timeout, errWaitTimeout)
 }
 
 // goal is what a wait waits for. It looks at a service as it is now: done, or an error when it can't be
@@ -76,32 +90,49 @@ func allReady(s *fleetv1.Service) bool {
 
 // waitService watches the service until the goal is reached or can't be any more.
 func (a *app) waitService(ctx context.Context, cl *client.Client, s *fleetv1.Service, g goal, w waitFlags) error {
-	name := "service/" + s.GetMeta().GetName()
-	ctx, cancel := context.WithTimeoutCause(ctx, w.timeout, errWaitTimeout)
-	defer cancel()
-	show := a.newProgress(name)
+	show := a.newProgress("service/" + s.GetMeta().GetName())
 	defer show.end()
-	last := "nothing known"
-	for {
-		done, err := watchUntil(ctx, cl, s, g, func(r *fleetv1.WatchServiceResponse) {
-			st := r.GetService().GetStatus()
-			last = first(st.GetState(), last)
-			if st.GetReason() != "" {
-				last += ": " + st.GetReason()
-			}
+	last := ""
+	done, err := a.await(ctx, show.name, "drover service show "+s.GetMeta().GetName(), w, &last, func(ctx context.Context) (bool, error) {
+		return watchUntil(ctx, cl, s, g, func(r *fleetv1.WatchServiceResponse) {
+			last = stateText(r.GetService().GetStatus())
 			show.update(r)
 		})
+	})
+	if done {
+		show.finish(g.name == gone.name)
+	}
+	return err
+}
+
+// stateText is a state with its reason.
+func stateText(st interface {
+	GetState() string
+	GetReason() string
+}) string {
+	if st.GetReason() == "" || st.GetState() == "" {
+		return st.GetState()
+	}
+	return st.GetState() + ": " + st.GetReason()
+}
+
+// await calls watch until it is done or fails for good: a scheduler that is away is waited for. show is the command that
+// tells later what became of it, last what watch has seen last.
+func (a *app) await(ctx context.Context, name, show string, w waitFlags, last *string, watch func(context.Context) (bool, error)) (bool, error) {
+	ctx, cancel := w.bound(ctx)
+	defer cancel()
+	for {
+		done, err := watch(ctx)
 		switch {
 		case done:
-			show.finish(g)
-			return nil
+			return true, nil
 		case errors.Is(context.Cause(ctx), errWaitTimeout) || status.Code(err) == codes.DeadlineExceeded: // gRPC may see it first
-			return about(name, fmt.Errorf("still %s after %s (--wait-timeout); it goes on without us: see `drover service show %s`",
-				last, duration(w.timeout), s.GetMeta().GetName()))
+			return false, about(name, fmt.Errorf("still %s after %s (--wait-timeout); it goes on without us: see `%s`",
+				first(*last, "nothing known"), duration(w.timeout), show))
 		case ctx.Err() != nil:
-			return about(name, fmt.Errorf("no longer waited for; it goes on without us: see `drover service show %s`", s.GetMeta().GetName()))
+			return false, about(name, fmt.Errorf("no longer waited for; it goes on without us: see `%s`", show))
 		case status.Code(err) != codes.Unavailable:
-			return about(name, err)
+			return false, about(name, err)
 		}
 		if err := pause(ctx, time.Second); err != nil {
 			continue
@@ -128,22 +159,29 @@ func watchUntil(ctx context.Context, cl *client.Client, s *fleetv1.Service, g go
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := cl.Services.WatchService(ctx, &fleetv1.WatchServiceRequest{Project: s.GetMeta().GetProject(), Name: s.GetMeta().GetName()})
-	for err == nil {
-		var r *fleetv1.WatchServiceResponse
-		if r, err = stream.Recv(); err != nil {
-			break
-		}
+	return readWatch(stream, err, g.name == gone.name, func(r *fleetv1.WatchServiceResponse) (bool, error) {
 		seen(r)
 		if id := s.GetMeta().GetId(); g.name == gone.name && id != "" && r.GetService().GetMeta().GetId() != id {
 			return true, nil
 		}
-		done, impossible := g.check(r.GetService())
-		if done || impossible != nil {
+		return g.check(r.GetService())
+	})
+}
+
+// readWatch hands what a watch sends to look, until that is done or sees that it never will be, or the stream ends. An object
+// that is gone is what toGo waits for.
+func readWatch[R any](stream grpc.ServerStreamingClient[R], err error, toGo bool, look func(*R) (bool, error)) (bool, error) {
+	for err == nil {
+		var r *R
+		if r, err = stream.Recv(); err != nil {
+			break
+		}
+		if done, impossible := look(r); done || impossible != nil {
 			return done, impossible
 		}
 	}
 	if status.Code(err) == codes.NotFound {
-		if g.name == gone.name {
+		if toGo {
 			return true, nil
 		}
 		return false, errors.New("was deleted meanwhile")

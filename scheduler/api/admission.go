@@ -87,7 +87,7 @@ func (a *API) refusedLocked(old, after *fleetv1.Service) *Error {
 	}
 	if e := exceeded(view, quota, a.admission.services(view, after.GetMeta().GetProject()), old, after); e != nil {
 		return refuse(codes.ResourceExhausted,
-			"quota of project %q would be exceeded: %s: %s of %s are taken by services that are to run, %s more are asked for",
+			"quota of project %q would be exceeded: %s: %s of %s are taken by services and jobs that are to run, %s more are asked for",
 			after.GetMeta().GetProject(), e.Resource, e.Used, e.Limit, e.More)
 	}
 	return nil

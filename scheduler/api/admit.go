@@ -17,14 +17,14 @@ import (
 // admit checks a new service against everything that it refers to, and fills in the model versions.
 func admit(view state.ReadView, s *fleetv1.Service) error {
 	spec, at := s.GetSpec(), "service.spec"
-	pool := view.Pool(spec.GetPool())
-	if pool == nil || !openTo(pool, s.GetMeta().GetAccount()) {
-		return missing(at+".pool", "pool", spec.GetPool(), namesOf(poolsOf(view, s.GetMeta().GetAccount())))
+	pool, err := admitPool(view, at, s)
+	if err != nil {
+		return err
 	}
 	seen := map[string]int{}
 	for i, version := range spec.GetVersions() {
 		here := fmt.Sprintf("%s.versions[%d]", at, i)
-		if err := admitVersion(view, s, pool, here, version); err != nil {
+		if err := admitVersion(view, s, pool, here, "real-time", version); err != nil {
 			return err
 		}
 		key := version.GetModel() + " " + version.GetModelVersion()
@@ -36,7 +36,17 @@ func admit(view state.ReadView, s *fleetv1.Service) error {
 	return nil
 }
 
-func admitVersion(view state.ReadView, s *fleetv1.Service, pool *fleetv1.Pool, at string, version *fleetv1.ServiceVersion) error {
+// admitPool answers the service's pool, if its account may use it.
+func admitPool(view state.ReadView, at string, s *fleetv1.Service) (*fleetv1.Pool, error) {
+	pool := view.Pool(s.GetSpec().GetPool())
+	if pool == nil || !openTo(pool, s.GetMeta().GetAccount()) {
+		return nil, missing(at+".pool", "pool", s.GetSpec().GetPool(), namesOf(poolsOf(view, s.GetMeta().GetAccount())))
+	}
+	return pool, nil
+}
+
+// admitVersion checks a version that is deployed as a type of SPEC §2, and fills in its model version. at is its field.
+func admitVersion(view state.ReadView, s *fleetv1.Service, pool *fleetv1.Pool, at, deployType string, version *fleetv1.ServiceVersion) error {
 	flavor := view.Flavor(version.GetFlavor())
 	if flavor == nil {
 		return missing(at+".flavor", "flavor", version.GetFlavor(), namesOf(view.Flavors()))
@@ -50,8 +60,8 @@ func admitVersion(view state.ReadView, s *fleetv1.Service, pool *fleetv1.Pool, a
 	if state := model.GetStatus().GetState(); state != fleetv1.ModelNormal {
 		return unfit(at+".model_version", "%s is %s (%s); only Normal versions deploy", named, state, model.GetStatus().GetReason())
 	}
-	if types := model.GetSpec().GetDeployTypes(); !slices.Contains(types, "real-time") {
-		return unfit(at+".model", "%s deploys as %s, not as real-time", named, strings.Join(types, ", "))
+	if types := model.GetSpec().GetDeployTypes(); !slices.Contains(types, deployType) {
+		return unfit(at+".model", "%s deploys as %s, not as %s", named, strings.Join(types, ", "), deployType)
 	}
 	if err := matches(at+".flavor", named, model, flavor); err != nil {
 		return err

@@ -22,6 +22,7 @@ import (
 	"github.com/drover-fleet/drover/scheduler/raftstore"
 	"github.com/drover-fleet/drover/scheduler/session"
 	"github.com/drover-fleet/drover/scheduler/state"
+	"github.com/drover-fleet/drover/storage"
 )
 
 // Store is the scheduler's picture of the cluster.
@@ -86,7 +87,15 @@ type Backups interface {
 	Restore(ctx context.Context, file io.Reader, token string) (*fleetv1.RestoreResponse, error)
 }
 
-// Config is what the API is made of. All fields but Identity are needed.
+// Jobs tells how jobs get on, beyond what their ledgers say. Only the leader knows.
+type Jobs interface {
+	// Progress is nil when no more is known than the ledger says.
+	Progress(jobID string) (*fleetv1.JobProgress, []*fleetv1.JobTask)
+	// OnProgress has f, which must be quick, called with each job whose progress has changed.
+	OnProgress(f func(jobID string)) (cancel func())
+}
+
+// Config is what the API is made of. All fields but Identity and Jobs are needed.
 type Config struct {
 	Store     Store
 	Log       Log
@@ -98,20 +107,28 @@ type Config struct {
 	Backups   Backups
 	// Identity is what certificates are signed with; nil in a cluster without TLS.
 	Identity *Identity
-	// Sealer encrypts the secrets of keys and apps.
+	// Jobs is nil where nobody runs them: then their ledgers alone are shown.
+	Jobs Jobs
+	// Storage opens what the jobs of a project may use; whoever asks closes it.
+	Storage func(project string) (*storage.Storage, error)
+	// Sealer encrypts the secrets of keys, apps and storage keys.
 	Sealer auth.Sealer
-	// MaxServicesPerUser is the quota of SPEC §3.
-	MaxServicesPerUser int
-	Now                func() time.Time
-	Logger             *slog.Logger
+	// MaxServicesPerUser is the quota of SPEC §3, MaxJobsPerProject that of §5.
+	MaxServicesPerUser, MaxJobsPerProject int
+	// MaxAppsPerProject and MaxCredentialsPerUser, tokens and keys together, keep the state small.
+	MaxAppsPerProject, MaxCredentialsPerUser int
+	Now                                      func() time.Time
+	Logger                                   *slog.Logger
 }
 
 // API is the operator's API. Its methods are called through gRPC alone.
 type API struct {
 	cfg       Config
 	admission admission
+	submitted submitted
 	planner   planner
 	joining   chan struct{} // holds one while a join is under way
+	making    chan struct{} // holds one while a credential is made
 }
 
 // Identity signs certificates.
@@ -123,7 +140,8 @@ type Identity struct {
 
 // New makes the API.
 func New(cfg Config) *API {
-	return &API{cfg: cfg, admission: admission{pending: map[string]*fleetv1.Service{}}, planner: planner{store: cfg.Store}, joining: make(chan struct{}, 1)}
+	return &API{cfg: cfg, admission: admission{pending: map[string]*fleetv1.Service{}}, submitted: submitted{pending: map[string]*fleetv1.Job{}},
+		planner: planner{store: cfg.Store}, joining: make(chan struct{}, 1), making: make(chan struct{}, 1)}
 }
 
 // Register adds every service of the operator's API to a gRPC server, which must use UnaryErrors and
@@ -144,6 +162,8 @@ func (a *API) Register(s grpc.ServiceRegistrar) {
 	fleetv1.RegisterBackupServiceServer(s, &backupServer{API: a})
 	fleetv1.RegisterTenantServiceServer(s, &tenantServer{API: a})
 	fleetv1.RegisterCredentialServiceServer(s, &credentialServer{API: a})
+	fleetv1.RegisterJobServiceServer(s, &jobServer{API: a})
+	fleetv1.RegisterStorageKeyServiceServer(s, &storageKeyServer{API: a})
 }
 
 func (a *API) view() state.ReadView { return a.cfg.Store.View() }
@@ -233,7 +253,7 @@ func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 	var last state.Rejection
 	for tries := 0; tries < maxAttempts; {
 		view, now := a.view(), a.cfg.Now()
-		if done, err := repeated(view, req.GetRequestId(), digest); done || err != nil {
+		if done, err := repeated(ctx, view, req.GetRequestId(), digest); done || err != nil {
 			return err
 		}
 		write, err := plan(ctx, view, now)
@@ -250,7 +270,8 @@ func (a *API) mutate(ctx context.Context, req request, plan planned) error {
 			write = &fleetv1.Write{}
 		}
 		cmd := &fleetv1.Command{
-			Time: timestamppb.New(now), Caller: caller(ctx).Name, RequestId: req.GetRequestId(), RequestDigest: digest,
+			Time: timestamppb.New(now), Caller: caller(ctx).Name,
+			RequestId: req.GetRequestId(), RequestScope: requestScope(ctx, req.GetRequestId()), RequestDigest: digest,
 			Op: &fleetv1.Command_Write{Write: write},
 		}
 		cmd.Introduced = state.Introduced(cmd)

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"crypto/rand"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,9 +17,8 @@ import (
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
-// Bounds of apps, which deployers make.
+// Bounds of an app.
 const (
-	maxApps        = 200 // of a project
 	maxAppCodes    = 5
 	maxAppServices = 100
 )
@@ -29,12 +29,17 @@ func newCode(now time.Time) (*fleetv1.AppCode, string) {
 	return &fleetv1.AppCode{Id: strings.ToLower(rand.Text()[:8]), Sha256: auth.Hash(secret), CreateTime: timestamppb.New(now)}, secret
 }
 
-// shownApp leaves out the secrets.
-func shownApp(app *fleetv1.App) *fleetv1.App {
+// shownApp leaves out the secrets, and the services that are deleted.
+func shownApp(view state.ReadView, app *fleetv1.App) *fleetv1.App {
 	app = proto.CloneOf(app)
 	if app == nil {
 		return nil
 	}
+	app.Services = slices.DeleteFunc(app.GetServices(), func(name string) bool {
+		id := app.GetServiceIds()[name]
+		return id != "" && view.ServiceByID(id) == nil
+	})
+	maps.DeleteFunc(app.GetServiceIds(), func(name, _ string) bool { return !slices.Contains(app.GetServices(), name) })
 	app.Secret = nil
 	for _, c := range app.GetCodes() {
 		c.Sha256 = nil
@@ -42,16 +47,20 @@ func shownApp(app *fleetv1.App) *fleetv1.App {
 	return app
 }
 
-// appServices checks the services that an app may look up.
-func appServices(view state.ReadView, field, project string, services []string) error {
+// bind binds an app to the services that it may look up, instead of those before.
+func bind(view state.ReadView, field string, app *fleetv1.App, services []string) error {
 	var v violations
+	project := app.GetMeta().GetProject()
+	app.Services, app.ServiceIds = services, map[string]string{}
 	if len(services) > maxAppServices {
 		v.add(field, "has %d entries, at most %d are allowed", len(services), maxAppServices)
 	}
 	for i, name := range services {
 		at := elementOf(field, i)
-		if s := view.Service(project, name); s == nil {
-			v.add(at, "%s", missing("", "service", name, namesOf(view.Services(project))).Msg)
+		s := view.Service(project, name)
+		app.ServiceIds[name] = s.GetMeta().GetId()
+		if s == nil || ofJob(s) {
+			v.add(at, "%s", missing("", "service", name, namesOf(realTime(view.Services(project)))).Msg)
 		} else if s.GetMeta().GetName() != name {
 			v.add(at, "%q is an ID: say the service's name, %q", name, s.GetMeta().GetName())
 		}
@@ -74,20 +83,20 @@ func (s *credentialServer) CreateApp(ctx context.Context, req *fleetv1.CreateApp
 	if err != nil {
 		return nil, err
 	}
-	err = s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
-		app := &fleetv1.App{Meta: newMeta(ctx, asked.GetMeta(), now), AppKey: appKey, Secret: sealed, Services: asked.GetServices()}
+	err = s.make(ctx, req, func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
+		app := &fleetv1.App{Meta: newMeta(ctx, asked.GetMeta(), now), AppKey: appKey, Secret: sealed}
 		needs, err := inProject(view, app.GetMeta())
 		if err != nil {
 			return nil, err
 		}
-		if err := appServices(view, "app.services", in, asked.GetServices()); err != nil {
+		if err := bind(view, "app.services", app, asked.GetServices()); err != nil {
 			return nil, err
 		}
 		switch {
 		case view.App(in, name) != nil:
 			return nil, refuse(codes.AlreadyExists, "app %q exists: delete it first, or choose another name", name)
-		case len(view.Apps(in)) >= maxApps:
-			return nil, refuse(codes.ResourceExhausted, "project %q has %d apps, and no more are allowed: delete some", in, maxApps)
+		case len(view.Apps(in)) >= s.cfg.MaxAppsPerProject:
+			return nil, refuse(codes.ResourceExhausted, "project %q has %d apps, and no more are allowed (max_apps_per_project of the schedulers' configuration): delete some", in, len(view.Apps(in)))
 		}
 		code, said := newCode(now)
 		app.Codes = []*fleetv1.AppCode{code}
@@ -98,14 +107,15 @@ func (s *credentialServer) CreateApp(ctx context.Context, req *fleetv1.CreateApp
 		return nil, err
 	}
 	s.note(ctx, "make app "+in+"/"+name)
-	resp.App = shownApp(s.view().App(in, name))
+	view := s.view()
+	resp.App = shownApp(view, view.App(in, name))
 	return resp, nil
 }
 
 func (s *credentialServer) ListApps(ctx context.Context, req *fleetv1.ListAppsRequest) (*fleetv1.ListAppsResponse, error) {
-	resp := &fleetv1.ListAppsResponse{}
-	for _, app := range s.view().Apps(project(ctx, req.GetProject())) {
-		resp.Apps = append(resp.Apps, shownApp(app))
+	resp, view := &fleetv1.ListAppsResponse{}, s.view()
+	for _, app := range view.Apps(project(ctx, req.GetProject())) {
+		resp.Apps = append(resp.Apps, shownApp(view, app))
 	}
 	return resp, nil
 }
@@ -134,14 +144,14 @@ func (s *credentialServer) changeApp(ctx context.Context, req request, in, name,
 		return nil, err
 	}
 	s.note(ctx, what+" "+in+"/"+name)
-	return shownApp(s.view().App(in, name)), nil
+	view := s.view()
+	return shownApp(view, view.App(in, name)), nil
 }
 
 func (s *credentialServer) BindApp(ctx context.Context, req *fleetv1.BindAppRequest) (*fleetv1.BindAppResponse, error) {
 	in := project(ctx, req.GetProject())
 	app, err := s.changeApp(ctx, req, in, req.GetName(), "bind app", func(view state.ReadView, app *fleetv1.App, _ time.Time) error {
-		app.Services = req.GetServices()
-		return appServices(view, "services", in, req.GetServices())
+		return bind(view, "services", app, req.GetServices())
 	})
 	return &fleetv1.BindAppResponse{App: app}, err
 }

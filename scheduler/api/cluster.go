@@ -22,7 +22,7 @@ func (s *clusterServer) GetClusterStatus(context.Context, *fleetv1.GetClusterSta
 			resp.NodesReady++
 		}
 	}
-	resp.Services, resp.Instances = int64(len(view.Services(""))), int64(len(view.Instances()))
+	resp.Services, resp.Instances = int64(len(realTime(view.Services("")))), int64(len(view.Instances()))
 	return resp, nil
 }
 
@@ -74,8 +74,8 @@ func (s *clusterServer) as(ctx context.Context, req request) (*fleetv1.Command, 
 	if err != nil {
 		return nil, err
 	}
-	if done, err := repeated(s.view(), req.GetRequestId(), digest); done || err != nil {
+	if done, err := repeated(ctx, s.view(), req.GetRequestId(), digest); done || err != nil {
 		return nil, err
 	}
-	return &fleetv1.Command{Caller: caller(ctx).Name, RequestId: req.GetRequestId(), RequestDigest: digest}, nil
+	return &fleetv1.Command{Caller: caller(ctx).Name, RequestId: req.GetRequestId(), RequestScope: requestScope(ctx, req.GetRequestId()), RequestDigest: digest}, nil
 }

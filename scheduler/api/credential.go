@@ -37,8 +37,19 @@ func expiry(now time.Time, seconds int64) *timestamppb.Timestamp {
 	return timestamppb.New(now.Add(time.Duration(seconds) * time.Second))
 }
 
-// owner checks whose a new credential is to be and what it may do, and answers what its write needs.
-func owner(view state.ReadView, name string, scopes []*fleetv1.Scope, lifetime int64) ([]*fleetv1.ObjectRef, error) {
+// make is mutate for what makes a credential: one call at a time, so that the caps hold.
+func (s *credentialServer) make(ctx context.Context, req request, plan planned) error {
+	select {
+	case s.making <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-s.making }()
+	return s.mutate(ctx, req, plan)
+}
+
+// owner checks whose a new token or key is to be and what it may do, and answers what its write needs.
+func (s *credentialServer) owner(view state.ReadView, name string, scopes []*fleetv1.Scope, lifetime int64) ([]*fleetv1.ObjectRef, error) {
 	user := view.User(name)
 	if user == nil {
 		return nil, missing("user", "user", name, namesOf(view.Users()))
@@ -46,7 +57,24 @@ func owner(view state.ReadView, name string, scopes []*fleetv1.Scope, lifetime i
 	var v violations
 	needs := v.scopes("scopes", view, user, scopes)
 	v.between("lifetime_seconds", lifetime, 0, int64(maxCredentialLifetime/time.Second))
-	return append(needs, need(fleetv1.KindUser, name)...), v.err()
+	if err := v.err(); err != nil {
+		return nil, err
+	}
+	has := 0
+	for _, t := range view.Tokens() {
+		if t.GetUser() == name {
+			has++
+		}
+	}
+	for _, k := range view.Keys() {
+		if k.GetUser() == name {
+			has++
+		}
+	}
+	if has >= s.cfg.MaxCredentialsPerUser {
+		return nil, refuse(codes.ResourceExhausted, "user %q has %d tokens and keys, and no more are allowed (max_credentials_per_user of the schedulers' configuration): revoke some", name, has)
+	}
+	return append(needs, need(fleetv1.KindUser, name)...), nil
 }
 
 // CreateToken makes a token of a name that has none; a revoked one's can be used again.
@@ -57,8 +85,8 @@ func (s *credentialServer) CreateToken(ctx context.Context, req *fleetv1.CreateT
 		return nil, err
 	}
 	secret, resp := auth.NewSecret(), &fleetv1.CreateTokenResponse{}
-	err := s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
-		needs, err := owner(view, req.GetUser(), req.GetScopes(), req.GetLifetimeSeconds())
+	err := s.make(ctx, req, func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
+		needs, err := s.owner(view, req.GetUser(), req.GetScopes(), req.GetLifetimeSeconds())
 		if err != nil {
 			return nil, err
 		}
@@ -129,8 +157,8 @@ func (s *credentialServer) CreateKey(ctx context.Context, req *fleetv1.CreateKey
 	if err != nil {
 		return nil, err
 	}
-	err = s.mutate(ctx, req, func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
-		needs, err := owner(view, req.GetUser(), req.GetScopes(), req.GetLifetimeSeconds())
+	err = s.make(ctx, req, func(ctx context.Context, view state.ReadView, now time.Time) (*fleetv1.Write, error) {
+		needs, err := s.owner(view, req.GetUser(), req.GetScopes(), req.GetLifetimeSeconds())
 		if err != nil {
 			return nil, err
 		}
@@ -179,7 +207,7 @@ func (s *credentialServer) RevokeKey(ctx context.Context, req *fleetv1.RevokeKey
 	return &fleetv1.RevokeKeyResponse{}, nil
 }
 
-// reseal encrypts the secrets of keys and apps under the first key of the key file.
+// reseal encrypts the secrets of keys, apps and storage keys under the first key of the key file.
 func (a *API) reseal(view state.ReadView) (out []*fleetv1.Mutation, err error) {
 	again := func(sealed *fleetv1.SealedKey, about string) (*fleetv1.SealedKey, error) {
 		secret, err := a.cfg.Sealer.Open(sealed, about)
@@ -201,6 +229,13 @@ func (a *API) reseal(view state.ReadView) (out []*fleetv1.Mutation, err error) {
 			return nil, err
 		}
 		out = append(out, state.Put(app.GetMeta().GetRevision(), app))
+	}
+	for _, k := range view.StorageKeys("") {
+		k = proto.CloneOf(k)
+		if k.Secret, err = again(k.GetSecret(), AboutStorageKey(k.GetMeta().GetProject(), k.GetMeta().GetName())); err != nil {
+			return nil, err
+		}
+		out = append(out, state.Put(k.GetMeta().GetRevision(), k))
 	}
 	return slices.Clip(out), nil
 }

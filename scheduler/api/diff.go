@@ -89,11 +89,11 @@ func plural(n int, one, many string) string {
 	return many
 }
 
-// usedBy lists the services that use something.
-func usedBy(services []string) string {
-	list := strings.Join(services[:min(len(services), maxListed)], ", ")
-	if n := len(services) - maxListed; n > 0 {
+// usedBy lists the services or jobs that use something.
+func usedBy(noun string, users []string) string {
+	list := strings.Join(users[:min(len(users), maxListed)], ", ")
+	if n := len(users) - maxListed; n > 0 {
 		list += fmt.Sprintf(" and %d more", n)
 	}
-	return fmt.Sprintf("%s %s %s it", plural(len(services), "service", "services"), list, plural(len(services), "uses", "use"))
+	return fmt.Sprintf("%s %s %s it", plural(len(users), noun, noun+"s"), list, plural(len(users), "uses", "use"))
 }

@@ -37,8 +37,17 @@
 //   - The API writes spec and desired. The state that it shows is the one that the service loop found last,
 //     unless what was asked since then overrules it (effectiveState): nobody should see "Running" after
 //     his stop was accepted.
-//   - The service loop tells of starts, stops and deletions when it sets about them. The API emits only the
-//     events that nobody else knows of: Scaled, QuotaExceeded, NodeCordoned, NodeUncordoned, DeviceCordoned,
+//   - A job is checked wholly before it is made: against the model's apis, and by a look at its input and into its output, so
+//     that what can't go well is refused at once. What others do to the storage afterwards is the job's affair. No two
+//     jobs may write into one folder, whose jobs they are: their results would have the same names.
+//   - A quota that holds a job's least number of tasks is enough for it: it waits for what others hold, as jobs do, and is
+//     refused only where it could never run. Nor may a running job be changed in anything but its numbers of tasks.
+//   - The service that places a job's instances is its job's affair: no call lists it, finds it or changes it. Its instances
+//     are seen like others.
+//   - How far a job has got is in the leader's memory, and in its ledger what of that is committed: who isn't the leader, or
+//     has just become it, shows the latter.
+//   - The service loop and the job loop tell of starts, stops and deletions when they set about them. The API emits only the
+//     events that nobody else knows of: JobSubmitted, Scaled, QuotaExceeded, NodeCordoned, NodeUncordoned, DeviceCordoned,
 //     DeviceUncordoned.
 //   - A device's cordon is kept in the spec of its node, by ID, so that it outlives the device's absence: one that no
 //     node lists any more can still be uncordoned. A slice is cordoned with the device that it is cut from; to

@@ -46,7 +46,7 @@ func eventFilter(ctx context.Context, f *fleetv1.EventFilter) (*fleetv1.EventFil
 	var v violations
 	if f.GetKind() != "" {
 		v.oneOf("filter.kind", f.GetKind(), fleetv1.KindNode, fleetv1.KindDevice, fleetv1.KindFlavor, fleetv1.KindPool,
-			fleetv1.KindModel, fleetv1.KindService, fleetv1.KindInstance, fleetv1.KindScheduler)
+			fleetv1.KindModel, fleetv1.KindService, fleetv1.KindJob, fleetv1.KindInstance, fleetv1.KindScheduler)
 	} else if f.GetName() != "" {
 		v.add("filter.kind", "is missing: a name alone does not say what is meant")
 	}
@@ -58,7 +58,7 @@ func eventFilter(ctx context.Context, f *fleetv1.EventFilter) (*fleetv1.EventFil
 		if !everywhere {
 			f.Project = project(ctx, f.GetProject())
 		}
-	case fleetv1.KindModel, fleetv1.KindService, fleetv1.KindInstance:
+	case fleetv1.KindModel, fleetv1.KindService, fleetv1.KindJob, fleetv1.KindInstance:
 		f.Project = project(ctx, f.GetProject())
 	default:
 		if !everywhere && v.err() == nil {

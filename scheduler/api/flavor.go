@@ -148,20 +148,27 @@ func unchanged(kind, name string, oldMeta, newMeta *fleetv1.Meta, oldSpec, newSp
 		kind, name, summary(diff))
 }
 
-// inUse is nil when no version of any service uses it, and else says who does.
+// inUse is nil when no version of any service and no job uses it, and else says who does.
 func inUse(view state.ReadView, kind, name string, uses func(*fleetv1.Service, *fleetv1.ServiceVersion) bool) error {
-	var users []string
-	for _, service := range view.Services("") {
+	var services, jobs []string
+	for _, service := range realTime(view.Services("")) {
 		for _, version := range service.GetSpec().GetVersions() {
 			if uses(service, version) {
-				users = append(users, service.GetMeta().GetProject()+"/"+service.GetMeta().GetName())
+				services = append(services, service.GetMeta().GetProject()+"/"+service.GetMeta().GetName())
 				break
 			}
 		}
 	}
-	if len(users) == 0 {
-		return nil
+	for _, j := range view.Jobs("") {
+		if version := versionOfJob(j.GetSpec()); uses(serviceOfJob(j, version), version) {
+			jobs = append(jobs, j.GetMeta().GetProject()+"/"+j.GetMeta().GetName())
+		}
 	}
-	return refuse(codes.FailedPrecondition, "%s %q can't be deleted: %s: delete %s first", kind, name,
-		usedBy(users), plural(len(users), "it", "them"))
+	if len(services) > 0 {
+		return refuse(codes.FailedPrecondition, "%s %q can't be deleted: %s: delete %s first", kind, name, usedBy("service", services), plural(len(services), "it", "them"))
+	}
+	if len(jobs) > 0 {
+		return refuse(codes.FailedPrecondition, "%s %q can't be deleted: %s: delete %s first", kind, name, usedBy("job", jobs), plural(len(jobs), "it", "them"))
+	}
+	return nil
 }

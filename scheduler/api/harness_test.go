@@ -27,6 +27,7 @@ import (
 	"github.com/drover-fleet/drover/scheduler/member"
 	"github.com/drover-fleet/drover/scheduler/session"
 	"github.com/drover-fleet/drover/scheduler/state"
+	"github.com/drover-fleet/drover/storage"
 )
 
 // world is an API over a real store, with a log that applies at once; what is outside is made up.
@@ -38,6 +39,8 @@ type world struct {
 	images  map[string]registry.Image
 	broken  map[string]error      // of images that can't be resolved
 	relays  map[string]*fakeRelay // by node
+	jobs    *fakeJobs
+	dir     string // that file:// URLs lie in
 
 	mu      sync.Mutex
 	index   uint64
@@ -63,9 +66,11 @@ func newWorldOf(t testing.TB, servicesPerUser int) *world {
 			"reg/iris:2": {Digest: "sha256:bb", Arches: []string{"amd64"}},
 		}}
 	w.members = &members{w: w}
+	w.jobs, w.dir = newFakeJobs(), t.TempDir()
 	quiet := slog.New(slog.DiscardHandler)
 	a := New(Config{Store: w.store, Log: w, Sessions: w, Events: w, Images: w, Endpoints: w, Members: w.members,
-		Sealer: clearSealer{}, MaxServicesPerUser: servicesPerUser, Now: func() time.Time { return start }, Logger: quiet})
+		Sealer: clearSealer{}, MaxServicesPerUser: servicesPerUser, MaxJobsPerProject: 3, MaxAppsPerProject: 3, MaxCredentialsPerUser: 10,
+		Jobs: w.jobs, Storage: func(string) (*storage.Storage, error) { return storage.Open(storage.Config{Dirs: []string{w.dir}}) }, Now: func() time.Time { return start }, Logger: quiet})
 	asRoot := auth.Caller{Name: "root", Role: fleetv1.RoleAdmin, Project: fleetv1.Default, Account: fleetv1.Default}
 	in := auth.NewInterceptors(auth.Config{Logger: quiet, Authenticator: auth.NewAuthenticator(auth.AuthenticatorConfig{
 		View: w.store.View, Sealer: clearSealer{}, Now: func() time.Time { return start }})})
@@ -247,7 +252,7 @@ func (m *members) write(ctx context.Context, as *fleetv1.Command) error {
 	if as == nil {
 		return nil
 	}
-	cmd := &fleetv1.Command{Time: timestamppb.New(start), RequestId: as.GetRequestId(), RequestDigest: as.GetRequestDigest(),
+	cmd := &fleetv1.Command{Time: timestamppb.New(start), RequestId: as.GetRequestId(), RequestScope: as.GetRequestScope(), RequestDigest: as.GetRequestDigest(),
 		Op: &fleetv1.Command_Write{Write: &fleetv1.Write{}}}
 	cmd.Introduced = state.Introduced(cmd)
 	_, err := m.w.Propose(ctx, cmd)

@@ -62,7 +62,7 @@ func (s *modelServer) CreateModel(ctx context.Context, req *fleetv1.CreateModelR
 	}
 	view := s.view()
 	if version == "" { // a repeated request, whose version was chosen the first time
-		version = latestAt(view, meta.GetProject(), meta.GetName(), view.Request(req.GetRequestId()).GetIndex())
+		version = latestAt(view, meta.GetProject(), meta.GetName(), view.Request(requestScope(ctx, req.GetRequestId()), req.GetRequestId()).GetIndex())
 	}
 	m, err := findModel("", view, meta.GetProject(), meta.GetName(), version)
 	return &fleetv1.CreateModelResponse{Model: m}, err

@@ -168,13 +168,13 @@ func (s *scene) victims(r *place.Request) []*fleetv1.Instance {
 }
 
 // explained adds to the service that is answered why instances of it wait.
-func (s *serviceServer) explained(service *fleetv1.Service) *fleetv1.Service {
+func (a *API) explained(service *fleetv1.Service) *fleetv1.Service {
 	if service.GetDesired().GetState() != fleetv1.DesiredRunning ||
 		!slices.ContainsFunc(service.GetStatus().GetVersions(), func(st *fleetv1.ServiceVersionStatus) bool { return st.GetWaitingReason() != "" }) {
 		return service
 	}
-	service, now := proto.CloneOf(service), s.cfg.Now()
-	s.planner.ask(func(sc *scene) {
+	service, now := proto.CloneOf(service), a.cfg.Now()
+	a.planner.ask(func(sc *scene) {
 		line := sc.waiting(service.GetMeta().GetId())
 		for _, version := range service.GetSpec().GetVersions() {
 			st := versionStatus(service, version)

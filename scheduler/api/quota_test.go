@@ -145,9 +145,9 @@ func TestAdmissionByProjectQuota(t *testing.T) {
 		s.Devices = []*fleetv1.DeviceQuota{{Model: "H100*", Count: 1}, {Model: "*", Count: 2}}
 	})
 	_, err := w.deploy(called("big", func(v *fleetv1.ServiceVersion) { v.Instances = 5 }), "")
-	w.exceeded("instances", err, `quota of project "default" would be exceeded: instances: 0 of 4 are taken by services that are to run, 5 more are asked for`)
+	w.exceeded("instances", err, `quota of project "default" would be exceeded: instances: 0 of 4 are taken by services and jobs that are to run, 5 more are asked for`)
 	_, err = w.deploy(called("big", func(v *fleetv1.ServiceVersion) { v.Instances = 4 }), "")
-	w.exceeded("CPU", err, "CPU: 0 cores of 3.5 cores are taken by services that are to run, 4 cores more")
+	w.exceeded("CPU", err, "CPU: 0 cores of 3.5 cores are taken by services and jobs that are to run, 4 cores more")
 	_, err = w.deploy(called("any", func(v *fleetv1.ServiceVersion) { v.Flavor, v.Instances = "gpu.1", 3 }), "")
 	w.exceeded("any device", err, "devices *: 0 of 2 are taken")
 	w.put(flavor("gpu.h", func(s *fleetv1.FlavorSpec) { s.Accelerator = &fleetv1.Accelerator{Model: "H100-*", Count: 2} }))
@@ -164,7 +164,7 @@ func TestAdmissionByProjectQuota(t *testing.T) {
 	w.mustDeploy(called("two", func(v *fleetv1.ServiceVersion) { v.Instances = 2 }))
 	w.setState("two", fleetv1.ServiceRunning)
 	_, err = w.services().ScaleService(ctx, &fleetv1.ScaleServiceRequest{Name: "two", Instances: 3})
-	w.exceeded("scale", err, "CPU: 3 cores of 3.5 cores are taken by services that are to run, 1 cores more")
+	w.exceeded("scale", err, "CPU: 3 cores of 3.5 cores are taken by services and jobs that are to run, 1 cores more")
 	_, err = w.deploy(called("two", func(v *fleetv1.ServiceVersion) { v.Instances = 3 }), "")
 	w.exceeded("redeploy", err, "CPU: 3 cores")
 
@@ -180,7 +180,7 @@ func TestAdmissionByProjectQuota(t *testing.T) {
 		t.Errorf("a stopped service asks for nothing: %v", err)
 	}
 	_, err = w.services().StartService(ctx, &fleetv1.StartServiceRequest{Name: "one"})
-	w.exceeded("start", err, "instances: 3 of 4 are taken by services that are to run, 50 more")
+	w.exceeded("start", err, "instances: 3 of 4 are taken by services and jobs that are to run, 50 more")
 
 	// A quota that shrinks stops nothing: less may still be asked for, and what stands may be deployed again.
 	w.setQuota(instances(1))
@@ -200,7 +200,7 @@ func TestGangsCountOnEachNode(t *testing.T) {
 	_, err := w.deploy(iris(func(s *fleetv1.Service) {
 		s.Spec.Pool, s.Spec.Versions[0].Nodes, s.Spec.Versions[0].Instances = "empty", 3, 2
 	}), "")
-	w.exceeded("gangs", err, "instances: 0 of 5 are taken by services that are to run, 6 more")
+	w.exceeded("gangs", err, "instances: 0 of 5 are taken by services and jobs that are to run, 6 more")
 }
 
 // However many ask at once, together they get no more than there is, and not less either.
@@ -245,7 +245,7 @@ func TestPlanTakesNoPlace(t *testing.T) {
 	w.before = func() {
 		w.plan(iris(nil))
 		_, err := w.deploy(iris(func(s *fleetv1.Service) { s.Meta.Name, s.Spec.Versions[0].Instances = "other", 2 }), "")
-		w.exceeded("beside a scaling", err, "instances: 2 of 3 are taken by services that are to run, 2 more")
+		w.exceeded("beside a scaling", err, "instances: 2 of 3 are taken by services and jobs that are to run, 2 more")
 	}
 	if _, err := w.services().ScaleService(t.Context(), &fleetv1.ScaleServiceRequest{Name: "iris", Instances: 2}); err != nil {
 		t.Fatal(err)

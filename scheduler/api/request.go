@@ -1,7 +1,7 @@
 package api
 
 import (
-	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 
@@ -29,18 +29,24 @@ func requestDigest(req request) ([]byte, error) {
 	return h.Sum(nil), nil
 }
 
+// requestScope is whose a request ID is, if there is one: another account or project may use the same.
+func requestScope(ctx context.Context, id string) string {
+	if id == "" {
+		return ""
+	}
+	c := caller(ctx)
+	return c.Account + "/" + c.Project
+}
+
 // repeated says whether the request was carried out before.
-func repeated(view state.ReadView, id string, digest []byte) (bool, error) {
+func repeated(ctx context.Context, view state.ReadView, id string, digest []byte) (bool, error) {
 	if id == "" {
 		return false, nil
 	}
-	record := view.Request(id)
-	if record == nil {
-		return false, nil
-	}
-	if !bytes.Equal(record.GetDigest(), digest) {
+	record, same := state.SameRequest(view, requestScope(ctx, id), id, digest)
+	if record != nil && !same {
 		return false, refuse(codes.FailedPrecondition,
 			"request ID %q was used for another request: give every request its own", id)
 	}
-	return true, nil
+	return same && record != nil, nil
 }

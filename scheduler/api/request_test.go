@@ -81,3 +81,40 @@ func TestImagesThatCannotBeResolved(t *testing.T) {
 		w.refused(image, err, want.code, "", want.words, before)
 	}
 }
+
+// The ID of another tenant's request is free, and nothing is told of it.
+func TestRequestIDsOfTenants(t *testing.T) {
+	w := newWorld(t)
+	w.settle()
+	w.put(&fleetv1.Cluster{Meta: meta("cluster")})
+	token := func(project string) string {
+		resp, err := w.credentials().CreateToken(t.Context(), &fleetv1.CreateTokenRequest{Name: project, User: "ann", Scopes: []*fleetv1.Scope{scope(project, fleetv1.RoleDeployer)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.GetSecret()
+	}
+	project := &fleetv1.Project{Meta: &fleetv1.Meta{Name: "speech", Account: "acme"}}
+	if _, err := w.tenants().CreateProject(t.Context(), &fleetv1.CreateProjectRequest{Project: project}); err != nil {
+		t.Fatal(err)
+	}
+	create := func(secret, name string) error {
+		_, err := fleetv1.NewModelServiceClient(w.conn).CreateModel(bearing(t.Context(), secret), &fleetv1.CreateModelRequest{RequestId: "r",
+			Model: &fleetv1.Model{Meta: &fleetv1.Meta{Name: name}, Spec: &fleetv1.ModelSpec{Image: "reg/iris:1"}}})
+		return err
+	}
+	for _, name := range []string{"vision", "speech"} {
+		secret := token(name)
+		if err := create(secret, name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if len(w.store.View().Models(name, "")) != 1 {
+			t.Errorf("%s has %v", name, w.store.View().Models(name, ""))
+		}
+		before := w.store.View().Index()
+		if err := create(secret, name); err != nil || w.store.View().Index() != before {
+			t.Errorf("%s again: %v", name, err)
+		}
+		w.refused("another body", create(secret, "other"), codes.FailedPrecondition, "", `request ID "r" was used`, before)
+	}
+}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -103,7 +104,7 @@ func keepVersions(spec, old *fleetv1.ServiceSpec) {
 
 func (s *serviceServer) ListServices(ctx context.Context, req *fleetv1.ListServicesRequest) (*fleetv1.ListServicesResponse, error) {
 	resp := &fleetv1.ListServicesResponse{}
-	for _, service := range s.view().Services(project(ctx, req.GetProject())) {
+	for _, service := range realTime(s.view().Services(project(ctx, req.GetProject()))) {
 		if hasTags(service.GetMeta().GetTags(), req.GetTags()) {
 			resp.Services = append(resp.Services, shownService(service))
 		}
@@ -147,11 +148,17 @@ func findService(view state.ReadView, project, name string) (*fleetv1.Service, e
 	if name == "" {
 		return nil, invalid("name", "is missing")
 	}
-	if s := view.Service(project, name); s != nil {
+	if s := view.Service(project, name); s != nil && !ofJob(s) {
 		return s, nil
 	}
-	return nil, missing("", "service", name, namesOf(view.Services(project)))
+	return nil, missing("", "service", name, namesOf(realTime(view.Services(project))))
 }
+
+// ofJob says whether a service is that of a job, which alone shows it and changes it.
+func ofJob(s *fleetv1.Service) bool { return s.GetSpec().GetJobId() != "" }
+
+// realTime leaves the services of jobs out.
+func realTime(all []*fleetv1.Service) []*fleetv1.Service { return slices.DeleteFunc(all, ofJob) }
 
 // shownService shows the state that follows from what was asked last.
 func shownService(s *fleetv1.Service) *fleetv1.Service {

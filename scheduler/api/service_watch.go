@@ -21,7 +21,9 @@ func (s *serviceServer) WatchService(req *fleetv1.WatchServiceRequest, stream gr
 		return err
 	}
 	id := service.GetMeta().GetId()
-	w := &watch{service: id, wake: make(chan struct{}, 1)}
+	w := &watch{wake: make(chan struct{}, 1), concerns: func(o *fleetv1.Object) bool {
+		return o.GetService().GetMeta().GetId() == id || o.GetInstance().GetSpec().GetServiceId() == id
+	}}
 	feed := s.cfg.Store.Subscribe()
 	defer feed.Close()
 	defer s.cfg.Sessions.OnPull(w.pulled)()
@@ -70,9 +72,9 @@ func (s *serviceServer) watched(id string) *fleetv1.WatchServiceResponse {
 	return resp
 }
 
-// watch tells one WatchService call when to look again.
+// watch tells one call that watches when to look again.
 type watch struct {
-	service   string
+	concerns  func(*fleetv1.Object) bool
 	wake      chan struct{} // holds one token when there is something to look at
 	instances atomic.Pointer[map[string]bool]
 }
@@ -84,7 +86,7 @@ func (w *watch) signal() {
 	}
 }
 
-// follow signals changes of the service and its instances until ctx ends or the feed is closed.
+// follow signals changes that concern the call until ctx ends or the feed is closed.
 func (w *watch) follow(ctx context.Context, feed state.Feed) {
 	for {
 		sets, resync, err := feed.Next(ctx)
@@ -101,7 +103,7 @@ func (w *watch) concerned(sets []state.ChangeSet) bool {
 	for _, set := range sets {
 		for _, c := range set.Changes {
 			for _, o := range []*fleetv1.Object{c.Before, c.After} {
-				if o.GetService().GetMeta().GetId() == w.service || o.GetInstance().GetSpec().GetServiceId() == w.service {
+				if w.concerns(o) {
 					return true
 				}
 			}

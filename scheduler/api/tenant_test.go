@@ -3,9 +3,11 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -215,6 +217,9 @@ func TestApps(t *testing.T) {
 	if err != nil || len(left.GetApp().GetCodes()) != 1 || w.store.View().AppByCode(auth.Hash(made.GetCode())) != nil {
 		t.Errorf("revoked: %v, %v", left, err)
 	}
+	if got := w.store.View().App("default", "shop").GetServiceIds()["iris"]; got == "" || got != w.store.View().Service("default", "iris").GetMeta().GetId() {
+		t.Errorf("bound to %q", got)
+	}
 	index = w.store.View().Index()
 	_, err = w.credentials().RevokeAppCode(t.Context(), &fleetv1.RevokeAppCodeRequest{Name: "shop", Id: "x"})
 	w.refused("no such code", err, codes.NotFound, "id", "there is no code", index)
@@ -225,6 +230,107 @@ func TestApps(t *testing.T) {
 	}
 	if _, err := w.credentials().DeleteApp(t.Context(), &fleetv1.DeleteAppRequest{Name: "shop"}); err != nil || len(w.store.View().Apps("")) != 0 {
 		t.Errorf("deleted: %v", err)
+	}
+}
+
+// TestAppsOfDeletedServices: an app isn't bound to a service that has the name of one that it was bound to.
+func TestAppsOfDeletedServices(t *testing.T) {
+	w := newWorld(t)
+	w.furnish()
+	w.mustDeploy(iris(nil))
+	w.mustDeploy(iris(func(s *fleetv1.Service) { s.Meta.Name = "rose" }))
+	if _, err := w.credentials().CreateApp(t.Context(), &fleetv1.CreateAppRequest{App: &fleetv1.App{Meta: &fleetv1.Meta{Name: "shop"}, Services: []string{"iris", "rose"}}}); err != nil {
+		t.Fatal(err)
+	}
+	w.put(&fleetv1.App{Meta: &fleetv1.Meta{Name: "older", Project: fleetv1.Default}, AppKey: "OLDER", Services: []string{"iris"}})
+	shown := func() string {
+		t.Helper()
+		all, err := w.credentials().ListApps(t.Context(), &fleetv1.ListAppsRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, app := range all.GetApps() {
+			out = append(out, app.GetMeta().GetName()+"="+strings.Join(app.GetServices(), ","))
+			if app.GetMeta().GetName() == "shop" && len(app.GetServiceIds()) != len(app.GetServices()) {
+				t.Errorf("IDs %v", app.GetServiceIds())
+			}
+		}
+		return strings.Join(out, " ")
+	}
+	if got := shown(); got != "older=iris shop=iris,rose" {
+		t.Errorf("before: %s", got)
+	}
+	old := w.store.View().Service("default", "iris")
+	w.write(state.Delete(old.GetMeta().GetRevision(), state.ServiceKey("default", "iris")))
+	if got := shown(); got != "older=iris shop=rose" {
+		t.Errorf("when it is deleted: %s", got)
+	}
+	w.mustDeploy(iris(nil))
+	if got := shown(); got != "older=iris shop=rose" {
+		t.Errorf("when there is another: %s", got)
+	}
+	if _, err := w.credentials().BindApp(t.Context(), &fleetv1.BindAppRequest{Name: "shop", Services: []string{"iris", "rose"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := shown(); got != "older=iris shop=iris,rose" {
+		t.Errorf("bound again: %s", got)
+	}
+}
+
+// TestCaps: apps of a project, and tokens and keys of a user, are as many as are allowed, however many calls come at once.
+func TestCaps(t *testing.T) {
+	w := newWorld(t)
+	w.settle()
+	const apps, credentials = 3, 10 // of newWorld
+	made := func(n int, try func(i int) error) (ok int, last error) {
+		var mu sync.Mutex
+		var calls sync.WaitGroup
+		for i := range n {
+			calls.Go(func() {
+				err := try(i)
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					ok++
+				} else {
+					last = err
+				}
+			})
+		}
+		calls.Wait()
+		return ok, last
+	}
+	app := func(project string) func(int) error {
+		return func(i int) error {
+			return second(w.credentials().CreateApp(t.Context(), &fleetv1.CreateAppRequest{App: &fleetv1.App{Meta: &fleetv1.Meta{Name: fmt.Sprint("a", i), Project: project}}}))
+		}
+	}
+	if n, err := made(2*apps, app("vision")); n != apps || status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), `project "vision" has 3 apps`) {
+		t.Errorf("%d apps are made; %v", n, err)
+	}
+	if n, err := made(1, app("default")); n != 1 {
+		t.Errorf("in another project: %v", err)
+	}
+	scopes := []*fleetv1.Scope{scope("vision", "viewer")}
+	if n, err := made(2*credentials, func(i int) error {
+		if i%2 == 0 {
+			return second(w.credentials().CreateKey(t.Context(), &fleetv1.CreateKeyRequest{User: "ann", Scopes: scopes}))
+		}
+		return second(w.credentials().CreateToken(t.Context(), &fleetv1.CreateTokenRequest{Name: fmt.Sprint("t", i), User: "ann", Scopes: scopes}))
+	}); n != credentials || status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), `user "ann" has 10 tokens and keys`) {
+		t.Errorf("%d tokens and keys are made; %v", n, err)
+	}
+	index := w.store.View().Index()
+	_, err := w.credentials().CreateKey(t.Context(), &fleetv1.CreateKeyRequest{User: "ann", Scopes: scopes})
+	w.refused("one more", err, codes.ResourceExhausted, "", "revoke some", index)
+	if _, err := w.credentials().RevokeKey(t.Context(), &fleetv1.RevokeKeyRequest{Name: w.store.View().Keys()[0].GetMeta().GetName()}); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := made(3, func(int) error {
+		return second(w.credentials().CreateKey(t.Context(), &fleetv1.CreateKeyRequest{User: "ann", Scopes: scopes}))
+	}); n != 1 {
+		t.Errorf("%d are made when one was revoked; %v", n, err)
 	}
 }
 

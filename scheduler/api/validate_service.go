@@ -86,6 +86,9 @@ func (v *violations) service(field string, s *fleetv1.Service) {
 	v.description(at+".description", spec.GetDescription())
 	v.name(at+".pool", spec.GetPool(), false)
 	v.oneOf(at+".network", spec.GetNetwork(), fleetv1.NetworkBridge, fleetv1.NetworkHost)
+	if spec.GetJobId() != "" {
+		v.add(at+".job_id", "is set for the services of jobs, which nobody deploys: leave it out, or submit a job")
+	}
 	v.between(at+".auto_stop_hours", int64(spec.GetAutoStopHours()), 0, maxAutoStopHours)
 	v.between(at+".max_invalid_instances", int64(spec.GetMaxInvalidInstances()), 1, maxInstances)
 	v.between(at+".grace_period_seconds", int64(spec.GetGracePeriodSeconds()), 0, maxGrace)

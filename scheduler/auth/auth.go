@@ -173,7 +173,7 @@ func (i *Interceptors) caller(ctx context.Context, method string, a access) (_ C
 func (i *Interceptors) bySecret(ctx context.Context, a access) (_ Caller, who string, _ *refusal) {
 	c, err := i.cfg.Authenticator.Secret(ctx, bearer(ctx))
 	switch {
-	case errors.Is(err, ErrNotReady):
+	case errors.Is(err, ErrNotReady), errors.Is(err, ErrNoKeys):
 		return c, "", &refusal{"", codes.Unavailable, err.Error()}
 	case errors.Is(err, ErrNoToken):
 		return c, "", &refusal{"", codes.Unauthenticated, err.Error()}
@@ -197,6 +197,29 @@ func bearer(ctx context.Context) string {
 		}
 	}
 	return ""
+}
+
+// Arrive is for a call of which the headers alone are there. known says that a valid credential was shown; refuse is nil
+// where it was, or the method asks for none, and else tells the audit and answers why. What the caller may do, the
+// interceptors find out.
+func (i *Interceptors) Arrive(ctx context.Context, method string) (known bool, refuse func() error) {
+	if _, isMember := identity.PeerOf(ctx); isMember {
+		return true, nil
+	}
+	a := i.accessTo(method)
+	if a.role == "" {
+		return false, nil
+	}
+	if _, _, no := i.caller(ctx, method, a); no != nil {
+		return false, func() error { return i.refused(ctx, method, no) }
+	}
+	return true, nil
+}
+
+// Knows says that a method is of our API.
+func (i *Interceptors) Knows(method string) bool {
+	_, ok := i.methods[method]
+	return ok
 }
 
 // Unary is the interceptor of unary calls.

@@ -4,8 +4,9 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
-	"fmt"
+	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,16 +28,17 @@ var (
 	ErrNoCredential = errors.New("no credential: send X-Auth-Token, X-Apig-AppCode, or a request that is signed by SDK-HMAC-SHA256, and one of them only")
 	ErrExpired      = errors.New("the credential has expired: ask for a new one")
 	ErrNotBound     = errors.New("the app is not bound to this service: its project's deployers can bind it")
-	ErrNotGranted   = errors.New("the token is good, and nothing is granted to who has it: oidc.grants of the schedulers' configuration say what is")
+	ErrNotGranted   = errors.New("the token is good, and nothing is granted to who has it: oidc.grants of the schedulers' configuration say what is, as far as the projects are there and of the accounts that stand before them")
 	ErrAgent        = errors.New("an agent's token may not look services up")
 	ErrNotReady     = errors.New("this scheduler knows nothing of the cluster before it has heard a leader: try again in a moment; there is none while a majority of the schedulers is down")
-	ErrSealed       = errors.New("this scheduler can't decrypt the credential's secret: its key file differs from the others'")
+	ErrUnsigned     = signature.ErrUnsigned // the body has to be signed, and isn't
+	ErrNoKeys       = errors.New("this scheduler can't check tokens of the external issuer now: try again in a moment; its log says why")
 )
 
 // HTTPStatus is the status that an error of Request is answered with.
 func HTTPStatus(err error) int {
 	switch {
-	case errors.Is(err, ErrNotReady), errors.Is(err, ErrSealed):
+	case errors.Is(err, ErrNotReady), errors.Is(err, ErrNoKeys):
 		return http.StatusServiceUnavailable
 	case errors.Is(err, ErrNotBound), errors.Is(err, ErrAgent), errors.Is(err, ErrNotGranted):
 		return http.StatusForbidden
@@ -50,11 +52,20 @@ type Sealer interface {
 	Open(sealed *fleetv1.SealedKey, about string) ([]byte, error)
 }
 
-// External finds the caller of a token that somebody else has issued.
+// External finds out who shows a token that somebody else has issued.
 type External interface {
-	// Caller answers ErrUnknownToken, ErrExpired, ErrNotGranted or why no token can be checked. The account is left out.
-	Caller(ctx context.Context, token string) (Caller, error)
+	// Bearer answers ErrUnknownToken, ErrExpired, or ErrNoKeys while no token can be checked, which may be wrapped.
+	Bearer(ctx context.Context, token string) (Bearer, error)
 }
+
+// Bearer is who shows a token of an external issuer.
+type Bearer struct {
+	Name   string
+	Grants []Grant // in the order of the configuration
+}
+
+// Grant is a role in a project, or in all, as far as that project belongs to that account.
+type Grant struct{ Account, Project, Role string }
 
 // AuthenticatorConfig is what an Authenticator goes by.
 type AuthenticatorConfig struct {
@@ -63,8 +74,14 @@ type AuthenticatorConfig struct {
 	Sealer Sealer
 	// External is nil when there are no external issuers.
 	External External
-	Now      func() time.Time
+	// AllowUnsigned takes signatures that don't cover the body, where they say so.
+	AllowUnsigned bool
+	Now           func() time.Time
+	Logger        *slog.Logger
 }
+
+// unsealAgain is how long a secret that can't be decrypted counts as that.
+const unsealAgain = 10 * time.Second
 
 // Authenticator finds out who shows a credential. What it has found of one it keeps until that changes, so that a call
 // costs a look-up.
@@ -80,7 +97,8 @@ func NewAuthenticator(cfg AuthenticatorConfig) *Authenticator { return &Authenti
 type seen struct {
 	key     state.Key
 	caller  Caller
-	secret  string // of a key or app
+	secret  string    // of a key or app; empty when it can't be decrypted
+	retry   time.Time // when to try to decrypt it again
 	expires time.Time
 	used    atomic.Int64 // Unix time of the last use
 }
@@ -114,19 +132,38 @@ func (a *Authenticator) Secret(ctx context.Context, secret string) (Caller, erro
 	return Caller{}, ErrUnknownToken
 }
 
-// external is the caller whom an external issuer knows. The projects that he has a role in are made here: one that isn't
-// counts for nothing.
+// external is the caller whom an external issuer knows. A grant in a project that there isn't, or that belongs to another
+// account than the grant says, counts for nothing.
 func (a *Authenticator) external(ctx context.Context, view state.ReadView, token string) (Caller, error) {
-	c, err := a.cfg.External.Caller(ctx, token)
+	bearer, err := a.cfg.External.Bearer(ctx, token)
 	if err != nil {
 		return Caller{}, err
 	}
-	p := view.Project(c.Project)
-	if p == nil && !c.Everywhere() {
-		return Caller{}, fmt.Errorf("%w; there is no project %q", ErrNotGranted, c.Project)
+	var grants []Grant // the mightiest of each project
+	for _, g := range bearer.Grants {
+		if p := view.Project(g.Project); p == nil || p.GetMeta().GetAccount() != g.Account {
+			continue
+		}
+		if i := slices.IndexFunc(grants, func(o Grant) bool { return o.Project == g.Project }); i < 0 {
+			grants = append(grants, g)
+		} else if slices.Index(Roles(), g.Role) < slices.Index(Roles(), grants[i].Role) {
+			grants[i] = g
+		}
 	}
-	c.Account = p.GetMeta().GetAccount()
-	return c.complete(nil), nil
+	if len(grants) == 0 {
+		return Caller{}, ErrNotGranted
+	}
+	slices.SortStableFunc(grants, func(a, b Grant) int { return everywhere(b.Role) - everywhere(a.Role) })
+	c := Caller{Name: bearer.Name, User: bearer.Name, Role: grants[0].Role, Project: grants[0].Project, Account: grants[0].Account}
+	for _, g := range grants[1:] {
+		c.Scopes = strings.TrimSpace(c.Scopes + " " + g.Project + "=" + g.Role)
+	}
+	return c, nil
+}
+
+// everywhere is 2 or 1 for roles that hold in every project, the mightier first, and 0 for others.
+func everywhere(role string) int {
+	return max(0, 2-slices.Index(Roles(), role))
 }
 
 func (a *Authenticator) token(view state.ReadView, t *fleetv1.Token) *seen {
@@ -221,11 +258,8 @@ func (a *Authenticator) signed(view state.ReadView, r *http.Request, body []byte
 	if err != nil {
 		return Caller{}, err
 	}
-	s, app, err := a.signer(view, claim.Access)
-	if err != nil {
-		return Caller{}, err
-	}
-	if err := claim.Verify(signature.Verifier{Secret: s.secret, Body: body, Now: a.cfg.Now()}); err != nil {
+	s, app := a.signer(view, claim.Access)
+	if err := claim.Verify(signature.Verifier{Secret: s.secret, Body: body, AllowUnsigned: a.cfg.AllowUnsigned, Now: a.cfg.Now()}); err != nil {
 		return Caller{}, err
 	}
 	c, err := s.use(a.cfg.Now())
@@ -235,50 +269,65 @@ func (a *Authenticator) signed(view state.ReadView, r *http.Request, body []byte
 	return c, err
 }
 
-// signer is who has the access key; one that nobody has is a credential without a secret.
-func (a *Authenticator) signer(view state.ReadView, access string) (*seen, *fleetv1.App, error) {
+// signer is who has the access key; one that nobody has is a credential without a secret, and so is one whose secret can't
+// be decrypted: they look the same.
+func (a *Authenticator) signer(view state.ReadView, access string) (*seen, *fleetv1.App) {
 	if k := view.Key(access); k != nil {
-		s, err := a.key(view, k)
-		return s, nil, err
+		return a.key(view, k), nil
 	}
 	app := view.AppByKey(access)
 	if app == nil || app.GetAppKey() != access { // the digest of a code is none
-		return &seen{}, nil, nil
+		return &seen{}, nil
 	}
-	s := a.app(app)
-	if s.secret == "" {
-		return nil, nil, ErrSealed
-	}
-	return s, app, nil
+	return a.app(app), app
 }
 
-func (a *Authenticator) key(view state.ReadView, k *fleetv1.Key) (*seen, error) {
-	if s, ok := a.seen.Load(k); ok {
-		return s.(*seen), nil
-	}
-	secret, err := a.cfg.Sealer.Open(k.GetSecret(), AboutKey(k.GetMeta().GetName()))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSealed, err)
+func (a *Authenticator) key(view state.ReadView, k *fleetv1.Key) *seen {
+	if s := a.unsealed(k); s != nil {
+		return s
 	}
 	own := k.GetScopes()[0]
 	c := Caller{Name: k.GetMeta().GetName(), User: k.GetUser(), Role: own.GetRole(), Project: own.GetProject(), Scopes: scopesText(k.GetScopes()[1:])}
-	return a.keep(k, &seen{key: state.Key{Kind: fleetv1.KindKey, Key: c.Name}, caller: c.complete(view), secret: string(secret), expires: timeOf(k.GetExpireTime())}), nil
+	s := &seen{key: state.Key{Kind: fleetv1.KindKey, Key: c.Name}, caller: c.complete(view), expires: timeOf(k.GetExpireTime())}
+	return a.unseal(k, s, k.GetSecret(), AboutKey(c.Name))
 }
 
 // app is a credential without a secret when that can't be decrypted: its codes are good all the same.
 func (a *Authenticator) app(app *fleetv1.App) *seen {
-	if s, ok := a.seen.Load(app); ok {
-		return s.(*seen)
+	if s := a.unsealed(app); s != nil {
+		return s
 	}
 	m := app.GetMeta()
 	s := &seen{key: state.AppKey(m.GetProject(), m.GetName()),
 		caller: Caller{Name: m.GetName(), User: "app/" + m.GetProject() + "/" + m.GetName(), Role: fleetv1.RoleLookup, Project: m.GetProject(), Account: m.GetAccount()}}
-	secret, err := a.cfg.Sealer.Open(app.GetSecret(), AboutApp(m.GetProject(), m.GetName()))
-	if err != nil {
-		return s // not kept: the key file may be put right
+	return a.unseal(app, s, app.GetSecret(), AboutApp(m.GetProject(), m.GetName()))
+}
+
+// unsealed is what is kept of a key or app, or nil when its secret is to be decrypted, for the first time or again.
+func (a *Authenticator) unsealed(of proto.Message) *seen {
+	kept, ok := a.seen.Load(of)
+	if !ok {
+		return nil
 	}
+	if s := kept.(*seen); s.secret != "" || a.cfg.Now().Before(s.retry) {
+		return s
+	}
+	return nil
+}
+
+// unseal decrypts the secret of a key or app and keeps what was found out. What can't be decrypted is told to the log and not
+// to who shows it, and tried again after unsealAgain: somebody may put the key file right.
+func (a *Authenticator) unseal(of proto.Message, s *seen, sealed *fleetv1.SealedKey, about string) *seen {
+	secret, err := a.cfg.Sealer.Open(sealed, about)
 	s.secret = string(secret)
-	return a.keep(app, s)
+	if err != nil {
+		a.cfg.Logger.Warn("a secret can't be decrypted: who signs with it is refused as if it weren't known", "of", about, "error", err)
+		s.secret, s.retry = "", a.cfg.Now().Add(unsealAgain)
+	}
+	if before, ok := a.seen.Swap(of, s); ok {
+		s.used.Store(max(s.used.Load(), before.(*seen).used.Load()))
+	}
+	return s
 }
 
 // AboutKey and AboutApp are what the secrets of a key and an app are sealed for.
@@ -287,16 +336,16 @@ func AboutKey(access string) string { return "key " + access }
 // AboutApp is explained with AboutKey.
 func AboutApp(project, name string) string { return "app " + project + "/" + name }
 
-// bound says whether an app may look up the service of a path. Another project's is for the caller to find absent.
+// bound says whether an app may look up the service of a path. Another project's is for the caller to find absent, and so is
+// one that the app is bound to and that is deleted.
 func bound(view state.ReadView, app *fleetv1.App, project, service string) error {
 	if project != "" && project != app.GetMeta().GetProject() {
 		return nil
 	}
-	if s := view.Service(app.GetMeta().GetProject(), service); s != nil {
-		service = s.GetMeta().GetName()
-	}
+	s := view.Service(app.GetMeta().GetProject(), service)
 	for _, name := range app.GetServices() {
-		if name == service {
+		id := app.GetServiceIds()[name]
+		if s == nil && (name == service || id == service) || s.GetMeta().GetName() == name && (id == "" || s.GetMeta().GetId() == id) {
 			return nil
 		}
 	}

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -32,11 +33,12 @@ func (plainSealer) Open(sealed *fleetv1.SealedKey, about string) ([]byte, error)
 }
 
 type shop struct {
-	t     *testing.T
+	t     testing.TB
 	store *state.Store
 	auth  *Authenticator
 	now   time.Time
 	index uint64
+	log   strings.Builder
 }
 
 func (s *shop) write(m ...*fleetv1.Mutation) {
@@ -49,9 +51,9 @@ func (s *shop) write(m ...*fleetv1.Mutation) {
 	}
 }
 
-func newShop(t *testing.T) *shop {
+func newShop(t testing.TB) *shop {
 	s := &shop{t: t, store: state.New(), now: now}
-	s.auth = NewAuthenticator(AuthenticatorConfig{View: s.store.View, Sealer: plainSealer{}, Now: func() time.Time { return s.now }})
+	s.auth = NewAuthenticator(AuthenticatorConfig{View: s.store.View, Sealer: plainSealer{}, Now: func() time.Time { return s.now }, Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
 	meta := func(name, project string) *fleetv1.Meta {
 		return &fleetv1.Meta{Name: name, Id: name, Account: fleetv1.Default, Project: project}
 	}
@@ -68,8 +70,10 @@ func newShop(t *testing.T) *shop {
 		state.Put(0, &fleetv1.Key{Meta: meta("AK", "vision"), User: "ann", Scopes: scopes, ExpireTime: late, Secret: sealed("sk", AboutKey("AK"))}),
 		state.Put(0, &fleetv1.Key{Meta: meta("LOST", "vision"), User: "ann", Scopes: scopes, Secret: sealed("sk", "another")}),
 		state.Put(0, &fleetv1.Model{Meta: meta("m", "vision"), Spec: &fleetv1.ModelSpec{Version: "0.0.1"}}),
-		state.Put(0, &fleetv1.App{Meta: meta("app", "vision"), AppKey: "APP", Secret: sealed("as", AboutApp("vision", "app")), Services: []string{"iris"},
-			Codes: []*fleetv1.AppCode{{Id: "1", Sha256: Hash("code")}}}),
+		state.Put(0, &fleetv1.App{Meta: meta("app", "vision"), AppKey: "APP", Secret: sealed("as", AboutApp("vision", "app")), Services: []string{"iris", "gone", "lily"},
+			ServiceIds: map[string]string{"iris": "iris", "gone": "gone-1", "lily": "lily-1"}, Codes: []*fleetv1.AppCode{{Id: "1", Sha256: Hash("code")}}}),
+		state.Put(0, &fleetv1.App{Meta: meta("older", "vision"), AppKey: "OLDER", Services: []string{"rose"}, Codes: []*fleetv1.AppCode{{Id: "1", Sha256: Hash("older")}}}),
+		state.Put(0, &fleetv1.Service{Meta: &fleetv1.Meta{Name: "lily", Id: "lily-2", Account: fleetv1.Default, Project: "vision"}}),
 		state.Put(0, &fleetv1.Service{Meta: meta("iris", "vision")}), state.Put(0, &fleetv1.Service{Meta: meta("rose", "vision")}))
 	return s
 }
@@ -130,7 +134,7 @@ func TestRequest(t *testing.T) {
 		{"tampered", tampered, signature.ErrMismatch, "", 401, ""},
 		{"replayed", s.signed(irisPath, "AK", "sk", now.Add(-16*time.Minute)), nil, "", 401, "sign each request anew"},
 		{"malformed", look(irisPath, "Authorization", "SDK-HMAC-SHA256 Access=AK"), nil, "", 401, "separated by commas"},
-		{"key that can't be decrypted", s.signed(irisPath, "LOST", "sk", now), ErrSealed, "", 503, ""},
+		{"key that can't be decrypted", s.signed(irisPath, "LOST", "sk", now), signature.ErrMismatch, "", 401, ""},
 		{"code", look(irisPath, "X-Apig-AppCode", "code"), nil, "app app/vision/app lookup vision default", 0, ""},
 		{"wrong code", look(irisPath, "X-Apig-AppCode", "cod"), ErrUnknownCode, "", 401, ""},
 		{"app key as code", look(irisPath, "X-Apig-AppCode", "APP"), ErrUnknownCode, "", 401, ""},
@@ -140,6 +144,12 @@ func TestRequest(t *testing.T) {
 		{"app", s.signed(irisPath, "APP", "as", now), nil, "app app/vision/app lookup vision default", 0, ""},
 		{"app, another service", s.signed(inRoses, "APP", "as", now), ErrNotBound, "", 403, ""},
 		{"app, wrong secret", s.signed(inRoses, "APP", "sk", now), signature.ErrMismatch, "", 401, ""},
+		{"older app, by name", look(inRoses, "X-Apig-AppCode", "older"), nil, "older app/vision/older lookup vision default", 0, ""},
+		{"app of a deleted service", look(strings.Replace(irisPath, "iris", "gone", 1), "X-Apig-AppCode", "code"), nil, "app app/vision/app lookup vision default", 0, ""},
+		{"likewise, by ID", look(strings.Replace(irisPath, "iris", "gone-1", 1), "X-Apig-AppCode", "code"), nil, "app app/vision/app lookup vision default", 0, ""},
+		{"app, another service of its name", look(strings.Replace(irisPath, "iris", "lily", 1), "X-Apig-AppCode", "code"), ErrNotBound, "", 403, ""},
+		{"likewise, by ID", look(strings.Replace(irisPath, "iris", "lily-2", 1), "X-Apig-AppCode", "code"), ErrNotBound, "", 403, ""},
+		{"likewise, by the ID before", look(strings.Replace(irisPath, "iris", "lily-1", 1), "X-Apig-AppCode", "code"), nil, "app app/vision/app lookup vision default", 0, ""},
 		{"code's digest as key", s.signed(irisPath, string(Hash("code")), "as", now), signature.ErrMismatch, "", 401, ""},
 	} {
 		got, err := s.auth.Request(c.r, nil)
@@ -156,6 +166,44 @@ func TestRequest(t *testing.T) {
 	if _, err := NewAuthenticator(AuthenticatorConfig{View: state.New().View, Now: time.Now}).Request(look(irisPath, "X-Auth-Token", "s-t"), nil); HTTPStatus(err) != 503 || !errors.Is(err, ErrNotReady) {
 		t.Errorf("before the bootstrap: %v", err)
 	}
+}
+
+// TestSealedKeysLookUnknown: nobody finds out that a scheduler can't decrypt a key, but who reads its log. It counts again when
+// the key file is put right.
+func TestSealedKeysLookUnknown(t *testing.T) {
+	s := newShop(t)
+	sealed := proto.CloneOf(s.store.View().App("vision", "app"))
+	sealed.Secret = s.store.View().Key("LOST").GetSecret()
+	s.write(state.Put(sealed.GetMeta().GetRevision(), sealed))
+	_, unknown := s.auth.Request(s.signed(irisPath, "KA", "sk", now), nil)
+	for range 3 {
+		for access, secret := range map[string]string{"LOST": "sk", "APP": "as"} {
+			if _, err := s.auth.Request(s.signed(irisPath, access, secret, now), nil); err == nil || err.Error() != unknown.Error() || HTTPStatus(err) != HTTPStatus(unknown) {
+				t.Errorf("%s: %v, and one that nobody has: %v", access, err, unknown)
+			}
+		}
+	}
+	if n := strings.Count(s.log.String(), "can't be decrypted"); n != 2 || !strings.Contains(s.log.String(), AboutKey("LOST")) {
+		t.Errorf("%d lines of the log:\n%s", n, &s.log)
+	}
+	if _, err := s.auth.Request(look(irisPath, "X-Apig-AppCode", "code"), nil); err != nil {
+		t.Errorf("the app's code: %v", err)
+	}
+	s.auth.cfg.Sealer = anySealer{}
+	s.now = now.Add(unsealAgain)
+	if _, err := s.auth.Request(s.signed(irisPath, "LOST", "sk", now), nil); err != nil {
+		t.Errorf("when it can be decrypted again: %v", err)
+	}
+	if got := s.auth.Uses(10); len(got) != 2 {
+		t.Errorf("used: %v", got)
+	}
+}
+
+// anySealer opens whatever was sealed for whom.
+type anySealer struct{ plainSealer }
+
+func (anySealer) Open(sealed *fleetv1.SealedKey, _ string) ([]byte, error) {
+	return sealed.GetCiphertext(), nil
 }
 
 // TestUnknownKeysLookLikeWrongSecrets: nobody finds out which access keys there are.
@@ -246,30 +294,75 @@ func TestUses(t *testing.T) {
 	}
 }
 
-type external map[string]Caller
+type external map[string][]Grant
 
-func (e external) Caller(_ context.Context, token string) (Caller, error) {
-	if c, ok := e[token]; ok {
-		return c, nil
+func (e external) Bearer(_ context.Context, token string) (Bearer, error) {
+	if grants, ok := e[token]; ok {
+		return Bearer{"external/eva", grants}, nil
 	}
-	return Caller{}, ErrUnknownToken
+	return Bearer{}, ErrUnknownToken
 }
+
+type noKeys struct{}
+
+func (noKeys) Bearer(context.Context, string) (Bearer, error) { return Bearer{}, ErrNoKeys }
 
 func TestExternalTokens(t *testing.T) {
 	s := newShop(t)
-	s.auth.cfg.External = external{"a.b.c": {Name: "eva", Project: fleetv1.Default}, "plain": {Name: "eva"}, "d.e.f": {Name: "eva", Project: "none"}, "g.h.i": {Name: "eva", Project: "none", Role: fleetv1.RoleAdmin}}
-	for _, known := range []string{"a.b.c", "g.h.i"} {
-		if c, err := s.auth.Secret(t.Context(), known); err != nil || c.Name != "eva" || c.User != "eva" || c.Account != fleetv1.Default {
-			t.Errorf("%+v, %v", c, err)
+	project := func(name, account string) *fleetv1.Mutation {
+		return state.Put(0, &fleetv1.Project{Meta: &fleetv1.Meta{Name: name, Id: name, Account: account, Project: name}})
+	}
+	s.write(project("vision", "acme"), project("speech", "acme"), project("taken", "globex"))
+	grant := func(account, project, role string) Grant { return Grant{account, project, role} }
+	viewer := func(account, project string) Grant { return grant(account, project, fleetv1.RoleViewer) }
+	s.auth.cfg.External = external{
+		"one.b.c":   {viewer("acme", "vision")},
+		"two.b.c":   {viewer("acme", "vision"), grant("acme", "vision", fleetv1.RoleDeployer), viewer("acme", "speech"), viewer("acme", "vision")},
+		"other.b.c": {viewer("globex", "vision"), viewer("acme", "taken"), viewer("acme", "later"), grant("acme", "speech", fleetv1.RoleLookup)},
+		"root.b.c":  {viewer("acme", "vision"), grant("default", "default", fleetv1.RoleOperator), grant("acme", "speech", fleetv1.RoleAdmin)},
+		"none.b.c":  {viewer("acme", "taken"), viewer("acme", "later")},
+		"admin.b.c": {grant("acme", "taken", fleetv1.RoleAdmin), grant("acme", "later", fleetv1.RoleAdmin)},
+		"plain":     {viewer("acme", "vision")},
+		"empty.b.c": nil,
+	}
+	who := func(token string) string {
+		c, err := s.auth.Secret(t.Context(), token)
+		switch {
+		case errors.Is(err, ErrNotGranted) && HTTPStatus(err) == http.StatusForbidden:
+			return "not granted"
+		case errors.Is(err, ErrUnknownToken):
+			return "unknown"
+		case err != nil:
+			return err.Error()
+		}
+		return strings.Join([]string{c.Name, c.User, c.Role, c.Project, c.Account, c.Scopes}, " ")
+	}
+	const eva = "external/eva external/eva "
+	check := func(when string, want map[string]string) {
+		t.Helper()
+		for token, want := range want {
+			if got := who(token); got != want {
+				t.Errorf("%s, %s: %s, want %s", when, token, got, want)
+			}
 		}
 	}
-	if _, err := s.auth.Request(look(irisPath, "X-Auth-Token", "d.e.f"), nil); !errors.Is(err, ErrNotGranted) || HTTPStatus(err) != 403 {
-		t.Errorf("in a project that there isn't: %v", err)
+	check("at first", map[string]string{
+		"one.b.c": eva + "viewer vision acme ", "two.b.c": eva + "deployer vision acme speech=viewer", "other.b.c": eva + "lookup speech acme ",
+		"root.b.c": eva + "admin speech acme default=operator vision=viewer", "none.b.c": "not granted", "admin.b.c": "not granted",
+		"empty.b.c": "not granted", "plain": "unknown", "new.b.c": "unknown",
+	})
+	s.write(project("later", "globex")) // somebody else has taken the name
+	check("when the name is taken", map[string]string{"other.b.c": eva + "lookup speech acme ", "none.b.c": "not granted", "admin.b.c": "not granted"})
+	moved := proto.CloneOf(s.store.View().Project("vision"))
+	moved.Meta.Account = "globex"
+	s.write(state.Put(moved.GetMeta().GetRevision(), moved))
+	check("when it is another's", map[string]string{"one.b.c": "not granted", "two.b.c": eva + "viewer speech acme "})
+	if _, err := s.auth.Request(look(irisPath, "X-Auth-Token", "one.b.c"), nil); !errors.Is(err, ErrNotGranted) {
+		t.Errorf("a look-up: %v", err)
 	}
-	for _, unknown := range []string{"plain", "a.b.d"} {
-		if _, err := s.auth.Secret(t.Context(), unknown); !errors.Is(err, ErrUnknownToken) {
-			t.Errorf("%s: %v", unknown, err)
-		}
+	s.auth.cfg.External = noKeys{}
+	if _, err := s.auth.Request(look(irisPath, "X-Auth-Token", "one.b.c"), nil); !errors.Is(err, ErrNoKeys) || HTTPStatus(err) != http.StatusServiceUnavailable {
+		t.Errorf("without the issuer's keys: %v", err)
 	}
 }
 

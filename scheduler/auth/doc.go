@@ -18,12 +18,19 @@
 //   - A project that the caller has no role in is absent: NotFound, in the words that are used of one that nobody has made.
 //     A role that is too little in a project of his own is PermissionDenied, with the role that it takes.
 //   - A method that is missing from the table is an admin's; a test holds that none is missing.
+//   - A caller without a valid credential is refused by the headers, before his message is read; the interceptors, which
+//     have the request, look again: theirs is the check that counts.
 //   - A stream's first request says which project it is about: it is looked at when it comes, before a handler sees it.
 //   - The caller of an open stream is looked at again every 15 s, with its first request: a shell ends with its token.
 //   - Look-ups over the API, which are not counted, are a viewer's; LookupService is what the role lookup is for.
 //   - What has been found out about a credential is kept by the stored object itself, which is never changed: a
 //     revocation counts with the next call, and nothing has to be invalidated.
-//   - Wrong signatures and unknown access keys are one error; that a key has expired is told to who has its secret.
+//   - Wrong signatures, unknown access keys and keys whose secret can't be decrypted are one error: the last are told to the
+//     log. That a key has expired is told to who has its secret.
+//   - What an external issuer's token grants is held against the projects that there are, and the accounts that they belong to,
+//     with each call. The account stands in the grant: a name alone would be anybody's who takes it next.
+//   - An app is bound to services by ID: a new one of the same name is another's work, maybe with other data. One that is
+//     deleted is absent for the app as for everybody.
 //   - The last use of a credential is kept in memory and stored when it is an hour newer than what is stored: never an
 //     entry of the log for a call. Followers tell the leader, who stores it.
 //   - An operator's token can't call AgentService: it must not be able to pretend to be a node. A connection with an

@@ -129,7 +129,8 @@ func TestAgentsReachNothingElse(t *testing.T) {
 	certs := newCertificates(t)
 	full := &view{cluster: &fleetv1.Cluster{}, tokens: []*fleetv1.Token{token("root", "s-admin", fleetv1.RoleAdmin, "")}}
 	i := interceptors(full, true, slog.New(slog.DiscardHandler))
-	open := map[string]bool{fleetv1.JoinService_Join_FullMethodName: true, fleetv1.JoinService_Renew_FullMethodName: true, "/fleet.v1.AgentService/Session": true, "/fleet.v1.AgentService/Relay": true}
+	open := map[string]bool{fleetv1.JoinService_Join_FullMethodName: true, fleetv1.JoinService_Renew_FullMethodName: true, "/fleet.v1.AgentService/Session": true, "/fleet.v1.AgentService/Relay": true,
+		fleetv1.TaskService_ExchangeTask_FullMethodName: true}
 	methods := 0
 	protoregistry.GlobalFiles.RangeFilesByPackage("fleet.v1", func(f protoreflect.FileDescriptor) bool {
 		for s := range f.Services().Len() {
@@ -153,5 +154,65 @@ func TestAgentsReachNothingElse(t *testing.T) {
 	})
 	if methods < 40 {
 		t.Errorf("only %d methods are known", methods)
+	}
+}
+
+// By its headers alone a call is refused whose caller shows nothing that is valid; what he may do is asked later.
+func TestArrive(t *testing.T) {
+	certs := newCertificates(t)
+	var log bytes.Buffer
+	v := &view{cluster: &fleetv1.Cluster{}, tokens: []*fleetv1.Token{token("low", "s-low", fleetv1.RoleLookup, "")}}
+	in := interceptors(v, true, slog.New(slog.NewTextHandler(&log, nil)))
+	const list, join, made = fleetv1.NodeService_ListNodes_FullMethodName, fleetv1.JoinService_Join_FullMethodName, "/made.Up/Method"
+	passedOn := forwarded(t, Caller{Name: "root", Role: fleetv1.RoleAdmin})
+	for _, c := range []struct {
+		name, method string
+		cert         *x509.Certificate
+		metadata     []string
+		known        bool
+		code         codes.Code
+	}{
+		{"nobody", list, nil, nil, false, codes.Unauthenticated},
+		{"a wrong token", list, nil, []string{"authorization", "Bearer guess"}, false, codes.Unauthenticated},
+		{"a good one, of too little a role", list, nil, []string{"authorization", "Bearer s-low"}, true, codes.OK},
+		{"who passes on and is nobody", list, nil, []string{forwardedKey, passedOn, "authorization", "Bearer s-low"}, false, codes.PermissionDenied},
+		{"a certificate", list, certs.agent, nil, true, codes.OK},
+		{"a certificate, where none is needed", join, certs.agent, nil, true, codes.OK},
+		{"nobody, where none is needed", join, nil, nil, false, codes.OK},
+		{"nobody, where no method is", made, nil, nil, false, codes.Unauthenticated},
+		{"a good token, where no method is", made, nil, []string{"authorization", "Bearer s-low"}, true, codes.OK},
+	} {
+		log.Reset()
+		known, refuse := in.Arrive(from(t.Context(), c.cert, c.metadata...), c.method)
+		if known != c.known || (refuse != nil) != (c.code != codes.OK) || log.Len() > 0 {
+			t.Errorf("%s: known %v, refused %v, told %q", c.name, known, refuse != nil, log.String())
+			continue
+		}
+		if refuse == nil {
+			continue
+		}
+		if err := refuse(); status.Code(err) != c.code {
+			t.Errorf("%s: %v, want %v", c.name, err, c.code)
+		}
+		if told := strings.Contains(log.String(), "audit=refused"); told == (c.name == "nobody" || c.method == made) { // these show none
+			t.Errorf("%s: told %q", c.name, log.String())
+		}
+	}
+	v.cluster = nil
+	if _, refuse := in.Arrive(from(t.Context(), nil, "authorization", "Bearer s-low"), list); refuse == nil || status.Code(refuse()) != codes.Unavailable {
+		t.Error("a scheduler that knows nothing yet doesn't say so")
+	}
+	if !in.Knows(join) || in.Knows(made) {
+		t.Error("a method is mistaken")
+	}
+}
+
+func BenchmarkArrive(b *testing.B) {
+	in := interceptors(&view{cluster: &fleetv1.Cluster{}, tokens: []*fleetv1.Token{token("low", "s-low", fleetv1.RoleLookup, "")}}, true, slog.New(slog.DiscardHandler))
+	ctx := from(b.Context(), nil, "authorization", "Bearer s-low")
+	for b.Loop() {
+		if known, _ := in.Arrive(ctx, fleetv1.LookupService_Get_FullMethodName); !known {
+			b.Fatal("refused")
+		}
 	}
 }

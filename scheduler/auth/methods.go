@@ -60,6 +60,7 @@ func fleetMethods() map[string][]string {
 		},
 		fleetv1.RoleAgent: {
 			fleetv1.AgentService_Session_FullMethodName, fleetv1.AgentService_Relay_FullMethodName,
+			fleetv1.TaskService_ExchangeTask_FullMethodName,
 		},
 		fleetv1.RoleScheduler: {
 			fleetv1.PeerService_Probe_FullMethodName, fleetv1.PeerService_AddMember_FullMethodName, fleetv1.PeerService_NoteUses_FullMethodName,
@@ -81,6 +82,9 @@ func projectMethods() map[string][]string {
 			fleetv1.CredentialService_CreateApp_FullMethodName, fleetv1.CredentialService_BindApp_FullMethodName,
 			fleetv1.CredentialService_DeleteApp_FullMethodName, fleetv1.CredentialService_CreateAppCode_FullMethodName,
 			fleetv1.CredentialService_RevokeAppCode_FullMethodName,
+			fleetv1.JobService_SubmitJob_FullMethodName, fleetv1.JobService_StartJob_FullMethodName, fleetv1.JobService_StopJob_FullMethodName,
+			fleetv1.JobService_RetryJob_FullMethodName, fleetv1.JobService_DeleteJob_FullMethodName,
+			fleetv1.StorageKeyService_SetStorageKey_FullMethodName, fleetv1.StorageKeyService_DeleteStorageKey_FullMethodName,
 		},
 		fleetv1.RoleViewer: {
 			fleetv1.EventService_ListEvents_FullMethodName, fleetv1.EventService_WatchEvents_FullMethodName,
@@ -94,6 +98,9 @@ func projectMethods() map[string][]string {
 			fleetv1.ServiceService_WatchService_FullMethodName,
 			fleetv1.TenantService_ListProjects_FullMethodName,
 			fleetv1.CredentialService_ListApps_FullMethodName,
+			fleetv1.JobService_ListJobs_FullMethodName, fleetv1.JobService_GetJob_FullMethodName, fleetv1.JobService_WatchJob_FullMethodName,
+			fleetv1.JobService_ListJobErrors_FullMethodName, fleetv1.JobService_GetJobMapping_FullMethodName,
+			fleetv1.StorageKeyService_ListStorageKeys_FullMethodName,
 		},
 		fleetv1.RoleLookup: { // which are counted
 			fleetv1.LookupService_Get_FullMethodName, fleetv1.LookupService_Watch_FullMethodName,
@@ -117,6 +124,14 @@ func projectPaths() map[string][]string {
 			fleetv1.ServiceService_GetService_FullMethodName, fleetv1.ServiceService_WatchService_FullMethodName,
 			fleetv1.CredentialService_ListApps_FullMethodName, fleetv1.ServiceService_ListEndpoints_FullMethodName,
 			fleetv1.LookupService_Get_FullMethodName, fleetv1.LookupService_Watch_FullMethodName,
+			fleetv1.JobService_ListJobs_FullMethodName, fleetv1.JobService_GetJob_FullMethodName, fleetv1.JobService_WatchJob_FullMethodName,
+			fleetv1.JobService_StartJob_FullMethodName, fleetv1.JobService_StopJob_FullMethodName, fleetv1.JobService_RetryJob_FullMethodName,
+			fleetv1.JobService_DeleteJob_FullMethodName, fleetv1.JobService_ListJobErrors_FullMethodName,
+			fleetv1.JobService_GetJobMapping_FullMethodName, fleetv1.StorageKeyService_SetStorageKey_FullMethodName,
+			fleetv1.StorageKeyService_ListStorageKeys_FullMethodName, fleetv1.StorageKeyService_DeleteStorageKey_FullMethodName,
+		},
+		"job.meta.project": {
+			fleetv1.JobService_SubmitJob_FullMethodName,
 		},
 		"model.meta.project": {
 			fleetv1.ModelService_CreateModel_FullMethodName,

@@ -65,7 +65,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	if header.GetClusterId() != "c1" || header.GetIndex() != 7 || header.GetTerm() != 3 || header.GetVersion() != "v" {
 		t.Errorf("header %v", header)
 	}
-	if !bytes.Equal(snapshotOf(t, st), snapshotOf(t, back)) || back.View().Request("r") == nil {
+	if !bytes.Equal(snapshotOf(t, st), snapshotOf(t, back)) || back.View().Request("", "r") == nil {
 		t.Error("another state was read")
 	}
 }

@@ -23,7 +23,10 @@ type method struct {
 
 // others are the services that every scheduler answers itself.
 func others() []protoreflect.FullName {
-	return []protoreflect.FullName{"fleet.v1.AgentService", "fleet.v1.LocalService", "fleet.v1.PeerService", "fleet.v1.JoinService", "fleet.v1.LookupService"}
+	return []protoreflect.FullName{
+		"fleet.v1.AgentService", "fleet.v1.LocalService", "fleet.v1.PeerService", "fleet.v1.JoinService", "fleet.v1.LookupService",
+		"fleet.v1.TaskService",
+	}
 }
 
 // methods finds every method that may be passed on, by its full name in gRPC.

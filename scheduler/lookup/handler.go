@@ -1,6 +1,7 @@
 package lookup
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -88,7 +89,11 @@ func splitPath(p string) (project, service string, ok bool) {
 func (t *Table) authenticate(r *http.Request) (auth.Caller, *refusal) {
 	caller, err := t.cfg.Authenticate(r)
 	if err != nil {
-		return caller, refuse(auth.HTTPStatus(err), "%v", err)
+		no := refuse(auth.HTTPStatus(err), "%v", err)
+		if errors.Is(err, auth.ErrUnsigned) {
+			no.reason = reasonUnsigned
+		}
+		return caller, no
 	}
 	return caller, nil
 }

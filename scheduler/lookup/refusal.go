@@ -20,6 +20,9 @@ type refusal struct {
 	retryAfter time.Duration
 }
 
+// reasonUnsigned, with the status 401: the body isn't signed.
+const reasonUnsigned = 1
+
 // Reasons with the status 409: the service is there and can't be looked up.
 const (
 	reasonPool = iota + 1

@@ -338,7 +338,11 @@ func (e *entry) end() {
 }
 
 // add puts a service's entry in under its name and its ID; a name wins over an ID, as it does in the store.
+// Nobody calls the instances of jobs: their services have none.
 func (t *Table) add(view state.ReadView, services *directory, s *fleetv1.Service) {
+	if s.GetSpec().GetJobId() != "" {
+		return
+	}
 	m := s.GetMeta()
 	e := t.live[m.GetId()]
 	if e == nil {

@@ -267,7 +267,7 @@ func (m *Members) writeAs(ctx context.Context, w *fleetv1.Write, as *fleetv1.Com
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	cmd := &fleetv1.Command{Time: timestamppb.New(m.cfg.Clock.Now()), Caller: as.GetCaller(), RequestId: as.GetRequestId(),
-		RequestDigest: as.GetRequestDigest(), Op: &fleetv1.Command_Write{Write: w}}
+		RequestScope: as.GetRequestScope(), RequestDigest: as.GetRequestDigest(), Op: &fleetv1.Command_Write{Write: w}}
 	cmd.Introduced = state.Introduced(cmd)
 	result, err := m.cfg.Proposer.Propose(ctx, cmd)
 	if err == nil && len(result.Rejections) > 0 {

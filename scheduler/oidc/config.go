@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/auth"
 )
 
@@ -20,24 +21,31 @@ type Config struct {
 	Keys string `yaml:"keys"`
 	// UserClaim is what callers are called by.
 	UserClaim string `yaml:"user_claim"`
-	// Grants are "CLAIM=VALUE PROJECT=ROLE". A claim that is a list has each of its values.
+	// Grants are "CLAIM=VALUE ACCOUNT/PROJECT=ROLE". A claim that is a list has each of its values. The account is that of the
+	// project; without one it is the account "default".
 	Grants []string `yaml:"grants"`
 }
 
 // grant is one of Config.Grants.
-type grant struct{ claim, value, project, role string }
+type grant struct {
+	claim, value string
+	auth.Grant
+}
 
 func parseGrant(text string) (g grant, err error) {
 	at := strings.LastIndexByte(text, ' ') // a value may hold others
 	who, what := text[:max(at, 0)], text[at+1:]
-	var named, does bool
-	g.claim, g.value, named = strings.Cut(who, "=")
-	g.project, g.role, does = strings.Cut(what, "=")
-	if !named || !does || g.claim == "" || g.value == "" || g.project == "" {
-		return g, fmt.Errorf("%q is not of the form CLAIM=VALUE PROJECT=ROLE", text)
+	g.claim, g.value, _ = strings.Cut(who, "=")
+	where, role, does := strings.Cut(what, "=")
+	account, project, both := strings.Cut(where, "/")
+	if !both {
+		account, project = fleetv1.Default, where
 	}
-	if !slices.Contains(auth.Roles(), g.role) {
-		return g, fmt.Errorf("%q: the role %q is none of %s", text, g.role, strings.Join(auth.Roles(), ", "))
+	if g.Grant = (auth.Grant{Account: account, Project: project, Role: role}); !does || g.claim == "" || g.value == "" || account == "" || project == "" || strings.Contains(project, "/") {
+		return g, fmt.Errorf("%q is not of the form CLAIM=VALUE ACCOUNT/PROJECT=ROLE", text)
+	}
+	if !slices.Contains(auth.Roles(), role) {
+		return g, fmt.Errorf("%q: the role %q is none of %s", text, role, strings.Join(auth.Roles(), ", "))
 	}
 	return g, nil
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"slices"
@@ -39,19 +40,22 @@ type Issuer struct {
 	keys     *keySet
 	verifier *oidc.IDTokenVerifier
 	now      func() time.Time
+	log      *slog.Logger
 
 	mu       sync.Mutex
 	verified map[[sha256.Size]byte]verified
 }
 
 type verified struct {
-	caller auth.Caller
+	bearer auth.Bearer
 	until  time.Time
 }
 
 // New makes an issuer of a valid configuration that has one. Its key set is loaded with the first token.
-func New(cfg Config, now func() time.Time) (*Issuer, error) {
-	i := &Issuer{cfg: cfg, now: now, keys: &keySet{from: cfg.Keys, now: now, client: &http.Client{Timeout: loadTimeout, CheckRedirect: noRedirect}}, verified: map[[sha256.Size]byte]verified{}}
+func New(cfg Config, now func() time.Time, log *slog.Logger) (*Issuer, error) {
+	keys := &keySet{from: cfg.Keys, now: now, log: log, loading: make(chan struct{}, 1),
+		client: &http.Client{Timeout: loadTimeout, CheckRedirect: noRedirect}}
+	i := &Issuer{cfg: cfg, now: now, log: log, keys: keys, verified: map[[sha256.Size]byte]verified{}}
 	for _, text := range cfg.Grants {
 		g, err := parseGrant(text)
 		if err != nil {
@@ -69,29 +73,34 @@ func noRedirect(*http.Request, []*http.Request) error {
 	return errors.New("it redirects: name the address where the key set is")
 }
 
-// Caller implements auth.External. The account of the caller is for auth to find out.
-func (i *Issuer) Caller(ctx context.Context, token string) (auth.Caller, error) {
+// Bearer implements auth.External. Whom a token isn't verified of is told nothing but auth's errors: what is wrong with it, or
+// with loading the keys, is in the log alone.
+func (i *Issuer) Bearer(ctx context.Context, token string) (auth.Bearer, error) {
 	if len(token) > maxToken {
-		return auth.Caller{}, auth.ErrUnknownToken
+		return auth.Bearer{}, auth.ErrUnknownToken
 	}
 	sum := sha256.Sum256([]byte(token))
 	i.mu.Lock()
 	known, ok := i.verified[sum]
 	i.mu.Unlock()
 	if ok && i.now().Before(known.until) {
-		return known.caller, nil
+		return known.bearer, nil
 	}
 	found, err := i.verifier.Verify(ctx, token)
 	var expired *oidc.TokenExpiredError
 	switch {
 	case errors.As(err, &expired):
-		return auth.Caller{}, auth.ErrExpired
+		return auth.Bearer{}, auth.ErrExpired
 	case err != nil:
-		return auth.Caller{}, fmt.Errorf("%w: %s", auth.ErrUnknownToken, oneLine(err))
+		i.log.Debug("a token of an external issuer is refused", "error", oneLine(err))
+		if keys, _ := i.keys.current(); len(keys) == 0 {
+			return auth.Bearer{}, auth.ErrNoKeys
+		}
+		return auth.Bearer{}, auth.ErrUnknownToken
 	}
-	caller, err := i.granted(found)
+	bearer, err := i.granted(found)
 	if err != nil {
-		return auth.Caller{}, err
+		return auth.Bearer{}, err
 	}
 	until := i.now().Add(rememberFor)
 	if found.Expiry.Before(until) {
@@ -102,53 +111,33 @@ func (i *Issuer) Caller(ctx context.Context, token string) (auth.Caller, error) 
 	if len(i.verified) >= maxRemembered {
 		clear(i.verified)
 	}
-	i.verified[sum] = verified{caller, until}
-	return caller, nil
+	i.verified[sum] = verified{bearer, until}
+	return bearer, nil
 }
 
-// oneLine keeps what a token says of itself out of log and answer, but for the first words of the reason.
+// oneLine keeps what a token says of itself out of the log, but for the first words of the reason.
 func oneLine(err error) string {
 	text, _, _ := strings.Cut(err.Error(), "\n")
 	return strings.ToValidUTF8(text[:min(len(text), 200)], "")
 }
 
-// granted is who shows a verified token, and what he may.
-func (i *Issuer) granted(token *oidc.IDToken) (auth.Caller, error) {
+// granted is who shows a verified token, and what the grants say of him.
+func (i *Issuer) granted(token *oidc.IDToken) (auth.Bearer, error) {
 	claims := map[string]json.RawMessage{}
 	if err := token.Claims(&claims); err != nil {
-		return auth.Caller{}, fmt.Errorf("%w: its claims can't be read", auth.ErrUnknownToken)
+		return auth.Bearer{}, fmt.Errorf("%w: its claims can't be read", auth.ErrUnknownToken)
 	}
 	user := values(claims[i.cfg.UserClaim])
 	if len(user) != 1 || user[0] == "" || len(user[0]) > maxUser || strings.ContainsFunc(user[0], func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-		return auth.Caller{}, fmt.Errorf("%w: its claim %s is not one word of at most %d characters", auth.ErrUnknownToken, i.cfg.UserClaim, maxUser)
+		return auth.Bearer{}, fmt.Errorf("%w: its claim %s is not one word of at most %d characters", auth.ErrUnknownToken, i.cfg.UserClaim, maxUser)
 	}
-	roles := map[string]string{}
-	var projects []string
+	b := auth.Bearer{Name: "external/" + user[0]}
 	for _, g := range i.grants {
-		if !slices.Contains(values(claims[g.claim]), g.value) {
-			continue
-		}
-		if before, ok := roles[g.project]; !ok {
-			projects = append(projects, g.project)
-			roles[g.project] = g.role
-		} else if slices.Index(auth.Roles(), g.role) < slices.Index(auth.Roles(), before) {
-			roles[g.project] = g.role
+		if slices.Contains(values(claims[g.claim]), g.value) {
+			b.Grants = append(b.Grants, g.Grant)
 		}
 	}
-	if len(projects) == 0 {
-		return auth.Caller{}, auth.ErrNotGranted
-	}
-	slices.SortStableFunc(projects, func(a, b string) int { return everywhere(roles[b]) - everywhere(roles[a]) })
-	c := auth.Caller{Name: "external/" + user[0], User: "external/" + user[0], Project: projects[0], Role: roles[projects[0]]}
-	for _, p := range projects[1:] {
-		c.Scopes = strings.TrimSpace(c.Scopes + " " + p + "=" + roles[p])
-	}
-	return c, nil
-}
-
-// everywhere is 2 or 1 for roles that hold in every project, the mightier first, and 0 for others.
-func everywhere(role string) int {
-	return max(0, 2-slices.Index(auth.Roles(), role))
+	return b, nil
 }
 
 // values are those of a claim that is a text or a list of texts.
@@ -168,64 +157,61 @@ func values(raw json.RawMessage) []string {
 type keySet struct {
 	from   string
 	now    func() time.Time
+	log    *slog.Logger
 	client *http.Client
 
-	loading sync.Mutex // held by the one who loads
+	loading chan struct{} // holds one token while somebody loads
 	mu      sync.Mutex
 	keys    []crypto.PublicKey
-	loaded  time.Time
+	tried   time.Time // when they were last loaded, or couldn't be
 }
 
 // VerifySignature answers the payload of a token that one of the keys has signed.
 func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
-	payload, err := k.verify(ctx, token)
-	if err == nil {
-		return payload, nil
+	keys, of := k.current()
+	payload, err := verify(ctx, keys, token)
+	if err == nil || !k.reload(ctx, of) {
+		return payload, err
 	}
-	if fresh, why := k.reload(ctx); why != nil {
-		return nil, why
-	} else if !fresh {
-		return nil, err
-	}
-	return k.verify(ctx, token)
+	keys, _ = k.current()
+	return verify(ctx, keys, token)
 }
 
-func (k *keySet) verify(ctx context.Context, token string) ([]byte, error) {
-	k.mu.Lock()
-	keys := k.keys
-	k.mu.Unlock()
+func verify(ctx context.Context, keys []crypto.PublicKey, token string) ([]byte, error) {
 	return (&oidc.StaticKeySet{PublicKeys: keys}).VerifySignature(ctx, token)
 }
 
-// reload loads the keys unless that was done lately; fresh says that they were loaded.
-func (k *keySet) reload(ctx context.Context) (fresh bool, _ error) {
-	before := k.since()
-	k.loading.Lock()
-	defer k.loading.Unlock()
-	switch last := k.since(); {
-	case !last.Equal(before):
-		return true, nil // somebody else has, meanwhile
-	case !last.IsZero() && k.now().Sub(last) < reloadAfter:
-		return false, nil
-	}
-	keys, err := k.load(ctx)
+// current answers the keys, and when loading them was last tried.
+func (k *keySet) current() (keys []crypto.PublicKey, tried time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.loaded = k.now()
-	if err != nil {
-		if len(k.keys) > 0 {
-			return false, nil
-		}
-		return false, fmt.Errorf("the issuer's key set can't be loaded: %w", err)
-	}
-	k.keys = keys
-	return true, nil
+	return k.keys, k.tried
 }
 
-func (k *keySet) since() time.Time {
+// reload loads the keys unless those that the caller has seen are new, and says whether there may be others now. One call loads
+// at a time, and those that need other keys as well wait for it.
+func (k *keySet) reload(ctx context.Context, seen time.Time) bool {
+	if !seen.IsZero() && k.now().Sub(seen) < reloadAfter {
+		return false
+	}
+	select {
+	case k.loading <- struct{}{}:
+	case <-ctx.Done():
+		return false
+	}
+	defer func() { <-k.loading }()
+	if _, tried := k.current(); !tried.Equal(seen) {
+		return true // somebody else has tried meanwhile
+	}
+	keys, err := k.load(ctx)
+	if err != nil {
+		k.log.Warn("the key set of the external issuer can't be loaded", "from", k.from, "error", err)
+		keys, _ = k.current()
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.loaded
+	k.keys, k.tried = keys, k.now()
+	return err == nil
 }
 
 func (k *keySet) load(ctx context.Context) ([]crypto.PublicKey, error) {

@@ -1,6 +1,8 @@
 package oidc
 
 import (
+	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -10,17 +12,24 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
 
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/auth"
 )
 
@@ -32,6 +41,19 @@ type issuer struct {
 	*Issuer
 	now  time.Time
 	file string
+	log  lockedBuilder
+}
+
+// lockedBuilder may be written to from any goroutine.
+type lockedBuilder struct {
+	mu sync.Mutex
+	strings.Builder
+}
+
+func (b *lockedBuilder) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Builder.Write(p)
 }
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {
@@ -67,12 +89,12 @@ func newIssuer(t *testing.T) *issuer {
 	i := &issuer{t: t, key: newKey(t), now: start, file: filepath.Join(t.TempDir(), "keys.json")}
 	i.publish(i.key.Public())
 	cfg := Config{Issuer: "https://idp.example.org", Audience: "drover", Keys: i.file, UserClaim: "sub", Grants: []string{
-		"groups=ml team vision=deployer", "groups=ml team speech=viewer", "groups=all vision=viewer", "sub=eva default=operator", "groups=root vision=admin"}}
+		"groups=ml team acme/vision=deployer", "groups=ml team acme/speech=viewer", "groups=all acme/vision=viewer", "sub=eva default=operator", "groups=root acme/vision=admin"}}
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	var err error
-	if i.Issuer, err = New(cfg, func() time.Time { return i.now }); err != nil {
+	if i.Issuer, err = New(cfg, func() time.Time { return i.now }, slog.New(slog.NewTextHandler(&i.log, &slog.HandlerOptions{Level: slog.LevelDebug}))); err != nil {
 		t.Fatal(err)
 	}
 	return i
@@ -110,7 +132,7 @@ func claims(changes ...any) map[string]any {
 	return c
 }
 
-func TestCaller(t *testing.T) {
+func TestBearer(t *testing.T) {
 	i := newIssuer(t)
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -126,17 +148,17 @@ func TestCaller(t *testing.T) {
 	tampered[1] = strings.Split(sign(t, jose.ES256, i.key, claims("groups", "root")), ".")[1]
 	for _, c := range []struct {
 		name, token string
-		who         string // "NAME ROLE PROJECT SCOPES"
+		who         string // "NAME ACCOUNT/PROJECT=ROLE …"
 		err         error
 	}{
-		{"two groups", sign(t, jose.ES256, i.key, claims()), "external/ann deployer vision speech=viewer", nil},
-		{"one group, as text", sign(t, jose.ES256, i.key, claims("groups", "all")), "external/ann viewer vision ", nil},
-		{"by name", sign(t, jose.ES256, i.key, claims("sub", "eva")), "external/eva operator default vision=deployer speech=viewer", nil},
-		{"the mightiest role", sign(t, jose.RS256, rsaKey, claims("groups", []string{"all", "root"})), "external/ann admin vision ", nil},
-		{"among audiences", sign(t, jose.ES256, i.key, claims("aud", []string{"other", "drover"})), "external/ann deployer vision speech=viewer", nil},
-		{"no grant", sign(t, jose.ES256, i.key, claims("groups", []string{"sales"})), "", auth.ErrNotGranted},
-		{"groups of another form", sign(t, jose.ES256, i.key, claims("groups", 7)), "", auth.ErrNotGranted},
-		{"no groups", sign(t, jose.ES256, i.key, claims("groups", nil)), "", auth.ErrNotGranted},
+		{"two groups", sign(t, jose.ES256, i.key, claims()), "external/ann acme/vision=deployer acme/speech=viewer acme/vision=viewer", nil},
+		{"one group, as text", sign(t, jose.ES256, i.key, claims("groups", "all")), "external/ann acme/vision=viewer", nil},
+		{"by name", sign(t, jose.ES256, i.key, claims("sub", "eva")), "external/eva acme/vision=deployer acme/speech=viewer acme/vision=viewer default/default=operator", nil},
+		{"signed by RSA", sign(t, jose.RS256, rsaKey, claims("groups", []string{"all", "root"})), "external/ann acme/vision=viewer acme/vision=admin", nil},
+		{"among audiences", sign(t, jose.ES256, i.key, claims("aud", []string{"other", "drover"}, "groups", "all")), "external/ann acme/vision=viewer", nil},
+		{"no grant", sign(t, jose.ES256, i.key, claims("groups", []string{"sales"})), "external/ann", nil},
+		{"groups of another form", sign(t, jose.ES256, i.key, claims("groups", 7)), "external/ann", nil},
+		{"no groups", sign(t, jose.ES256, i.key, claims("groups", nil)), "external/ann", nil},
 		{"expired", sign(t, jose.ES256, i.key, claims("exp", start.Add(-time.Second).Unix())), "", auth.ErrExpired},
 		{"never expires", sign(t, jose.ES256, i.key, claims("exp", nil)), "", auth.ErrExpired},
 		{"not yet", sign(t, jose.ES256, i.key, claims("nbf", start.Add(time.Hour).Unix())), "", auth.ErrUnknownToken},
@@ -152,8 +174,12 @@ func TestCaller(t *testing.T) {
 		{"two words", sign(t, jose.ES256, i.key, claims("sub", "ann\nadmin")), "", auth.ErrUnknownToken},
 	} {
 		for range 2 { // the second time it may be remembered
-			got, err := i.Caller(t.Context(), c.token)
-			if who := strings.Join([]string{got.Name, got.Role, got.Project, got.Scopes}, " "); c.err == nil && (err != nil || who != c.who || got.User != got.Name) || !errors.Is(err, c.err) {
+			got, err := i.Bearer(t.Context(), c.token)
+			who := got.Name
+			for _, g := range got.Grants {
+				who += " " + g.Account + "/" + g.Project + "=" + g.Role
+			}
+			if who != c.who || !errors.Is(err, c.err) {
 				t.Errorf("%s: %q, %v; want %q, %v", c.name, who, err, c.who, c.err)
 			}
 			if err != nil && strings.ContainsAny(err.Error(), "\n\r") {
@@ -161,15 +187,15 @@ func TestCaller(t *testing.T) {
 			}
 		}
 	}
-	if got := len(i.verified); got != 5 {
+	if got := len(i.verified); got != 8 {
 		t.Errorf("%d tokens are remembered", got)
 	}
 	good := sign(t, jose.ES256, i.key, claims("exp", start.Add(30*time.Second).Unix()))
-	if _, err := i.Caller(t.Context(), good); err != nil {
+	if _, err := i.Bearer(t.Context(), good); err != nil {
 		t.Fatal(err)
 	}
 	i.now = start.Add(31 * time.Second)
-	if _, err := i.Caller(t.Context(), good); !errors.Is(err, auth.ErrExpired) {
+	if _, err := i.Bearer(t.Context(), good); !errors.Is(err, auth.ErrExpired) {
 		t.Errorf("expired while it was remembered: %v", err)
 	}
 }
@@ -179,7 +205,7 @@ func TestKeysChange(t *testing.T) {
 	i := newIssuer(t)
 	old, next := i.key, newKey(t)
 	try := func(key *ecdsa.PrivateKey, user string) error {
-		_, err := i.Caller(t.Context(), sign(t, jose.ES256, key, claims("sub", user)))
+		_, err := i.Bearer(t.Context(), sign(t, jose.ES256, key, claims("sub", user)))
 		return err
 	}
 	if err := try(old, "a"); err != nil {
@@ -228,22 +254,116 @@ func TestKeysOfURL(t *testing.T) {
 	i.keys.from, i.keys.client = srv.URL, srv.Client()
 	broken.Store(true)
 	good := sign(t, jose.ES256, i.key, claims())
-	if _, err := i.Caller(t.Context(), good); err == nil || !strings.Contains(err.Error(), "500") {
+	if _, err := i.Bearer(t.Context(), good); !errors.Is(err, auth.ErrNoKeys) || err.Error() != auth.ErrNoKeys.Error() {
 		t.Errorf("while it is broken: %v", err)
+	}
+	if got := i.log.String(); !strings.Contains(got, "500") || !strings.Contains(got, srv.URL) {
+		t.Errorf("the log doesn't say why:\n%s", got)
 	}
 	broken.Store(false)
 	i.now = i.now.Add(reloadAfter)
-	if _, err := i.Caller(t.Context(), good); err != nil {
+	if _, err := i.Bearer(t.Context(), good); err != nil {
 		t.Errorf("later: %v", err)
 	}
 	for range 100 {
-		if _, err := i.Caller(t.Context(), sign(t, jose.ES256, newKey(t), claims())); err == nil {
+		if _, err := i.Bearer(t.Context(), sign(t, jose.ES256, newKey(t), claims())); err == nil {
 			t.Fatal("a stranger is let in")
 		}
 	}
 	if n := asked.Load(); n != 2 {
 		t.Errorf("the issuer was asked %d times", n)
 	}
+}
+
+// hanging is an issuer that answers with nothing, until a client gives up or it is released.
+type hanging struct {
+	asked   atomic.Int32
+	release chan []byte
+}
+
+func (h *hanging) RoundTrip(r *http.Request) (*http.Response, error) {
+	h.asked.Add(1)
+	select {
+	case <-r.Context().Done():
+		return nil, fmt.Errorf("dial 10.11.12.13: %w", r.Context().Err())
+	case set := <-h.release:
+		return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(bytes.NewReader(set))}, nil
+	}
+}
+
+// TestHangingIssuer: who shows tokens of unknown keys waits for an issuer that doesn't answer, by himself; it is asked once, and
+// he is told nothing of it.
+func TestHangingIssuer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer(t)
+		h := &hanging{release: make(chan []byte)}
+		i.Issuer.now, i.keys.now = time.Now, time.Now
+		i.verifier = oidc.NewVerifier(i.cfg.Issuer, i.keys, &oidc.Config{ClientID: i.cfg.Audience, Now: time.Now, SupportedSigningAlgs: []string{oidc.ES256}})
+		late := time.Now().Add(24 * time.Hour).Unix()
+		signed := func(key *ecdsa.PrivateKey, user string) string {
+			return sign(t, jose.ES256, key, claims("exp", late, "sub", user))
+		}
+		if _, err := i.Bearer(t.Context(), signed(i.key, "first")); err != nil {
+			t.Fatal(err)
+		}
+		i.keys.from, i.keys.client = "https://idp.example.org/keys", &http.Client{Transport: h, Timeout: loadTimeout}
+		time.Sleep(reloadAfter)
+
+		var strangers sync.WaitGroup
+		for range 20 {
+			strangers.Go(func() {
+				began := time.Now()
+				_, err := i.Bearer(t.Context(), signed(newKey(t), "eve"))
+				if !errors.Is(err, auth.ErrUnknownToken) || err.Error() != auth.ErrUnknownToken.Error() || time.Since(began) > loadTimeout {
+					t.Errorf("a stranger, after %v: %v", time.Since(began), err)
+				}
+			})
+		}
+		synctest.Wait()
+		began := time.Now()
+		for n := range 20 {
+			if _, err := i.Bearer(t.Context(), signed(i.key, fmt.Sprint("ann", n))); err != nil {
+				t.Errorf("while strangers wait: %v", err)
+			}
+		}
+		gone, leave := context.WithCancel(t.Context())
+		leave()
+		if _, err := i.Bearer(gone, signed(newKey(t), "eve")); !errors.Is(err, auth.ErrUnknownToken) {
+			t.Errorf("a stranger who has gone: %v", err)
+		}
+		if waited := time.Since(began); waited != 0 {
+			t.Errorf("known keys waited %v for the issuer", waited)
+		}
+		strangers.Wait()
+		for range 100 { // lately enough
+			if _, err := i.Bearer(t.Context(), signed(newKey(t), "eve")); !errors.Is(err, auth.ErrUnknownToken) {
+				t.Error(err)
+			}
+		}
+		if n := h.asked.Load(); n != 1 {
+			t.Errorf("the issuer was asked %d times", n)
+		}
+		if got := i.log.String(); !strings.Contains(got, "10.11.12.13") {
+			t.Errorf("the log doesn't say why:\n%s", got)
+		}
+
+		time.Sleep(reloadAfter)
+		next := newKey(t)
+		var callers sync.WaitGroup
+		for n := range 5 { // all that need the new key have it as soon as the issuer answers
+			callers.Go(func() {
+				if _, err := i.Bearer(t.Context(), signed(next, fmt.Sprint("bob", n))); err != nil {
+					t.Errorf("with a new key: %v", err)
+				}
+			})
+		}
+		synctest.Wait()
+		h.release <- setOf(t, next.Public())
+		callers.Wait()
+		if n := h.asked.Load(); n != 2 {
+			t.Errorf("the issuer was asked %d times", n)
+		}
+	})
 }
 
 func TestValidate(t *testing.T) {
@@ -262,6 +382,9 @@ func TestValidate(t *testing.T) {
 		`"=ann default=viewer" is not`:   func(c *Config) { c.Grants[0] = "=ann default=viewer" },
 		`"sub=ann =viewer" is not`:       func(c *Config) { c.Grants[0] = "sub=ann =viewer" },
 		`oidc.grants[0]: "" is not`:      func(c *Config) { c.Grants[0] = "" },
+		`"sub=ann /vision=viewer" is no`: func(c *Config) { c.Grants[0] = "sub=ann /vision=viewer" },
+		`"sub=ann acme/=viewer" is not`:  func(c *Config) { c.Grants[0] = "sub=ann acme/=viewer" },
+		`"sub=ann a/b/c=viewer" is not`:  func(c *Config) { c.Grants[0] = "sub=ann a/b/c=viewer" },
 		`the role "" is none`:            func(c *Config) { c.Grants[0] = "sub=ann default=" },
 		"https://idp.example.org/k.json": nil,
 	} {
@@ -299,8 +422,11 @@ func FuzzParseKeys(f *testing.F) {
 
 func FuzzParseGrant(f *testing.F) {
 	f.Add("groups=ml team vision=deployer")
+	f.Add("groups=ml team acme/vision=deployer")
 	f.Fuzz(func(t *testing.T, text string) {
-		if g, err := parseGrant(text); err == nil && g.claim+"="+g.value+" "+g.project+"="+g.role != text {
+		g, err := parseGrant(text)
+		short, long := g.claim+"="+g.value+" "+g.Project+"="+g.Role, g.claim+"="+g.value+" "+g.Account+"/"+g.Project+"="+g.Role
+		if err == nil && long != text && (short != text || g.Account != fleetv1.Default) {
 			t.Errorf("%q is read as %+v", text, g)
 		}
 	})
@@ -314,7 +440,7 @@ func FuzzToken(f *testing.F) {
 		if i.keys == nil {
 			i = newIssuer(t).Issuer
 		}
-		if c, err := i.Caller(t.Context(), token); err == nil {
+		if c, err := i.Bearer(t.Context(), token); err == nil {
 			t.Errorf("%q is let in as %+v", token, c)
 		}
 	})

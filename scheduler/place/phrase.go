@@ -190,9 +190,34 @@ func (r *Request) wanted() string {
 func titles(all []*fleetv1.Instance) string {
 	var names []string
 	for _, i := range all {
-		names = append(names, fmt.Sprintf("%s of service %s", i.GetMeta().GetName(), cmp.Or(i.GetSpec().GetServiceName(), i.GetSpec().GetServiceId())))
+		owner := "service " + cmp.Or(i.GetSpec().GetServiceName(), i.GetSpec().GetServiceId())
+		if job := jobOf(i); job != "" {
+			owner = "job " + job
+		}
+		names = append(names, i.GetMeta().GetName()+" of "+owner)
 	}
 	return several(names)
+}
+
+// jobOf is the name of the job whose task an instance is, or empty. The services of jobs are called after them.
+func jobOf(i *fleetv1.Instance) string {
+	if i.GetSpec().GetJobId() == "" {
+		return ""
+	}
+	return cmp.Or(strings.TrimPrefix(i.GetSpec().GetServiceName(), fleetv1.JobServicePrefix), i.GetSpec().GetJobId())
+}
+
+// jobsOf names the jobs that the instances are of; none when one of them isn't of a job.
+func jobsOf(all []*fleetv1.Instance) (jobs []string) {
+	for _, i := range all {
+		job := jobOf(i)
+		if job == "" {
+			return nil
+		}
+		jobs = append(jobs, job)
+	}
+	slices.Sort(jobs)
+	return slices.Compact(jobs)
 }
 
 // several lists names, the first three of many.

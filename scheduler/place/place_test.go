@@ -138,6 +138,11 @@ func TestRemedies(t *testing.T) {
 		return &fleetv1.Instance{Meta: &fleetv1.Meta{Id: name, Name: name}, Desired: &fleetv1.InstanceDesired{State: fleetv1.DesiredRunning},
 			Spec: &fleetv1.InstanceSpec{Node: node, ServiceId: "x", CpuMillis: cpu, DeviceIds: devices}}
 	}
+	task := func(job, node, name string, cpu int64) *fleetv1.Instance {
+		i := on(node, name, cpu)
+		i.Spec.JobId, i.Spec.ServiceName, i.Spec.Flavor = job+"-id", "job."+job, "cpu.4"
+		return i
+	}
 	port := on("a", "web-1", 10)
 	port.Spec.Network, port.Spec.Api = fleetv1.NetworkHost, &fleetv1.ModelAPI{Port: 80, FixedPort: true}
 	for _, c := range []struct {
@@ -152,6 +157,12 @@ func TestRemedies(t *testing.T) {
 		{"fewest", []proto.Message{host("a", 0), host("b", 0), on("a", "s-1", 4000), on("a", "s-2", 4000), on("b", "s-3", 8000)}, Request{CPUMillis: 8000},
 			"it fits if 1 instance (instance s-3 of service x) on b is freed"},
 		{"devices", []proto.Message{host("a", 1), on("a", "s-1", 8000), on("a", "s-2", 10, "a-0")}, Request{Accelerator: gpus(1)}, "it fits if 1 instance (instance s-2 of service x) on a is freed"},
+		{"job", []proto.Message{host("a", 0), task("score", "a", "t-1", 4000), task("score", "a", "t-2", 4000)}, Request{CPUMillis: 8000},
+			"it fits when job score ends: 2 cpu.4 (instances t-1 of job score and t-2 of job score) on a are freed"},
+		{"jobs", []proto.Message{host("a", 0), task("score", "a", "t-1", 4000), task("label", "a", "t-2", 4000)}, Request{CPUMillis: 8000},
+			"it fits when jobs label and score end: 2 cpu.4 (instances t-1 of job score and t-2 of job label) on a are freed"},
+		{"job and service", []proto.Message{host("a", 0), task("score", "a", "t-1", 4000), on("a", "s-1", 4000)}, Request{CPUMillis: 8000},
+			"it fits if 1 cpu.4 and 1 instance (instances s-1 of service x and t-1 of job score) on a are freed"},
 		{"port", []proto.Message{host("a", 0), port}, Request{HostPort: 80}, "it fits if 1 instance (instance web-1 of service x) on a is freed"},
 		{"sick device", []proto.Message{host("a", 1, func(n *fleetv1.Node) { n.Facts.Devices[0].Health = fleetv1.Unhealthy })}, Request{Accelerator: gpus(1)},
 			"it fits on a when device a-0 (1 device unhealthy) is given out again"},

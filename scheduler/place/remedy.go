@@ -99,7 +99,7 @@ func (h *healer) andEnded(ending []*fleetv1.Instance) string {
 	return fmt.Sprintf(" and %s, which %s stopping, %s ended", titles(ending), plural(len(ending), "is", "are"), plural(len(ending), "has", "have"))
 }
 
-// freed is that somebody ends.
+// freed is that somebody ends, as jobs do by themselves.
 func (h *healer) freed() *remedy {
 	r := h.look.request
 	got, ok := h.look.index.clearing(r, func(*fleetv1.Instance) bool { return true }, 0, max(maxFreed, 2*r.members()))
@@ -107,7 +107,11 @@ func (h *healer) freed() *remedy {
 		return nil
 	}
 	out := &remedy{end: slices.Concat(got.ending, got.toll)}
-	out.text = fmt.Sprintf("it fits if %s on %s %s freed", holdings(got.toll), several(nodesOf(got.toll)), plural(len(got.toll), "is", "are")) + h.andEnded(got.ending)
+	out.text = "it fits if "
+	if jobs := jobsOf(got.toll); len(jobs) > 0 {
+		out.text = fmt.Sprintf("it fits when %s%s %s: ", plural(len(jobs), "job ", "jobs "), several(jobs), plural(len(jobs), "ends", "end"))
+	}
+	out.text += fmt.Sprintf("%s on %s %s freed", holdings(got.toll), several(nodesOf(got.toll)), plural(len(got.toll), "is", "are")) + h.andEnded(got.ending)
 	return out
 }
 

@@ -88,7 +88,7 @@ func (l *serviceLoop) specOf(svc *fleetv1.Service, v *fleetv1.ServiceVersion, fl
 		Network: svc.GetSpec().GetNetwork(), Api: api(m.GetApi()), Health: health(m.GetHealth()), Mounts: v.GetMounts(),
 		ReadOnlyRoot: m.GetReadOnlyRoot(), GracePeriodSeconds: defaultGrace,
 		WithdrawSeconds: int32((l.cfg.LookupMaxAge + time.Second - 1) / time.Second),
-		Priority:        v.GetPriority(), Preemptible: v.GetPreemptible(), OnDisconnect: policyOf(svc),
+		Priority:        v.GetPriority(), Preemptible: v.GetPreemptible(), OnDisconnect: policyOf(svc), JobId: svc.GetSpec().GetJobId(),
 	}
 	if s.Network == "" {
 		s.Network = fleetv1.NetworkBridge
@@ -108,7 +108,7 @@ func (w *wish) member(m place.Member) *fleetv1.InstanceSpec {
 		CpuMillis: b.CpuMillis, MemoryBytes: b.MemoryBytes, DiskBytes: b.DiskBytes, Limits: b.Limits,
 		Network: b.Network, Api: b.Api, Health: b.Health, Mounts: b.Mounts, ReadOnlyRoot: b.ReadOnlyRoot,
 		GracePeriodSeconds: b.GracePeriodSeconds, WithdrawSeconds: b.WithdrawSeconds, Priority: b.Priority, Preemptible: b.Preemptible,
-		OnDisconnect: b.OnDisconnect, Node: m.Node, DeviceIds: m.DeviceIDs, DeviceModels: m.DeviceModels,
+		OnDisconnect: b.OnDisconnect, JobId: b.JobId, Node: m.Node, DeviceIds: m.DeviceIDs, DeviceModels: m.DeviceModels,
 	}
 }
 

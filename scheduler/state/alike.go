@@ -173,7 +173,7 @@ func copySpec(s *fleetv1.InstanceSpec) *fleetv1.InstanceSpec {
 		MemoryBytes: s.GetMemoryBytes(), DiskBytes: s.GetDiskBytes(), Limits: s.GetLimits(), Network: s.GetNetwork(), Api: s.GetApi(),
 		Health: s.GetHealth(), Mounts: s.GetMounts(), ReadOnlyRoot: s.GetReadOnlyRoot(), GracePeriodSeconds: s.GetGracePeriodSeconds(),
 		WithdrawSeconds: s.GetWithdrawSeconds(), Epoch: s.GetEpoch(), Priority: s.GetPriority(), Preemptible: s.GetPreemptible(),
-		Gang: s.GetGang(), DeviceModels: s.GetDeviceModels(), OnDisconnect: s.GetOnDisconnect(),
+		Gang: s.GetGang(), DeviceModels: s.GetDeviceModels(), OnDisconnect: s.GetOnDisconnect(), JobId: s.GetJobId(),
 	}
 	if unknown := s.ProtoReflect().GetUnknown(); len(unknown) > 0 {
 		c.ProtoReflect().SetUnknown(unknown)

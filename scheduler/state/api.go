@@ -8,7 +8,7 @@ import (
 )
 
 // Key names one object: its kind and its store key. The key of a node, flavor, pool, token, join token, certificate,
-// cluster, account, project and user is its name, of a key the access key; of an app "project/name"; of a scheduler its ID; of a quota its project; of a service "project/name"; of a model "project/name@version"; of an instance its ID.
+// cluster, account, project and user is its name, of a key the access key; of an app and a job "project/name"; of a job's ledger the job's ID; of a storage key "project/scheme"; of a scheduler its ID; of a quota its project; of a service "project/name"; of a model "project/name@version"; of an instance its ID.
 type Key struct{ Kind, Key string }
 
 // Change is one object that an applied command touched. Before or After is nil when it was made or
@@ -94,9 +94,9 @@ type ReadView interface {
 	Certificate(role, name string) *fleetv1.Certificate
 	Certificates() []*fleetv1.Certificate
 
-	// Request is the remembered request of this ID, or nil: the API answers a repeated request from it
-	// before it looks at what the object's state allows.
-	Request(id string) *fleetv1.RequestRecord
+	// Request is the remembered request of this ID in a scope, else the one without a scope, or nil: the API answers a
+	// repeated request from it before it looks at what the object's state allows. SameRequest says whether it counts.
+	Request(scope, id string) *fleetv1.RequestRecord
 
 	Node(nameOrID string) *fleetv1.Node
 	Nodes() []*fleetv1.Node
@@ -132,6 +132,16 @@ type ReadView interface {
 	Services(project string) []*fleetv1.Service
 	// OwnedServices is how many services the user has made.
 	OwnedServices(user string) int
+
+	// Job finds by name, or by ID.
+	Job(project, nameOrID string) *fleetv1.Job
+	JobByID(id string) *fleetv1.Job
+	// Jobs with an empty project are everyone's.
+	Jobs(project string) []*fleetv1.Job
+	JobLedger(jobID string) *fleetv1.JobLedger
+	StorageKey(project, scheme string) *fleetv1.StorageKey
+	// StorageKeys with an empty project are everyone's.
+	StorageKeys(project string) []*fleetv1.StorageKey
 
 	// Instance finds by ID, or by name, which ends as the ID begins.
 	Instance(idOrName string) *fleetv1.Instance

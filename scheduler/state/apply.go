@@ -15,12 +15,21 @@ import (
 
 // CommandVersion is the newest Command.introduced that this version of the program can apply. Write,
 // Plan and Report came with version 1, Reports with version 2, join tokens, certificates and
-// schedulers in a Write with version 3, tenants and what credentials they have, and what a Write needs, with version 4.
-const CommandVersion = 4
+// schedulers in a Write with version 3, tenants and what credentials they have, and what a Write needs, with version 4,
+// jobs, JobCommit and the scope of a request ID with version 5.
+const CommandVersion = 5
 
 // Introduced is the command version that introduced the command's type of op, or of the objects that it writes; 0 for
 // one that this version doesn't know. Proposers put it into Command.introduced.
 func Introduced(cmd *fleetv1.Command) uint32 {
+	version := opIntroduced(cmd)
+	if version > 0 && cmd.GetRequestScope() != "" {
+		version = max(version, 5)
+	}
+	return version
+}
+
+func opIntroduced(cmd *fleetv1.Command) uint32 {
 	switch op := cmd.GetOp().(type) {
 	case *fleetv1.Command_Write:
 		version := uint32(1)
@@ -30,7 +39,10 @@ func Introduced(cmd *fleetv1.Command) uint32 {
 		for _, m := range op.Write.GetMutations() {
 			version = max(version, kindIntroduced(m.GetDelete().GetKind()), kindIntroduced(KeyOf(m.GetPut()).Kind))
 			if t := m.GetPut().GetToken(); t.GetUser() != "" || len(t.GetScopes()) > 0 || t.GetExpireTime() != nil || t.GetLastUsedTime() != nil {
-				version = 4 // an older program lets the token in for ever
+				version = max(version, 4) // an older program lets the token in for ever
+			}
+			if m.GetPut().GetService().GetSpec().GetJobId() != "" {
+				version = 5 // an older program shows it to clients
 			}
 		}
 		return version
@@ -38,6 +50,8 @@ func Introduced(cmd *fleetv1.Command) uint32 {
 		return 1
 	case *fleetv1.Command_Reports:
 		return 2
+	case *fleetv1.Command_JobCommit:
+		return 5
 	}
 	return 0
 }
@@ -48,6 +62,8 @@ func kindIntroduced(kind string) uint32 {
 		return 3
 	case fleetv1.KindAccount, fleetv1.KindProject, fleetv1.KindUser, fleetv1.KindKey, fleetv1.KindApp:
 		return 4
+	case fleetv1.KindJob, fleetv1.KindJobLedger, fleetv1.KindStorageKey:
+		return 5
 	}
 	return 1
 }
@@ -155,13 +171,15 @@ func (a *applying) command(cmd *fleetv1.Command) Result {
 		return result
 	}
 	if id := cmd.GetRequestId(); id != "" {
-		if r := a.Request(id); r != nil && !a.forgotten(r) {
-			if !bytes.Equal(r.GetDigest(), cmd.GetRequestDigest()) {
-				result.Rejections = []Rejection{{Reason: RejectRequestBody, Detail: fmt.Sprintf(
-					"request ID %q was used for another request", id)}}
-				return result
-			}
+		r, same := SameRequest(a, cmd.GetRequestScope(), id, cmd.GetRequestDigest())
+		switch {
+		case r == nil || a.forgotten(r):
+		case same:
 			return Result{Index: r.GetIndex(), Repeated: true}
+		default:
+			result.Rejections = []Rejection{{Reason: RejectRequestBody, Detail: fmt.Sprintf(
+				"request ID %q was used for another request", id)}}
+			return result
 		}
 	}
 	switch op := cmd.GetOp().(type) {
@@ -178,8 +196,21 @@ func (a *applying) command(cmd *fleetv1.Command) Result {
 		for _, r := range op.Reports.GetReports() {
 			a.report(r)
 		}
+	case *fleetv1.Command_JobCommit:
+		result.Rejections = a.jobCommit(op.JobCommit)
 	}
 	return result
+}
+
+// SameRequest is what is remembered of a request ID in a scope, or nil, and whether that was the request of this digest.
+// A record without a scope is an older program's: it counts for who sends the same request again, and for nobody else.
+func SameRequest(v ReadView, scope, id string, digest []byte) (r *fleetv1.RequestRecord, same bool) {
+	r = v.Request(scope, id)
+	same = bytes.Equal(r.GetDigest(), digest)
+	if !same && r.GetScope() != scope {
+		return nil, false
+	}
+	return r, same
 }
 
 // forgotten says that a record is too old to count, whether it has been pruned or not.
@@ -189,8 +220,8 @@ func (a *applying) forgotten(r *fleetv1.RequestRecord) bool {
 
 // remember stores the command's request ID and prunes those that are too old or too many.
 func (a *applying) remember(cmd *fleetv1.Command) {
-	r := &fleetv1.RequestRecord{Id: cmd.GetRequestId(), Digest: cmd.GetRequestDigest(), Time: a.time, Index: a.index}
-	if old, ok := a.t.requests.Set(r.GetId(), r); ok {
+	r := &fleetv1.RequestRecord{Id: cmd.GetRequestId(), Scope: cmd.GetRequestScope(), Digest: cmd.GetRequestDigest(), Time: a.time, Index: a.index}
+	if old, ok := a.t.requests.Set(requestKey(r.GetScope(), r.GetId()), r); ok {
 		a.t.requestsByAge.Delete(requestAge(old))
 	}
 	a.t.requestsByAge.Set(requestAge(r), r)
@@ -199,7 +230,7 @@ func (a *applying) remember(cmd *fleetv1.Command) {
 		if a.t.requests.Len() <= requestCountLimit && !a.forgotten(oldest) {
 			return
 		}
-		a.t.requests.Delete(oldest.GetId())
+		a.t.requests.Delete(requestKey(oldest.GetScope(), oldest.GetId()))
 		a.t.requestsByAge.Delete(age)
 	}
 }

@@ -271,7 +271,7 @@ func TestRequestIDs(t *testing.T) {
 		t.Errorf("repeated: %+v", r)
 	}
 	f.refused(request(3, "two", 2), RejectRequestBody, `"r"`)
-	if f.View().Request("r").GetIndex() != first {
+	if f.View().Request("", "r").GetIndex() != first {
 		t.Error("the request isn't remembered")
 	}
 	day := int64(24 * 3600)

@@ -23,6 +23,9 @@
 // reaped: nothing is placed in their room by the same part. A Report touches nothing but the observed part of
 // instances that its node holds. A device never gets a second holder, whoever asks.
 //
+// A JobCommit changes one job's ledger: each chunk of items is applied or refused by itself, and refused when an item of it
+// is committed already. That is the fence between two tasks that both believe they have the items.
+//
 // # One writer for each field
 //
 // A Node has three writers: the API (spec), the session (facts), the liveness loop (status). Each reads
@@ -70,11 +73,15 @@
 // logs of older programs hold objects of projects that nobody has made. What a credential shows is an index, so that
 // authentication costs a look-up.
 //
+// An app names its services and holds their IDs. IDs aren't used again, so the deletion of a service ends what binds apps to
+// it without a write, and apps don't keep services from being deleted.
+//
 // # Request IDs
 //
 // The request ID of a command that had an effect is remembered for 24 hours (by the commands' times) and
 // 100,000 of them at most. The same ID with the same digest answers with the first one's index; with
-// another digest it is refused. A refused Write isn't remembered: it may be tried again.
+// another digest it is refused. An ID is its account's and project's (Command.request_scope): that of a stranger neither
+// collides nor tells anything. One that an older program has remembered has no scope, and answers its own digest alone. A refused Write isn't remembered: it may be tried again.
 //
 // # Memory and speed
 //

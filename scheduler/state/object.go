@@ -9,7 +9,8 @@ import (
 )
 
 // ObjectOf wraps one of the stored messages (Cluster, Token, Node, Flavor, Pool, Quota, Model,
-// Service, Instance, JoinToken, Certificate, Scheduler, Account, Project, User, Key, App). Any other message gives an Object without a kind, which Apply refuses.
+// Service, Instance, JoinToken, Certificate, Scheduler, Account, Project, User, Key, App, Job, JobLedger, StorageKey).
+// Any other message gives an Object without a kind, which Apply refuses.
 func ObjectOf(m proto.Message) *fleetv1.Object {
 	switch m := m.(type) {
 	case *fleetv1.Cluster:
@@ -46,6 +47,12 @@ func ObjectOf(m proto.Message) *fleetv1.Object {
 		return &fleetv1.Object{Kind: &fleetv1.Object_Key{Key: m}}
 	case *fleetv1.App:
 		return &fleetv1.Object{Kind: &fleetv1.Object_App{App: m}}
+	case *fleetv1.Job:
+		return &fleetv1.Object{Kind: &fleetv1.Object_Job{Job: m}}
+	case *fleetv1.JobLedger:
+		return &fleetv1.Object{Kind: &fleetv1.Object_JobLedger{JobLedger: m}}
+	case *fleetv1.StorageKey:
+		return &fleetv1.Object{Kind: &fleetv1.Object_StorageKey{StorageKey: m}}
 	}
 	return &fleetv1.Object{}
 }
@@ -86,6 +93,17 @@ func SchedulerKey(id string) Key { return Key{fleetv1.KindScheduler, id} }
 // AppKey is the store key of an app.
 func AppKey(project, name string) Key { return Key{fleetv1.KindApp, project + "/" + name} }
 
+// JobKey is the store key of a job.
+func JobKey(project, name string) Key { return Key{fleetv1.KindJob, project + "/" + name} }
+
+// JobLedgerKey is the store key of the ledger of the job with the ID.
+func JobLedgerKey(id string) Key { return Key{fleetv1.KindJobLedger, id} }
+
+// StorageKeyKey is the store key of the access key that a project has for a scheme of URLs.
+func StorageKeyKey(project, scheme string) Key {
+	return Key{fleetv1.KindStorageKey, project + "/" + scheme}
+}
+
 // KeyOf is the object's kind and store key; both are empty when the object has no kind.
 func KeyOf(o *fleetv1.Object) Key {
 	m := metaOf(o)
@@ -124,6 +142,12 @@ func KeyOf(o *fleetv1.Object) Key {
 		return Key{fleetv1.KindKey, m.GetName()}
 	case *fleetv1.Object_App:
 		return AppKey(m.GetProject(), m.GetName())
+	case *fleetv1.Object_Job:
+		return JobKey(m.GetProject(), m.GetName())
+	case *fleetv1.Object_JobLedger:
+		return JobLedgerKey(m.GetId())
+	case *fleetv1.Object_StorageKey:
+		return StorageKeyKey(m.GetProject(), m.GetName())
 	}
 	return Key{}
 }
@@ -165,6 +189,12 @@ func metaOf(o *fleetv1.Object) *fleetv1.Meta {
 		return k.Key.GetMeta()
 	case *fleetv1.Object_App:
 		return k.App.GetMeta()
+	case *fleetv1.Object_Job:
+		return k.Job.GetMeta()
+	case *fleetv1.Object_JobLedger:
+		return k.JobLedger.GetMeta()
+	case *fleetv1.Object_StorageKey:
+		return k.StorageKey.GetMeta()
 	}
 	return nil
 }

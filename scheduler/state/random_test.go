@@ -121,7 +121,9 @@ func baseCommands() []*fleetv1.Command {
 func randomCommand(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
 	node, service := fmt.Sprint("n", 1+r.IntN(2)), string(rune('a'+r.IntN(2)))
 	var c *fleetv1.Command
-	switch r.IntN(10) {
+	switch r.IntN(11) {
+	case 10:
+		c = randomJob(r, i, v)
 	case 9:
 		c = writeCommand(int64(i), randomOwner(r, v))
 	case 6:
@@ -180,6 +182,7 @@ func randomCommand(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
 		c = writeCommand(int64(i), Put(expect, n))
 	}
 	if r.IntN(2) == 0 {
+		c.RequestScope = []string{"", "a/p", "b/p"}[r.IntN(3)]
 		c.RequestId, c.RequestDigest = fmt.Sprint("r", r.IntN(20)), []byte{byte(r.IntN(2))}
 	}
 	c.Time = at(int64(i) * 3600)
@@ -264,6 +267,28 @@ func randomTenant(r *rand.Rand, v ReadView) *fleetv1.Mutation {
 }
 
 // randomIdentity writes or deletes a join token or a certificate.
+// randomJob makes or deletes a job with its ledger, or moves it on.
+func randomJob(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
+	job := testJob("j")
+	job.Spec = &fleetv1.JobSpec{Pool: "p", Model: "m", ModelVersion: "0.0.1", Flavor: "f"}
+	if stored := v.Job("default", "j"); stored == nil {
+		return writeCommand(int64(i), Put(0, job), Put(0, testLedger("j")))
+	} else if l := v.JobLedger("id-j"); r.IntN(20) == 0 {
+		return writeCommand(int64(i), Delete(stored.GetMeta().GetRevision(), JobKey("default", "j")), Delete(l.GetMeta().GetRevision(), JobLedgerKey("id-j")))
+	}
+	from, task := r.Int64N(200), string(rune('a'+r.IntN(3)))
+	c := commitCommand(&fleetv1.JobCommit{JobId: "id-j", Chunks: []*fleetv1.Chunk{testChunk(from, from+1+r.Int64N(9), task)}, Events: []*fleetv1.Event{{Reason: "JobMoved"}}})
+	switch r.IntN(4) {
+	case 0:
+		c.GetJobCommit().Parts = []*fleetv1.InputPart{{From: v.JobLedger("id-j").GetItems(), Items: 1 + r.Int64N(20), Object: "o"}}
+	case 1:
+		c.GetJobCommit().Seal = []string{task}
+	case 2:
+		c.GetJobCommit().Written = []*fleetv1.Manifest{{Task: task, Number: r.Int32N(3)}}
+	}
+	return c
+}
+
 func randomIdentity(r *rand.Rand, v ReadView) *fleetv1.Mutation {
 	if r.IntN(2) == 0 {
 		old := v.Certificate(fleetv1.RoleAgent, "n1").GetMeta().GetRevision()

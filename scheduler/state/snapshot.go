@@ -173,11 +173,11 @@ func readSnapshot(r io.Reader, words *alike) (*tables, error) {
 			}
 			err = a.restoreObject(k.Object)
 		case *fleetv1.SnapshotRecord_Request:
-			if k.Request.GetId() == "" || a.Request(k.Request.GetId()) != nil {
+			if k.Request.GetId() == "" || get(a.t.requests, requestKey(k.Request.GetScope(), k.Request.GetId())) != nil {
 				err = fmt.Errorf("%w: request ID %q is missing or there twice", ErrSnapshot, k.Request.GetId())
 				break
 			}
-			a.t.requests.Set(k.Request.GetId(), k.Request)
+			a.t.requests.Set(requestKey(k.Request.GetScope(), k.Request.GetId()), k.Request)
 			a.t.requestsByAge.Set(requestAge(k.Request), k.Request)
 		default:
 			if newer {

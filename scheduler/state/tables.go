@@ -15,6 +15,7 @@ func objectKinds() []string {
 		fleetv1.KindCluster, fleetv1.KindToken, fleetv1.KindNode, fleetv1.KindFlavor, fleetv1.KindPool, fleetv1.KindQuota,
 		fleetv1.KindModel, fleetv1.KindService, fleetv1.KindInstance, fleetv1.KindJoinToken, fleetv1.KindCertificate,
 		fleetv1.KindScheduler, fleetv1.KindAccount, fleetv1.KindProject, fleetv1.KindUser, fleetv1.KindKey, fleetv1.KindApp,
+		fleetv1.KindJob, fleetv1.KindJobLedger, fleetv1.KindStorageKey,
 	}
 }
 
@@ -31,9 +32,11 @@ type tables struct {
 	cluster, tokens, nodes, flavors, pools, quotas, models, services, instances *table[*fleetv1.Object]
 	joinTokens, certificates, schedulers                                        *table[*fleetv1.Object]
 	accounts, projects, users, keys, apps                                       *table[*fleetv1.Object]
+	jobs, jobLedgers, storageKeys                                               *table[*fleetv1.Object]
 
 	nodeNames   *table[string]   // by meta.id
 	serviceKeys *table[string]   // by meta.id
+	jobKeys     *table[string]   // by meta.id
 	tokenNames  *table[string]   // by secret_sha256
 	appKeys     *table[string]   // by app_key, and by the SHA-256 of each code
 	ofService   *table[*roster]  // by the service's meta.id
@@ -43,7 +46,7 @@ type tables struct {
 	projectUse *table[*projectUse]
 	owned      *table[int] // how many services each user has made
 
-	requests      *table[*fleetv1.RequestRecord] // by ID
+	requests      *table[*fleetv1.RequestRecord] // by requestKey
 	requestsByAge *table[*fleetv1.RequestRecord] // by time, then Raft index
 }
 
@@ -67,6 +70,7 @@ func newTables() *tables {
 		cluster: object(), tokens: object(), nodes: object(), flavors: object(), pools: object(), quotas: object(), models: object(),
 		services: object(), instances: object(), joinTokens: object(), certificates: object(), schedulers: object(),
 		accounts: object(), projects: object(), users: object(), keys: object(), apps: object(), appKeys: name(),
+		jobs: object(), jobLedgers: object(), storageKeys: object(), jobKeys: name(),
 		nodeNames: name(), serviceKeys: name(), tokenNames: name(),
 		ofService: btree.NewMap[string, *roster](degree), gangs: btree.NewMap[string, []string](degree),
 		nodeUse: btree.NewMap[string, *nodeUse](degree), projectUse: btree.NewMap[string, *projectUse](degree), owned: btree.NewMap[string, int](degree),
@@ -77,10 +81,11 @@ func newTables() *tables {
 // copy answers tables that may be changed. It is for the store's writer alone.
 func (t *tables) copy() *tables {
 	return &tables{
-		index: t.index, writer: t.writer, cluster: t.cluster.Copy(), tokens: t.tokens.Copy(), nodes: t.nodes.Copy(), flavors: t.flavors.Copy(),
+		index: t.index, introduced: t.introduced, writer: t.writer, cluster: t.cluster.Copy(), tokens: t.tokens.Copy(), nodes: t.nodes.Copy(), flavors: t.flavors.Copy(),
 		pools: t.pools.Copy(), quotas: t.quotas.Copy(), models: t.models.Copy(), services: t.services.Copy(), instances: t.instances.Copy(),
 		joinTokens: t.joinTokens.Copy(), certificates: t.certificates.Copy(), schedulers: t.schedulers.Copy(),
 		accounts: t.accounts.Copy(), projects: t.projects.Copy(), users: t.users.Copy(), keys: t.keys.Copy(), apps: t.apps.Copy(), appKeys: t.appKeys.Copy(),
+		jobs: t.jobs.Copy(), jobLedgers: t.jobLedgers.Copy(), storageKeys: t.storageKeys.Copy(), jobKeys: t.jobKeys.Copy(),
 		nodeNames: t.nodeNames.Copy(), serviceKeys: t.serviceKeys.Copy(), tokenNames: t.tokenNames.Copy(), ofService: t.ofService.Copy(),
 		gangs: t.gangs.Copy(), nodeUse: t.nodeUse.Copy(), projectUse: t.projectUse.Copy(), owned: t.owned.Copy(), requests: t.requests.Copy(), requestsByAge: t.requestsByAge.Copy(),
 	}
@@ -123,6 +128,12 @@ func (t *tables) of(kind string) *table[*fleetv1.Object] {
 		return t.keys
 	case fleetv1.KindApp:
 		return t.apps
+	case fleetv1.KindJob:
+		return t.jobs
+	case fleetv1.KindJobLedger:
+		return t.jobLedgers
+	case fleetv1.KindStorageKey:
+		return t.storageKeys
 	}
 	return nil
 }
@@ -153,6 +164,8 @@ func (t *tables) set(key Key, o *fleetv1.Object) (before *fleetv1.Object) {
 		t.setOwner(before.GetService(), o.GetService())
 	case fleetv1.KindToken:
 		refer(t.tokenNames, key.Key, string(before.GetToken().GetSecretSha256()), string(o.GetToken().GetSecretSha256()))
+	case fleetv1.KindJob:
+		refer(t.jobKeys, key.Key, before.GetJob().GetMeta().GetId(), o.GetJob().GetMeta().GetId())
 	case fleetv1.KindApp:
 		t.referApp(key.Key, before.GetApp(), o.GetApp())
 	case fleetv1.KindInstance:
@@ -188,7 +201,11 @@ func (t *tables) roster(service string) *roster {
 	return mine
 }
 
+// setOwner counts the services of users; those of jobs are the jobs' affair.
 func (t *tables) setOwner(before, after *fleetv1.Service) {
+	if before.GetSpec().GetJobId() != "" || after.GetSpec().GetJobId() != "" {
+		return
+	}
 	from, to := before.GetMeta().GetCreatedBy(), after.GetMeta().GetCreatedBy()
 	if before != nil && after != nil && from == to {
 		return
@@ -229,6 +246,9 @@ func refer(keys *table[string], key, before, after string) {
 		keys.Set(after, key)
 	}
 }
+
+// requestKey is that of a request ID in a scope: no scope has a zero byte.
+func requestKey(scope, id string) string { return id + "\x00" + scope }
 
 // requestAge sorts requests by time, those of one time by Raft index.
 func requestAge(r *fleetv1.RequestRecord) string {

@@ -70,10 +70,7 @@ func (v view) App(project, name string) *fleetv1.App {
 func (v view) AppAt(key Key) *fleetv1.App { return get(v.t.apps, key.Key).GetApp() }
 
 func (v view) Apps(project string) []*fleetv1.App {
-	if project != "" {
-		project += "/"
-	}
-	return list(v.t.apps, (*fleetv1.Object).GetApp, project)
+	return list(v.t.apps, (*fleetv1.Object).GetApp, inProject(project))
 }
 
 func (v view) AppByKey(appKey string) *fleetv1.App {
@@ -149,6 +146,12 @@ func UserOfProject(v ReadView, name string) string {
 	}
 	if s := v.Apps(name); len(s) > 0 {
 		return "app " + s[0].GetMeta().GetName() + " is in it"
+	}
+	if j := v.Jobs(name); len(j) > 0 {
+		return "job " + j[0].GetMeta().GetName() + " is in it"
+	}
+	if k := v.StorageKeys(name); len(k) > 0 {
+		return "it has a key for " + k[0].GetMeta().GetName() + " storage"
 	}
 	if v.Quota(name) != nil {
 		return "it has a quota"

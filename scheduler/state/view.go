@@ -220,11 +220,7 @@ func (v view) ServiceByID(id string) *fleetv1.Service {
 }
 
 func (v view) Services(project string) []*fleetv1.Service {
-	prefix := ""
-	if project != "" {
-		prefix = project + "/"
-	}
-	return list(v.t.services, (*fleetv1.Object).GetService, prefix)
+	return list(v.t.services, (*fleetv1.Object).GetService, inProject(project))
 }
 
 func (v view) OwnedServices(user string) int { return get(v.t.owned, user) }
@@ -278,4 +274,9 @@ func (v view) InstancesOnNode(node string) []*fleetv1.Instance {
 	return nil
 }
 
-func (v view) Request(id string) *fleetv1.RequestRecord { return get(v.t.requests, id) }
+func (v view) Request(scope, id string) *fleetv1.RequestRecord {
+	if r := get(v.t.requests, requestKey(scope, id)); r != nil {
+		return r
+	}
+	return get(v.t.requests, requestKey("", id))
+}

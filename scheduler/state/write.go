@@ -60,6 +60,10 @@ func (a *applying) writePut(expect uint64, put *fleetv1.Object) (RejectReason, s
 		if missing := a.missing(k.Service, before.GetService()); missing != "" {
 			return RejectNotFound, fmt.Sprintf("service %s needs %s, which does not exist", key.Key, missing)
 		}
+	case *fleetv1.Object_Job:
+		if missing := a.missingOfJob(k.Job, before.GetJob()); missing != "" {
+			return RejectNotFound, fmt.Sprintf("job %s needs %s, which does not exist", key.Key, missing)
+		}
 	case *fleetv1.Object_Instance:
 		if reason, detail := a.devicesFree(k.Instance); reason != "" {
 			return reason, detail
@@ -178,6 +182,20 @@ func (a *applying) user(o *fleetv1.Object) string {
 	return a.userOfTenant(o)
 }
 
+// missingOfJob is missing for a job.
+func (a *applying) missingOfJob(j, before *fleetv1.Job) string {
+	spec := j.GetSpec()
+	return a.missing(&fleetv1.Service{Meta: j.GetMeta(), Spec: versionOfJob(spec)}, &fleetv1.Service{Spec: versionOfJob(before.GetSpec())})
+}
+
+// versionOfJob is what a job refers to, as a service would.
+func versionOfJob(spec *fleetv1.JobSpec) *fleetv1.ServiceSpec {
+	if spec == nil {
+		return nil
+	}
+	return &fleetv1.ServiceSpec{Pool: spec.GetPool(), Versions: []*fleetv1.ServiceVersion{{Model: spec.GetModel(), ModelVersion: spec.GetModelVersion(), Flavor: spec.GetFlavor()}}}
+}
+
 func anyVersion(uses func(*fleetv1.Service, *fleetv1.ServiceVersion) bool) func(*fleetv1.Service) bool {
 	return func(s *fleetv1.Service) bool {
 		for _, v := range s.GetSpec().GetVersions() {
@@ -193,6 +211,11 @@ func (a *applying) userOf(service func(*fleetv1.Service) bool, instance func(*fl
 	for _, s := range a.Services("") {
 		if service(s) {
 			return "service " + s.GetMeta().GetProject() + "/" + s.GetMeta().GetName() + " uses it"
+		}
+	}
+	for _, j := range a.Jobs("") {
+		if service(&fleetv1.Service{Meta: j.GetMeta(), Spec: versionOfJob(j.GetSpec())}) {
+			return "job " + j.GetMeta().GetProject() + "/" + j.GetMeta().GetName() + " uses it"
 		}
 	}
 	for _, i := range toRun(a.Instances()) {

@@ -30,8 +30,8 @@ var layers = map[string][]string{
 	"runtime/containerd":  {"=runtime", "runtime/logfile", "registry"},
 	"devices":             {"proto"},
 
-	"agent":     {"=runtime", "runtime/logfile", "=devices", "batch", "=storage", "identity", "proto"},
-	"scheduler": {"registry", "batch", "=storage", "identity", "proto"},
+	"agent":     {"=runtime", "runtime/logfile", "=devices", "=storage", "batch", "identity", "proto"},
+	"scheduler": {"registry", "=storage", "batch", "identity", "proto"},
 
 	"scheduler/state":     {"proto"},
 	"scheduler/place":     {"scheduler/state", "proto"},
@@ -53,7 +53,7 @@ var layers = map[string][]string{
 	"examples":      {},
 	"examples/demo": {"examples/iris", "client", "proto"},
 	"scripts":       {},
-	"test":          {"signature", "batch", "agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "storage", "cmd"},
+	"test":          {"signature", "storage", "batch", "agent", "scheduler", "client", "identity", "proto", "registry", "systemd", "runtime", "devices", "cmd"},
 }
 
 // implementations are chosen in cmd; everything else sees the interface beside them.

@@ -220,7 +220,7 @@ func (b *bench) lookups() {
 	defer func() { b.must(stop()) }()
 	var loads [2]*load
 	for i, server := range []string{b.m.SchedulerHTTP(), addr} {
-		loads[i], err = newLoad(b.t.Context(), server, strings.TrimPrefix(url, base), token, connections)
+		loads[i], err = newLoad(b.t.Context(), server, strings.TrimPrefix(url, base), tokenHeader(token), connections)
 		b.must(err)
 		b.t.Cleanup(func() { _ = loads[i].Close() })
 	}

@@ -34,9 +34,15 @@ type load struct {
 	conns   []net.Conn
 }
 
-// newLoad connects, and learns the answer's length from a first request on each connection.
-func newLoad(ctx context.Context, addr, path, token string, connections int) (*load, error) {
-	l := &load{addr: addr, request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nX-Auth-Token: %s\r\nUser-Agent: bench\r\n\r\n", path, addr, token)}
+// newLoad connects, and learns the answer's length from a first request on each connection. The header says who asks.
+func newLoad(ctx context.Context, addr, path string, header http.Header, connections int) (*load, error) {
+	var request bytes.Buffer
+	fmt.Fprintf(&request, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\n", path, addr)
+	if err := header.Write(&request); err != nil {
+		return nil, err
+	}
+	request.WriteString("\r\n")
+	l := &load{addr: addr, request: request.Bytes()}
 	for range connections {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 		if err != nil {

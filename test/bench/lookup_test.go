@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -23,6 +25,8 @@ import (
 
 	"github.com/drover-fleet/drover/client"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/signature"
+	"github.com/drover-fleet/drover/test/machine"
 )
 
 const (
@@ -40,7 +44,7 @@ func TestLookupFigures(t *testing.T) {
 	groups := []struct {
 		name    string
 		measure func()
-	}{{"changing", b.changing}, {"watches over HTTPS", b.watchesHTTPS}, {"watches over gRPC", b.watchesGRPC}}
+	}{{"changing", b.changing}, {"unhealthy", b.unhealthy}, {"watches over HTTPS", b.watchesHTTPS}, {"watches over gRPC", b.watchesGRPC}}
 	measured := 0
 	for _, group := range groups {
 		t.Run(group.name, func(t *testing.T) {
@@ -128,8 +132,10 @@ func (b *bench) changing() {
 	b.must(err)
 	addr, stop, err := startBare(b.t.TempDir(), answer)
 	b.must(err)
-	for _, conns := range []int{64, 1000} {
-		b.besideBare(c, []string{c.leader.cfg.HTTPAddr, addr}, strings.TrimPrefix(url, base), conns)
+	signed, err := signedHeader(ctx, c.client, url)
+	b.must(err)
+	for _, l := range []lookups{{"a token", tokenHeader(c.token), 64, 0.7}, {"a token", tokenHeader(c.token), 1000, 0.7}, {"a signature", signed, 64, 0}} {
+		b.besideBare(c, []string{c.leader.cfg.HTTPAddr, addr}, strings.TrimPrefix(url, base), l)
 	}
 	cancel()
 	changes.Wait()
@@ -137,7 +143,31 @@ func (b *bench) changing() {
 	c.stop()
 }
 
-func (b *bench) besideBare(c *cluster, servers []string, path string, conns int) {
+// lookups are look-ups of one kind.
+type lookups struct {
+	with        string
+	header      http.Header
+	connections int
+	least       float64 // of the bare server's rate; 0: no goal
+}
+
+func tokenHeader(token string) http.Header { return http.Header{"X-Auth-Token": {token}} }
+
+// signedHeader signs a look-up with a new key. The signature is good for 15 minutes.
+func signedHeader(ctx context.Context, c *client.Client, url string) (http.Header, error) {
+	made, err := c.Credentials.CreateKey(ctx, &fleetv1.CreateKeyRequest{User: fleetv1.Default, Scopes: []*fleetv1.Scope{{Project: fleetv1.Default, Role: fleetv1.RoleLookup}}})
+	if err != nil {
+		return nil, err
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	err = signature.Sign(r, made.GetKey().GetMeta().GetName(), made.GetSecret(), time.Now())
+	return r.Header, err
+}
+
+func (b *bench) besideBare(c *cluster, servers []string, path string, l lookups) {
 	var loads [2]*load
 	defer func() {
 		for _, l := range loads {
@@ -148,7 +178,7 @@ func (b *bench) besideBare(c *cluster, servers []string, path string, conns int)
 	}()
 	for i, server := range servers {
 		var err error
-		loads[i], err = newLoad(b.t.Context(), server, path, c.token, conns)
+		loads[i], err = newLoad(b.t.Context(), server, path, l.header, l.connections)
 		b.must(err)
 	}
 	const requests = lookupRequests / 4
@@ -178,17 +208,64 @@ func (b *bench) besideBare(c *cluster, servers []string, path string, conns int)
 			}
 		}
 	}
-	what := fmt.Sprintf("look-ups with a token, %d connections, 100 endpoints a second change: ", conns)
+	what := fmt.Sprintf("look-ups with %s, %d connections, 100 endpoints a second change: ", l.with, l.connections)
 	add := func(name, unit string, values [2][]float64, g *goal) {
 		bare := spreadOf(values[1])
 		b.report.add(figure{Name: what + name, Unit: unit, Measured: spreadOf(values[0]), Bare: &bare, Goal: g, N: lookupRounds})
 	}
-	add("rate", "1/s", rate, &goal{AtLeast: 0.7})
+	var least *goal
+	if l.least > 0 {
+		least = &goal{AtLeast: l.least}
+	}
+	add("rate", "1/s", rate, least)
 	add("median latency", "ms", p50, nil)
 	add("99th of 100", "ms", p99, nil)
 	add("999th of 1000", "ms", p999, nil)
 	b.report.add(figure{Name: what + "the scheduler's processor time of each, all that it does besides included", Unit: "µs",
 		Measured: one(float64(used.Microseconds()) / (lookupRounds * requests)), N: lookupRounds * requests})
+}
+
+// unhealthy measures how long an instance that fails its health check is in the answer of any of three schedulers.
+func (b *bench) unhealthy() {
+	const period, threshold, rounds = time.Second, 2, 20
+	m := machine.Start(b.t, machine.Options{Schedulers: 3})
+	m.DeployRunning(machine.Deployment{Name: "echo", Health: &fleetv1.HealthCheck{
+		CheckMethod: "HTTP", Url: healthPath, PeriodSeconds: int32(period / time.Second), TimeoutSeconds: 1, FailureThreshold: threshold}})
+	endpoint := m.WaitEndpoints(patience, "echo", 1)[0]
+	set := func(ok string) {
+		_, err := machine.Call(endpoint, "/health/set", url.Values{"ok": {ok}})
+		b.must(err)
+	}
+	secret, err := os.ReadFile(m.AdminToken())
+	b.must(err)
+	hc, err := client.NewHTTPClient(m.CAFile())
+	b.must(err)
+	defer hc.CloseIdleConnections()
+	// all waits until every scheduler answers so many endpoints.
+	all := func(count int) {
+		for _, s := range m.Schedulers.All {
+			for deadline := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
+				answer, err := client.Lookup(b.t.Context(), hc, "https://"+s.HTTP, strings.TrimSpace(string(secret)), fleetv1.Default, "echo")
+				if err == nil && len(answer.HostEndpoints) == count {
+					break
+				}
+				if time.Now().After(deadline) {
+					b.t.Fatalf("%s answers %v, %v; want %d endpoints", s.HTTP, answer, err, count)
+				}
+			}
+		}
+	}
+	var took []time.Duration
+	for range rounds {
+		all(1)
+		start := time.Now()
+		set("false")
+		all(0)
+		took = append(took, time.Since(start))
+		set("true")
+	}
+	b.report.add(figure{Name: fmt.Sprintf("unhealthy, found by %d probes %v apart: until gone from the last of three schedulers' answers", threshold, period), Unit: "ms",
+		Measured: spreadOf(milliseconds(took)), Goal: &goal{AtMost: float64((threshold*period + 200*time.Millisecond).Milliseconds())}, N: rounds})
 }
 
 // round is one change, on its way to all watches.

@@ -5,6 +5,10 @@ import (
 	"errors"
 	"net/http"
 	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/drover-fleet/drover/client/direct"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -60,6 +64,57 @@ func TestEveryCredentialLooksUp(t *testing.T) {
 	}
 	if got := lookUp(ctx, t, c, "iris", direct.Credentials{AccessKey: access, SecretKey: key.GetSecret()}); got != http.StatusUnauthorized {
 		t.Errorf("a revoked key: %d", got)
+	}
+}
+
+// An app that is bound to a service isn't to another one that has its name later, not even while it goes on with a watch.
+func TestAppOfADeletedService(t *testing.T) {
+	c := Start(t, Options{Nodes: 1, TLS: true})
+	c.Declare()
+	c.Deploy("iris", 1)
+	c.WaitState("iris", fleetv1.ServiceRunning)
+	ctx := bounded(t)
+	app, err := c.Client.Credentials.CreateApp(ctx, &fleetv1.CreateAppRequest{App: &fleetv1.App{Meta: &fleetv1.Meta{Name: "shop"}, Services: []string{"iris"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	code := direct.Credentials{AppCode: app.GetCode()}
+	following, err := direct.Follow(direct.Config{Schedulers: []string{"https://" + c.HTTPAddr()}, Service: "iris", CAFile: c.CAFile(), Credentials: code})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer following.Close()
+	if err := following.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Client.Services.DeleteService(ctx, &fleetv1.DeleteServiceRequest{Name: "iris"}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		_, err := c.Client.Services.GetService(ctx, &fleetv1.GetServiceRequest{Name: "iris"})
+		if status.Code(err) == codes.NotFound {
+			break
+		}
+		if !pause(ctx, 20*time.Millisecond) {
+			t.Fatalf("the service is not gone: %v", err)
+		}
+	}
+	if got := lookUp(ctx, t, c, "iris", code); got != http.StatusNotFound {
+		t.Errorf("when it is deleted: %d", got)
+	}
+	c.Deploy("iris", 1)
+	c.WaitState("iris", fleetv1.ServiceRunning)
+	if got := lookUp(ctx, t, c, "iris", code); got != http.StatusForbidden {
+		t.Errorf("when there is another of its name: %d", got)
+	}
+	if list, _, err := following.Endpoints(); err == nil || len(list.HostEndpoints) > 0 {
+		t.Errorf("who has followed it has %v, %v", list, err)
+	}
+	if bound, err := c.Client.Credentials.BindApp(ctx, &fleetv1.BindAppRequest{Name: "shop", Services: []string{"iris"}}); err != nil || len(bound.GetApp().GetServices()) != 1 {
+		t.Fatalf("%v, %v", bound, err)
+	}
+	if got := lookUp(ctx, t, c, "iris", code); got != http.StatusOK {
+		t.Errorf("when it is bound to that one: %d", got)
 	}
 }
 

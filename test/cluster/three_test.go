@@ -433,8 +433,10 @@ func TestOlderSchedulerHoldsBackNewCommands(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := s.Leader().Client.Flavors.CreateFlavor(ctx, flavorRequest("known", "")); err != nil {
-		t.Errorf("what every scheduler knows: %v", err)
+	for range 2 {
+		if _, err := s.Leader().Client.Flavors.CreateFlavor(ctx, flavorRequest("known", "r")); err != nil {
+			t.Errorf("what every scheduler knows: %v", err)
+		}
 	}
 	older.Stop()
 	older.Tune = nil

@@ -40,6 +40,7 @@ func container(t *testing.T, m *machine.Machine, instance *fleetv1.Instance) run
 
 // Fault 5.
 func TestShimKilled(t *testing.T) {
+	t.Parallel()
 	m := machine.Start(t, machine.Options{})
 	instance := m.DeployRunning(machine.Deployment{Name: "svc"})[0]
 	m.WaitEndpoints(limit, "svc", 1)
@@ -83,6 +84,7 @@ func TestShimKilled(t *testing.T) {
 
 // Fault 7.
 func TestProbeFailsAndRecovers(t *testing.T) {
+	t.Parallel()
 	m := machine.Start(t, machine.Options{})
 	instance := m.DeployRunning(machine.Deployment{Name: "svc"})[0]
 	endpoint := m.WaitEndpoints(limit, "svc", 1)[0]
@@ -189,6 +191,7 @@ func command(t *testing.T, name string, args ...string) string {
 
 // Fault 9.
 func TestRulesFlushed(t *testing.T) {
+	t.Parallel()
 	if !containerdtest.OwnNetwork(t) {
 		return
 	}

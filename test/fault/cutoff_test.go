@@ -16,6 +16,7 @@ import (
 // An agent without a scheduler stops what is not to be kept, when its time has come, also when it was killed and started
 // again meanwhile: what it was told is in its journal. What is kept keeps its process.
 func TestAnAgentWithoutASchedulerStopsWhatIsNotKept(t *testing.T) {
+	t.Parallel()
 	const after = 6 * time.Second
 	m := machine.Start(t, machine.Options{})
 	before := identities(t, m.DeployRunning(machine.Deployment{Name: "kept"}))

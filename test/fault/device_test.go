@@ -12,6 +12,7 @@ import (
 
 // Each instance sees the devices that it was given, under the names that it was told.
 func TestDevicesAreShared(t *testing.T) {
+	t.Parallel()
 	m := machine.Start(t, machine.Options{AgentConfig: map[string]any{"devices": []string{"fake:4xH100-80GB"}}})
 	m.DeployRunning(machine.Deployment{Name: "svc", Instances: 2, Accel: 2})
 	seen := map[string]bool{}
@@ -40,6 +41,7 @@ func TestDevicesAreShared(t *testing.T) {
 
 // A device that is gone by the time its instance is to start fails that instance and leaves nothing.
 func TestDeviceVanishesBeforeStart(t *testing.T) {
+	t.Parallel()
 	m := machine.Start(t, machine.Options{AgentConfig: map[string]any{"devices": []string{"fake:2xH100-80GB"}}})
 	m.Agent.Stop()
 	m.Deploy(machine.Deployment{Name: "svc", Accel: 2})
@@ -60,6 +62,7 @@ func TestDeviceVanishesBeforeStart(t *testing.T) {
 // A CDI file that is wrong fails the instances that need it, in words that name the file, and leaves nothing; mended,
 // it is used without a restart.
 func TestWrongCDIFiles(t *testing.T) {
+	t.Parallel()
 	gpus := machine.NewGPUs(t, 1)
 	m := machine.Start(t, gpus.Options())
 	good := gpus.Specification()

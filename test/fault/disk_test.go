@@ -78,6 +78,7 @@ func fill(t *testing.T, dir string) (free func()) {
 
 // The disk of the only scheduler is full: writes are RESOURCE_EXHAUSTED, reads work, and it goes on when there is room.
 func TestDiskIsFull(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := unix.Mount("drover-test", dir, "tmpfs", 0, "size=96m"); err != nil {
 		t.Skipf("SKIPPED, AND IT MATTERS: mount a small file system: %v", err)

@@ -20,6 +20,7 @@ import (
 
 // What only the node can find out about a service.
 func TestNodeRefuses(t *testing.T) {
+	t.Parallel()
 	allowed := t.TempDir()
 	for name, target := range map[string]string{"out": "/etc", "in": allowed} {
 		if err := os.Symlink(target, filepath.Join(allowed, name)); err != nil {
@@ -85,6 +86,7 @@ func TestNodeRefuses(t *testing.T) {
 
 // A container that takes more memory than it may.
 func TestOutOfMemory(t *testing.T) {
+	t.Parallel()
 	m := machine.Start(t, machine.Options{})
 	m.DeployRunning(machine.Deployment{Name: "svc"})
 	endpoint := m.WaitEndpoints(limit, "svc", 1)[0]
@@ -101,6 +103,7 @@ func TestOutOfMemory(t *testing.T) {
 
 // What reaches into an instance: logs, a shell, and the node's own commands while no scheduler runs.
 func TestReachInto(t *testing.T) {
+	t.Parallel()
 	m := machine.Start(t, machine.Options{})
 	instance := m.DeployRunning(machine.Deployment{Name: "svc"})[0]
 	endpoint := m.WaitEndpoints(limit, "svc", 1)[0]

@@ -16,8 +16,8 @@ import (
 	"github.com/drover-fleet/drover/test/machine"
 )
 
-// buildOlder builds this program as it was before its newest command version: what differs is the number of it alone.
-func buildOlder(t *testing.T) string {
+// buildOlder builds this program as it was when it knew no newer commands than of a version: what differs is that number alone.
+func buildOlder(t *testing.T, version uint32) string {
 	t.Helper()
 	source, err := filepath.Abs("../../scheduler/state/apply.go")
 	if err != nil {
@@ -38,7 +38,7 @@ func buildOlder(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for path, content := range map[string][]byte{
-		before:  constant.ReplaceAll(now, fmt.Appendf(nil, "const CommandVersion = %d", state.CommandVersion-1)),
+		before:  constant.ReplaceAll(now, fmt.Appendf(nil, "const CommandVersion = %d", version)),
 		overlay: replace,
 	} {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
@@ -55,7 +55,9 @@ func buildOlder(t *testing.T) string {
 // them in another way. With the newer program it is back, and like the others.
 func TestRolledBackSchedulerStops(t *testing.T) {
 	t.Parallel()
-	older := buildOlder(t)
+	project := &fleetv1.Project{Meta: &fleetv1.Meta{Name: "vision"}}
+	known := state.Introduced(&fleetv1.Command{Op: &fleetv1.Command_Write{Write: &fleetv1.Write{Mutations: []*fleetv1.Mutation{state.Put(0, project)}}}}) - 1
+	older := buildOlder(t, known)
 	var rolledBack atomic.Bool
 	s := machine.StartSchedulers(t, 3, machine.SchedulersOptions{Command: func(n int, argv []string) []string {
 		if n == 2 && rolledBack.Load() {
@@ -64,9 +66,7 @@ func TestRolledBackSchedulerStops(t *testing.T) {
 		return argv
 	}})
 	p := s.All[1]
-	// A command that came with the newest version.
-	project := &fleetv1.CreateProjectRequest{Project: &fleetv1.Project{Meta: &fleetv1.Meta{Name: "vision"}}}
-	if _, err := p.Client.Tenants.CreateProject(t.Context(), project); err != nil {
+	if _, err := p.Client.Tenants.CreateProject(t.Context(), &fleetv1.CreateProjectRequest{Project: project}); err != nil {
 		t.Fatal(err)
 	}
 	l := startLoad(t, s.Clients(), 6)
@@ -77,7 +77,7 @@ func TestRolledBackSchedulerStops(t *testing.T) {
 	if code := p.Wait(limit); code != 1 {
 		t.Errorf("the older scheduler ended with code %d, want 1", code)
 	}
-	if want := fmt.Sprintf("this program knows %d: a newer one has written it", state.CommandVersion-1); !strings.Contains(p.Log(), want) {
+	if want := fmt.Sprintf("this program knows %d: a newer one has written it", known); !strings.Contains(p.Log(), want) {
 		t.Errorf("it doesn't say %q, but\n%s", want, p.Log())
 	}
 	l.resumes(healed)

@@ -84,6 +84,7 @@ func processesWith(t *testing.T, word string) (pids []int) {
 
 // The host loses its power and is back before its instances are replaced: each runs again there, once, on its device.
 func TestHostReboots(t *testing.T) {
+	t.Parallel()
 	m := machine.Start(t, machine.Options{AgentConfig: map[string]any{"devices": []string{"fake:2xH100-80GB"}}})
 	before := m.DeployRunning(machine.Deployment{Name: "svc", Instances: 2, Accel: 1})
 	m.WaitEndpoints(limit, "svc", 2)

@@ -162,6 +162,7 @@ func TestLeaderKilledUnderLoad(t *testing.T) {
 
 // All schedulers are killed and started again: containers keep their processes, what was acknowledged is complete.
 func TestAllSchedulersKilled(t *testing.T) {
+	t.Parallel()
 	m := machine.Start(t, machine.Options{Schedulers: 3})
 	s := m.Schedulers
 	before := identities(t, m.DeployRunning(machine.Deployment{Name: "svc", Instances: 2}))
@@ -189,6 +190,7 @@ func TestAllSchedulersKilled(t *testing.T) {
 
 // The leader is stopped for 10 s and goes on: no stale linearizable read, its old commands are rejected.
 func TestLeaderStopped(t *testing.T) {
+	t.Parallel()
 	s := machine.StartSchedulers(t, 3, machine.SchedulersOptions{})
 	watchTerms(t, s)
 	l := startLoad(t, s.Clients(), 9)

@@ -111,7 +111,7 @@ func TestTheLogAndItsSnapshotAreRead(t *testing.T) {
 			if have := describe(t, st.View()); have != want {
 				t.Errorf("%s: the state is\n%s\nwant\n%s", what, have, want)
 			}
-			if r := st.View().Request("request-2"); r == nil {
+			if r := st.View().Request("default/default", "request-2"); r == nil {
 				t.Errorf("%s: a request ID is forgotten", what)
 			}
 			if err := store.Snapshot(ctx); err != nil {

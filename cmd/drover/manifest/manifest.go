@@ -27,7 +27,7 @@ type Object interface {
 type Document struct {
 	File string
 	Line int
-	// Kind is one of fleetv1.KindFlavor, KindPool, KindQuota, KindModel, KindService.
+	// Kind is one of fleetv1.KindFlavor, KindPool, KindQuota, KindModel, KindService, KindJob.
 	Kind   string
 	Object Object
 }
@@ -62,7 +62,7 @@ func (e *Error) Error() string {
 const maxFileBytes = 4 << 20
 
 // kindNames in the order in which objects are made: each may refer to those before it.
-var kindNames = []string{"Flavor", "Pool", "Quota", "Model", "Service"}
+var kindNames = []string{"Flavor", "Pool", "Quota", "Model", "Service", "Job"}
 
 func newObject(kind string) Object {
 	switch kind {
@@ -76,13 +76,15 @@ func newObject(kind string) Object {
 		return &fleetv1.Model{}
 	case "Service":
 		return &fleetv1.Service{}
+	case "Job":
+		return &fleetv1.Job{}
 	}
 	return nil
 }
 
 // Load reads files, directories (their .yaml and .yml files, in order of name, without subdirectories)
 // and "-", standard input. Documents come in the order in which they must be made: flavors, pools,
-// quotas, models, services. The same object twice is an error.
+// quotas, models, services, jobs. The same object twice is an error.
 func Load(paths []string, stdin io.Reader) ([]Document, error) {
 	var docs []Document
 	for _, path := range paths {
@@ -233,9 +235,6 @@ func document(file string, root *yaml.Node) (Document, error) {
 }
 
 func unknownKind(kind string) string {
-	if kind == "Job" {
-		return "kind Job is not available yet"
-	}
 	hint := didYouMean(kind, kindNames)
 	if hint == "" {
 		hint = ": want one of " + strings.Join(kindNames, ", ")

@@ -547,8 +547,8 @@ func (x *JobStatus) GetTasks() int32 {
 	return 0
 }
 
-// JobLedger is how far a job has got: what is in its manifests, and what is on its way there. It is changed by JobCommit
-// alone. meta.id is the job's.
+// JobLedger is how far a job has got: what is in its manifests, and what is on its way there. It is made with the job and
+// changed by JobCommit alone, but that a retry has the listing begin again. Name, ID and project are the job's.
 type JobLedger struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Meta  *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
@@ -574,7 +574,9 @@ type JobLedger struct {
 	// Manifests that each task has, written or sealed.
 	Tasks []*TaskManifests `protobuf:"bytes,13,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	// Why the run can't go on: input or output are not what they should be.
-	Failure       string `protobuf:"bytes,14,opt,name=failure,proto3" json:"failure,omitempty"`
+	Failure string `protobuf:"bytes,14,opt,name=failure,proto3" json:"failure,omitempty"`
+	// Items in parts that are FAILED ones of before, to be run again: they count once.
+	Again         int64 `protobuf:"varint,15,opt,name=again,proto3" json:"again,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -707,6 +709,13 @@ func (x *JobLedger) GetFailure() string {
 	return ""
 }
 
+func (x *JobLedger) GetAgain() int64 {
+	if x != nil {
+		return x.Again
+	}
+	return 0
+}
+
 // ItemRange is from ≤ number < to; items are numbered from 0 in the order of the input.
 type ItemRange struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -767,7 +776,9 @@ type InputPart struct {
 	From  int64 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
 	Items int64 `protobuf:"varint,2,opt,name=items,proto3" json:"items,omitempty"`
 	// Name of the object within the job's directory: names of one number differ by who wrote them.
-	Object        string `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"`
+	Object string `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"`
+	// Its items are FAILED ones of before, to be run again.
+	Again         bool `protobuf:"varint,4,opt,name=again,proto3" json:"again,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -821,6 +832,13 @@ func (x *InputPart) GetObject() string {
 		return x.Object
 	}
 	return ""
+}
+
+func (x *InputPart) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
 }
 
 // Chunk is a range of items whose results are in one pack.
@@ -1040,8 +1058,8 @@ func (x *TaskManifests) GetManifests() int32 {
 	return 0
 }
 
-// JobCommit changes a job's ledger: one small entry, at most one a second for a job. Each of its parts is applied or
-// refused by itself.
+// JobCommit changes a job's ledger: one small entry, at most one a second for a job. Each chunk is applied or refused by
+// itself.
 type JobCommit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	JobId string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
@@ -3716,7 +3734,7 @@ const file_fleet_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"service_id\x18\x06 \x01(\tR\tserviceId\x12\x10\n" +
 	"\x03run\x18\a \x01(\x04R\x03run\x12\x14\n" +
-	"\x05tasks\x18\b \x01(\x05R\x05tasks\"\xf5\x03\n" +
+	"\x05tasks\x18\b \x01(\x05R\x05tasks\"\x8b\x04\n" +
 	"\tJobLedger\x12\"\n" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12)\n" +
 	"\x05parts\x18\x02 \x03(\v2\x13.fleet.v1.InputPartR\x05parts\x12\x16\n" +
@@ -3735,14 +3753,16 @@ const file_fleet_v1_job_proto_rawDesc = "" +
 	"\bunsealed\x18\v \x03(\v2\x0f.fleet.v1.ChunkR\bunsealed\x12*\n" +
 	"\x06sealed\x18\f \x03(\v2\x12.fleet.v1.ManifestR\x06sealed\x12-\n" +
 	"\x05tasks\x18\r \x03(\v2\x17.fleet.v1.TaskManifestsR\x05tasks\x12\x18\n" +
-	"\afailure\x18\x0e \x01(\tR\afailure\"/\n" +
+	"\afailure\x18\x0e \x01(\tR\afailure\x12\x14\n" +
+	"\x05again\x18\x0f \x01(\x03R\x05again\"/\n" +
 	"\tItemRange\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\x03R\x02to\"M\n" +
+	"\x02to\x18\x02 \x01(\x03R\x02to\"c\n" +
 	"\tInputPart\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x14\n" +
 	"\x05items\x18\x02 \x01(\x03R\x05items\x12\x16\n" +
-	"\x06object\x18\x03 \x01(\tR\x06object\"\xd5\x01\n" +
+	"\x06object\x18\x03 \x01(\tR\x06object\x12\x14\n" +
+	"\x05again\x18\x04 \x01(\bR\x05again\"\xd5\x01\n" +
 	"\x05Chunk\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x12\n" +

@@ -36,6 +36,9 @@ type Command struct {
 	RequestDigest []byte `protobuf:"bytes,4,opt,name=request_digest,json=requestDigest,proto3" json:"request_digest,omitempty"`
 	// Command version that introduced the type of op.
 	Introduced uint32 `protobuf:"varint,5,opt,name=introduced,proto3" json:"introduced,omitempty"`
+	// Whose request_id it is: "ACCOUNT/PROJECT" of the caller. The same ID in another scope is another's. Empty in commands
+	// of older programs, and while a voter is one: then an ID counts for all.
+	RequestScope string `protobuf:"bytes,6,opt,name=request_scope,json=requestScope,proto3" json:"request_scope,omitempty"`
 	// Types that are valid to be assigned to Op:
 	//
 	//	*Command_Write
@@ -111,6 +114,13 @@ func (x *Command) GetIntroduced() uint32 {
 		return x.Introduced
 	}
 	return 0
+}
+
+func (x *Command) GetRequestScope() string {
+	if x != nil {
+		return x.RequestScope
+	}
+	return ""
 }
 
 func (x *Command) GetOp() isCommand_Op {
@@ -1211,11 +1221,13 @@ func (x *Token) GetLastUsedTime() *timestamppb.Timestamp {
 
 // RequestRecord remembers a request ID.
 type RequestRecord struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
-	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
-	Index         uint64                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Digest []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Time   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	Index  uint64                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	// Command.request_scope.
+	Scope         string `protobuf:"bytes,5,opt,name=scope,proto3" json:"scope,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1276,6 +1288,13 @@ func (x *RequestRecord) GetIndex() uint64 {
 		return x.Index
 	}
 	return 0
+}
+
+func (x *RequestRecord) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
 }
 
 // SnapshotRecord is one record of a snapshot: first a header, then objects and requests, last a trailer.
@@ -1512,7 +1531,7 @@ var File_fleet_v1_raft_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x13fleet/v1/raft.proto\x12\bfleet.v1\x1a\x14fleet/v1/agent.proto\x1a\x14fleet/v1/event.proto\x1a\x15fleet/v1/flavor.proto\x1a\x17fleet/v1/identity.proto\x1a\x17fleet/v1/instance.proto\x1a\x12fleet/v1/job.proto\x1a\x19fleet/v1/membership.proto\x1a\x13fleet/v1/meta.proto\x1a\x14fleet/v1/model.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pool.proto\x1a\x14fleet/v1/quota.proto\x1a\x16fleet/v1/service.proto\x1a\x15fleet/v1/tenant.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x03\n" +
+	"\x13fleet/v1/raft.proto\x12\bfleet.v1\x1a\x14fleet/v1/agent.proto\x1a\x14fleet/v1/event.proto\x1a\x15fleet/v1/flavor.proto\x1a\x17fleet/v1/identity.proto\x1a\x17fleet/v1/instance.proto\x1a\x12fleet/v1/job.proto\x1a\x19fleet/v1/membership.proto\x1a\x13fleet/v1/meta.proto\x1a\x14fleet/v1/model.proto\x1a\x13fleet/v1/node.proto\x1a\x13fleet/v1/pool.proto\x1a\x14fleet/v1/quota.proto\x1a\x16fleet/v1/service.proto\x1a\x15fleet/v1/tenant.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\x03\n" +
 	"\aCommand\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
 	"\x06caller\x18\x02 \x01(\tR\x06caller\x12\x1d\n" +
@@ -1521,7 +1540,8 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\x0erequest_digest\x18\x04 \x01(\fR\rrequestDigest\x12\x1e\n" +
 	"\n" +
 	"introduced\x18\x05 \x01(\rR\n" +
-	"introduced\x12'\n" +
+	"introduced\x12#\n" +
+	"\rrequest_scope\x18\x06 \x01(\tR\frequestScope\x12'\n" +
 	"\x05write\x18\n" +
 	" \x01(\v2\x0f.fleet.v1.WriteH\x00R\x05write\x12$\n" +
 	"\x04plan\x18\v \x01(\v2\x0e.fleet.v1.PlanH\x00R\x04plan\x12*\n" +
@@ -1604,12 +1624,13 @@ const file_fleet_v1_raft_proto_rawDesc = "" +
 	"\x06scopes\x18\x05 \x03(\v2\x0f.fleet.v1.ScopeR\x06scopes\x12;\n" +
 	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12@\n" +
-	"\x0elast_used_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\"}\n" +
+	"\x0elast_used_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\"\x93\x01\n" +
 	"\rRequestRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12.\n" +
 	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
-	"\x05index\x18\x04 \x01(\x04R\x05index\"\xe6\x01\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\x12\x14\n" +
+	"\x05scope\x18\x05 \x01(\tR\x05scope\"\xe6\x01\n" +
 	"\x0eSnapshotRecord\x122\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.fleet.v1.SnapshotHeaderH\x00R\x06header\x12*\n" +
 	"\x06object\x18\x02 \x01(\v2\x10.fleet.v1.ObjectH\x00R\x06object\x123\n" +

@@ -310,9 +310,12 @@ type App struct {
 	Secret *SealedKey `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
 	// Or it shows one of these.
 	Codes []*AppCode `protobuf:"bytes,4,rep,name=codes,proto3" json:"codes,omitempty"`
-	// Names of services.
-	Services      []string               `protobuf:"bytes,5,rep,name=services,proto3" json:"services,omitempty"`
-	LastUsedTime  *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_used_time,json=lastUsedTime,proto3" json:"last_used_time,omitempty"`
+	// Names of services. One that is deleted is left out where an app is shown, whether or not there is another of its name.
+	Services     []string               `protobuf:"bytes,5,rep,name=services,proto3" json:"services,omitempty"`
+	LastUsedTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_used_time,json=lastUsedTime,proto3" json:"last_used_time,omitempty"`
+	// IDs of the services, by name: what the app is bound to. A name without one was bound by an older program, and means
+	// whatever service has it.
+	ServiceIds    map[string]string `protobuf:"bytes,7,rep,name=service_ids,json=serviceIds,proto3" json:"service_ids,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -385,6 +388,13 @@ func (x *App) GetServices() []string {
 func (x *App) GetLastUsedTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.LastUsedTime
+	}
+	return nil
+}
+
+func (x *App) GetServiceIds() map[string]string {
+	if x != nil {
+		return x.ServiceIds
 	}
 	return nil
 }
@@ -2580,14 +2590,19 @@ const file_fleet_v1_tenant_proto_rawDesc = "" +
 	"\x06scopes\x18\x04 \x03(\v2\x0f.fleet.v1.ScopeR\x06scopes\x12;\n" +
 	"\vexpire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12@\n" +
-	"\x0elast_used_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\"\xf6\x01\n" +
+	"\x0elast_used_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\"\xf5\x02\n" +
 	"\x03App\x12\"\n" +
 	"\x04meta\x18\x01 \x01(\v2\x0e.fleet.v1.MetaR\x04meta\x12\x17\n" +
 	"\aapp_key\x18\x02 \x01(\tR\x06appKey\x12+\n" +
 	"\x06secret\x18\x03 \x01(\v2\x13.fleet.v1.SealedKeyR\x06secret\x12'\n" +
 	"\x05codes\x18\x04 \x03(\v2\x11.fleet.v1.AppCodeR\x05codes\x12\x1a\n" +
 	"\bservices\x18\x05 \x03(\tR\bservices\x12@\n" +
-	"\x0elast_used_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\"n\n" +
+	"\x0elast_used_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\x12>\n" +
+	"\vservice_ids\x18\a \x03(\v2\x1d.fleet.v1.App.ServiceIdsEntryR\n" +
+	"serviceIds\x1a=\n" +
+	"\x0fServiceIdsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"n\n" +
 	"\aAppCode\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12;\n" +
@@ -2760,7 +2775,7 @@ func file_fleet_v1_tenant_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_tenant_proto_rawDescData
 }
 
-var file_fleet_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_fleet_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_fleet_v1_tenant_proto_goTypes = []any{
 	(*Account)(nil),               // 0: fleet.v1.Account
 	(*Project)(nil),               // 1: fleet.v1.Project
@@ -2812,96 +2827,98 @@ var file_fleet_v1_tenant_proto_goTypes = []any{
 	(*CreateAppCodeResponse)(nil), // 47: fleet.v1.CreateAppCodeResponse
 	(*RevokeAppCodeRequest)(nil),  // 48: fleet.v1.RevokeAppCodeRequest
 	(*RevokeAppCodeResponse)(nil), // 49: fleet.v1.RevokeAppCodeResponse
-	(*Meta)(nil),                  // 50: fleet.v1.Meta
-	(*SealedKey)(nil),             // 51: fleet.v1.SealedKey
-	(*timestamppb.Timestamp)(nil), // 52: google.protobuf.Timestamp
+	nil,                           // 50: fleet.v1.App.ServiceIdsEntry
+	(*Meta)(nil),                  // 51: fleet.v1.Meta
+	(*SealedKey)(nil),             // 52: fleet.v1.SealedKey
+	(*timestamppb.Timestamp)(nil), // 53: google.protobuf.Timestamp
 }
 var file_fleet_v1_tenant_proto_depIdxs = []int32{
-	50, // 0: fleet.v1.Account.meta:type_name -> fleet.v1.Meta
-	50, // 1: fleet.v1.Project.meta:type_name -> fleet.v1.Meta
-	50, // 2: fleet.v1.User.meta:type_name -> fleet.v1.Meta
-	50, // 3: fleet.v1.Key.meta:type_name -> fleet.v1.Meta
-	51, // 4: fleet.v1.Key.secret:type_name -> fleet.v1.SealedKey
+	51, // 0: fleet.v1.Account.meta:type_name -> fleet.v1.Meta
+	51, // 1: fleet.v1.Project.meta:type_name -> fleet.v1.Meta
+	51, // 2: fleet.v1.User.meta:type_name -> fleet.v1.Meta
+	51, // 3: fleet.v1.Key.meta:type_name -> fleet.v1.Meta
+	52, // 4: fleet.v1.Key.secret:type_name -> fleet.v1.SealedKey
 	3,  // 5: fleet.v1.Key.scopes:type_name -> fleet.v1.Scope
-	52, // 6: fleet.v1.Key.expire_time:type_name -> google.protobuf.Timestamp
-	52, // 7: fleet.v1.Key.last_used_time:type_name -> google.protobuf.Timestamp
-	50, // 8: fleet.v1.App.meta:type_name -> fleet.v1.Meta
-	51, // 9: fleet.v1.App.secret:type_name -> fleet.v1.SealedKey
+	53, // 6: fleet.v1.Key.expire_time:type_name -> google.protobuf.Timestamp
+	53, // 7: fleet.v1.Key.last_used_time:type_name -> google.protobuf.Timestamp
+	51, // 8: fleet.v1.App.meta:type_name -> fleet.v1.Meta
+	52, // 9: fleet.v1.App.secret:type_name -> fleet.v1.SealedKey
 	6,  // 10: fleet.v1.App.codes:type_name -> fleet.v1.AppCode
-	52, // 11: fleet.v1.App.last_used_time:type_name -> google.protobuf.Timestamp
-	52, // 12: fleet.v1.AppCode.create_time:type_name -> google.protobuf.Timestamp
-	0,  // 13: fleet.v1.CreateAccountRequest.account:type_name -> fleet.v1.Account
-	0,  // 14: fleet.v1.CreateAccountResponse.account:type_name -> fleet.v1.Account
-	0,  // 15: fleet.v1.ListAccountsResponse.accounts:type_name -> fleet.v1.Account
-	1,  // 16: fleet.v1.CreateProjectRequest.project:type_name -> fleet.v1.Project
-	1,  // 17: fleet.v1.CreateProjectResponse.project:type_name -> fleet.v1.Project
-	1,  // 18: fleet.v1.ListProjectsResponse.projects:type_name -> fleet.v1.Project
-	2,  // 19: fleet.v1.CreateUserRequest.user:type_name -> fleet.v1.User
-	2,  // 20: fleet.v1.CreateUserResponse.user:type_name -> fleet.v1.User
-	2,  // 21: fleet.v1.ListUsersResponse.users:type_name -> fleet.v1.User
-	3,  // 22: fleet.v1.CreateTokenRequest.scopes:type_name -> fleet.v1.Scope
-	27, // 23: fleet.v1.CreateTokenResponse.token:type_name -> fleet.v1.ShownToken
-	50, // 24: fleet.v1.ShownToken.meta:type_name -> fleet.v1.Meta
-	3,  // 25: fleet.v1.ShownToken.scopes:type_name -> fleet.v1.Scope
-	52, // 26: fleet.v1.ShownToken.expire_time:type_name -> google.protobuf.Timestamp
-	52, // 27: fleet.v1.ShownToken.last_used_time:type_name -> google.protobuf.Timestamp
-	27, // 28: fleet.v1.ListTokensResponse.tokens:type_name -> fleet.v1.ShownToken
-	3,  // 29: fleet.v1.CreateKeyRequest.scopes:type_name -> fleet.v1.Scope
-	4,  // 30: fleet.v1.CreateKeyResponse.key:type_name -> fleet.v1.Key
-	4,  // 31: fleet.v1.ListKeysResponse.keys:type_name -> fleet.v1.Key
-	5,  // 32: fleet.v1.CreateAppRequest.app:type_name -> fleet.v1.App
-	5,  // 33: fleet.v1.CreateAppResponse.app:type_name -> fleet.v1.App
-	5,  // 34: fleet.v1.ListAppsResponse.apps:type_name -> fleet.v1.App
-	5,  // 35: fleet.v1.BindAppResponse.app:type_name -> fleet.v1.App
-	5,  // 36: fleet.v1.CreateAppCodeResponse.app:type_name -> fleet.v1.App
-	5,  // 37: fleet.v1.RevokeAppCodeResponse.app:type_name -> fleet.v1.App
-	7,  // 38: fleet.v1.TenantService.CreateAccount:input_type -> fleet.v1.CreateAccountRequest
-	9,  // 39: fleet.v1.TenantService.ListAccounts:input_type -> fleet.v1.ListAccountsRequest
-	11, // 40: fleet.v1.TenantService.DeleteAccount:input_type -> fleet.v1.DeleteAccountRequest
-	13, // 41: fleet.v1.TenantService.CreateProject:input_type -> fleet.v1.CreateProjectRequest
-	15, // 42: fleet.v1.TenantService.ListProjects:input_type -> fleet.v1.ListProjectsRequest
-	17, // 43: fleet.v1.TenantService.DeleteProject:input_type -> fleet.v1.DeleteProjectRequest
-	19, // 44: fleet.v1.TenantService.CreateUser:input_type -> fleet.v1.CreateUserRequest
-	21, // 45: fleet.v1.TenantService.ListUsers:input_type -> fleet.v1.ListUsersRequest
-	23, // 46: fleet.v1.TenantService.DeleteUser:input_type -> fleet.v1.DeleteUserRequest
-	25, // 47: fleet.v1.CredentialService.CreateToken:input_type -> fleet.v1.CreateTokenRequest
-	28, // 48: fleet.v1.CredentialService.ListTokens:input_type -> fleet.v1.ListTokensRequest
-	30, // 49: fleet.v1.CredentialService.RevokeToken:input_type -> fleet.v1.RevokeTokenRequest
-	32, // 50: fleet.v1.CredentialService.CreateKey:input_type -> fleet.v1.CreateKeyRequest
-	34, // 51: fleet.v1.CredentialService.ListKeys:input_type -> fleet.v1.ListKeysRequest
-	36, // 52: fleet.v1.CredentialService.RevokeKey:input_type -> fleet.v1.RevokeKeyRequest
-	38, // 53: fleet.v1.CredentialService.CreateApp:input_type -> fleet.v1.CreateAppRequest
-	40, // 54: fleet.v1.CredentialService.ListApps:input_type -> fleet.v1.ListAppsRequest
-	42, // 55: fleet.v1.CredentialService.BindApp:input_type -> fleet.v1.BindAppRequest
-	44, // 56: fleet.v1.CredentialService.DeleteApp:input_type -> fleet.v1.DeleteAppRequest
-	46, // 57: fleet.v1.CredentialService.CreateAppCode:input_type -> fleet.v1.CreateAppCodeRequest
-	48, // 58: fleet.v1.CredentialService.RevokeAppCode:input_type -> fleet.v1.RevokeAppCodeRequest
-	8,  // 59: fleet.v1.TenantService.CreateAccount:output_type -> fleet.v1.CreateAccountResponse
-	10, // 60: fleet.v1.TenantService.ListAccounts:output_type -> fleet.v1.ListAccountsResponse
-	12, // 61: fleet.v1.TenantService.DeleteAccount:output_type -> fleet.v1.DeleteAccountResponse
-	14, // 62: fleet.v1.TenantService.CreateProject:output_type -> fleet.v1.CreateProjectResponse
-	16, // 63: fleet.v1.TenantService.ListProjects:output_type -> fleet.v1.ListProjectsResponse
-	18, // 64: fleet.v1.TenantService.DeleteProject:output_type -> fleet.v1.DeleteProjectResponse
-	20, // 65: fleet.v1.TenantService.CreateUser:output_type -> fleet.v1.CreateUserResponse
-	22, // 66: fleet.v1.TenantService.ListUsers:output_type -> fleet.v1.ListUsersResponse
-	24, // 67: fleet.v1.TenantService.DeleteUser:output_type -> fleet.v1.DeleteUserResponse
-	26, // 68: fleet.v1.CredentialService.CreateToken:output_type -> fleet.v1.CreateTokenResponse
-	29, // 69: fleet.v1.CredentialService.ListTokens:output_type -> fleet.v1.ListTokensResponse
-	31, // 70: fleet.v1.CredentialService.RevokeToken:output_type -> fleet.v1.RevokeTokenResponse
-	33, // 71: fleet.v1.CredentialService.CreateKey:output_type -> fleet.v1.CreateKeyResponse
-	35, // 72: fleet.v1.CredentialService.ListKeys:output_type -> fleet.v1.ListKeysResponse
-	37, // 73: fleet.v1.CredentialService.RevokeKey:output_type -> fleet.v1.RevokeKeyResponse
-	39, // 74: fleet.v1.CredentialService.CreateApp:output_type -> fleet.v1.CreateAppResponse
-	41, // 75: fleet.v1.CredentialService.ListApps:output_type -> fleet.v1.ListAppsResponse
-	43, // 76: fleet.v1.CredentialService.BindApp:output_type -> fleet.v1.BindAppResponse
-	45, // 77: fleet.v1.CredentialService.DeleteApp:output_type -> fleet.v1.DeleteAppResponse
-	47, // 78: fleet.v1.CredentialService.CreateAppCode:output_type -> fleet.v1.CreateAppCodeResponse
-	49, // 79: fleet.v1.CredentialService.RevokeAppCode:output_type -> fleet.v1.RevokeAppCodeResponse
-	59, // [59:80] is the sub-list for method output_type
-	38, // [38:59] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	53, // 11: fleet.v1.App.last_used_time:type_name -> google.protobuf.Timestamp
+	50, // 12: fleet.v1.App.service_ids:type_name -> fleet.v1.App.ServiceIdsEntry
+	53, // 13: fleet.v1.AppCode.create_time:type_name -> google.protobuf.Timestamp
+	0,  // 14: fleet.v1.CreateAccountRequest.account:type_name -> fleet.v1.Account
+	0,  // 15: fleet.v1.CreateAccountResponse.account:type_name -> fleet.v1.Account
+	0,  // 16: fleet.v1.ListAccountsResponse.accounts:type_name -> fleet.v1.Account
+	1,  // 17: fleet.v1.CreateProjectRequest.project:type_name -> fleet.v1.Project
+	1,  // 18: fleet.v1.CreateProjectResponse.project:type_name -> fleet.v1.Project
+	1,  // 19: fleet.v1.ListProjectsResponse.projects:type_name -> fleet.v1.Project
+	2,  // 20: fleet.v1.CreateUserRequest.user:type_name -> fleet.v1.User
+	2,  // 21: fleet.v1.CreateUserResponse.user:type_name -> fleet.v1.User
+	2,  // 22: fleet.v1.ListUsersResponse.users:type_name -> fleet.v1.User
+	3,  // 23: fleet.v1.CreateTokenRequest.scopes:type_name -> fleet.v1.Scope
+	27, // 24: fleet.v1.CreateTokenResponse.token:type_name -> fleet.v1.ShownToken
+	51, // 25: fleet.v1.ShownToken.meta:type_name -> fleet.v1.Meta
+	3,  // 26: fleet.v1.ShownToken.scopes:type_name -> fleet.v1.Scope
+	53, // 27: fleet.v1.ShownToken.expire_time:type_name -> google.protobuf.Timestamp
+	53, // 28: fleet.v1.ShownToken.last_used_time:type_name -> google.protobuf.Timestamp
+	27, // 29: fleet.v1.ListTokensResponse.tokens:type_name -> fleet.v1.ShownToken
+	3,  // 30: fleet.v1.CreateKeyRequest.scopes:type_name -> fleet.v1.Scope
+	4,  // 31: fleet.v1.CreateKeyResponse.key:type_name -> fleet.v1.Key
+	4,  // 32: fleet.v1.ListKeysResponse.keys:type_name -> fleet.v1.Key
+	5,  // 33: fleet.v1.CreateAppRequest.app:type_name -> fleet.v1.App
+	5,  // 34: fleet.v1.CreateAppResponse.app:type_name -> fleet.v1.App
+	5,  // 35: fleet.v1.ListAppsResponse.apps:type_name -> fleet.v1.App
+	5,  // 36: fleet.v1.BindAppResponse.app:type_name -> fleet.v1.App
+	5,  // 37: fleet.v1.CreateAppCodeResponse.app:type_name -> fleet.v1.App
+	5,  // 38: fleet.v1.RevokeAppCodeResponse.app:type_name -> fleet.v1.App
+	7,  // 39: fleet.v1.TenantService.CreateAccount:input_type -> fleet.v1.CreateAccountRequest
+	9,  // 40: fleet.v1.TenantService.ListAccounts:input_type -> fleet.v1.ListAccountsRequest
+	11, // 41: fleet.v1.TenantService.DeleteAccount:input_type -> fleet.v1.DeleteAccountRequest
+	13, // 42: fleet.v1.TenantService.CreateProject:input_type -> fleet.v1.CreateProjectRequest
+	15, // 43: fleet.v1.TenantService.ListProjects:input_type -> fleet.v1.ListProjectsRequest
+	17, // 44: fleet.v1.TenantService.DeleteProject:input_type -> fleet.v1.DeleteProjectRequest
+	19, // 45: fleet.v1.TenantService.CreateUser:input_type -> fleet.v1.CreateUserRequest
+	21, // 46: fleet.v1.TenantService.ListUsers:input_type -> fleet.v1.ListUsersRequest
+	23, // 47: fleet.v1.TenantService.DeleteUser:input_type -> fleet.v1.DeleteUserRequest
+	25, // 48: fleet.v1.CredentialService.CreateToken:input_type -> fleet.v1.CreateTokenRequest
+	28, // 49: fleet.v1.CredentialService.ListTokens:input_type -> fleet.v1.ListTokensRequest
+	30, // 50: fleet.v1.CredentialService.RevokeToken:input_type -> fleet.v1.RevokeTokenRequest
+	32, // 51: fleet.v1.CredentialService.CreateKey:input_type -> fleet.v1.CreateKeyRequest
+	34, // 52: fleet.v1.CredentialService.ListKeys:input_type -> fleet.v1.ListKeysRequest
+	36, // 53: fleet.v1.CredentialService.RevokeKey:input_type -> fleet.v1.RevokeKeyRequest
+	38, // 54: fleet.v1.CredentialService.CreateApp:input_type -> fleet.v1.CreateAppRequest
+	40, // 55: fleet.v1.CredentialService.ListApps:input_type -> fleet.v1.ListAppsRequest
+	42, // 56: fleet.v1.CredentialService.BindApp:input_type -> fleet.v1.BindAppRequest
+	44, // 57: fleet.v1.CredentialService.DeleteApp:input_type -> fleet.v1.DeleteAppRequest
+	46, // 58: fleet.v1.CredentialService.CreateAppCode:input_type -> fleet.v1.CreateAppCodeRequest
+	48, // 59: fleet.v1.CredentialService.RevokeAppCode:input_type -> fleet.v1.RevokeAppCodeRequest
+	8,  // 60: fleet.v1.TenantService.CreateAccount:output_type -> fleet.v1.CreateAccountResponse
+	10, // 61: fleet.v1.TenantService.ListAccounts:output_type -> fleet.v1.ListAccountsResponse
+	12, // 62: fleet.v1.TenantService.DeleteAccount:output_type -> fleet.v1.DeleteAccountResponse
+	14, // 63: fleet.v1.TenantService.CreateProject:output_type -> fleet.v1.CreateProjectResponse
+	16, // 64: fleet.v1.TenantService.ListProjects:output_type -> fleet.v1.ListProjectsResponse
+	18, // 65: fleet.v1.TenantService.DeleteProject:output_type -> fleet.v1.DeleteProjectResponse
+	20, // 66: fleet.v1.TenantService.CreateUser:output_type -> fleet.v1.CreateUserResponse
+	22, // 67: fleet.v1.TenantService.ListUsers:output_type -> fleet.v1.ListUsersResponse
+	24, // 68: fleet.v1.TenantService.DeleteUser:output_type -> fleet.v1.DeleteUserResponse
+	26, // 69: fleet.v1.CredentialService.CreateToken:output_type -> fleet.v1.CreateTokenResponse
+	29, // 70: fleet.v1.CredentialService.ListTokens:output_type -> fleet.v1.ListTokensResponse
+	31, // 71: fleet.v1.CredentialService.RevokeToken:output_type -> fleet.v1.RevokeTokenResponse
+	33, // 72: fleet.v1.CredentialService.CreateKey:output_type -> fleet.v1.CreateKeyResponse
+	35, // 73: fleet.v1.CredentialService.ListKeys:output_type -> fleet.v1.ListKeysResponse
+	37, // 74: fleet.v1.CredentialService.RevokeKey:output_type -> fleet.v1.RevokeKeyResponse
+	39, // 75: fleet.v1.CredentialService.CreateApp:output_type -> fleet.v1.CreateAppResponse
+	41, // 76: fleet.v1.CredentialService.ListApps:output_type -> fleet.v1.ListAppsResponse
+	43, // 77: fleet.v1.CredentialService.BindApp:output_type -> fleet.v1.BindAppResponse
+	45, // 78: fleet.v1.CredentialService.DeleteApp:output_type -> fleet.v1.DeleteAppResponse
+	47, // 79: fleet.v1.CredentialService.CreateAppCode:output_type -> fleet.v1.CreateAppCodeResponse
+	49, // 80: fleet.v1.CredentialService.RevokeAppCode:output_type -> fleet.v1.RevokeAppCodeResponse
+	60, // [60:81] is the sub-list for method output_type
+	39, // [39:60] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_tenant_proto_init() }
@@ -2917,7 +2934,7 @@ func file_fleet_v1_tenant_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_tenant_proto_rawDesc), len(file_fleet_v1_tenant_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   50,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

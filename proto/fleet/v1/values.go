@@ -151,6 +151,9 @@ const (
 	JobStopped   = "Stopped"
 )
 
+// JobServicePrefix and the name of a job are the name of the service that places its instances.
+const JobServicePrefix = "job."
+
 // TaskChunk.state.
 const (
 	ChunkRunning    = "running"

@@ -18,7 +18,10 @@
 //   - The owner answers with all that it has counted. Its heir knows that of every account that it has served itself, and
 //     is told by the others what they know; the larger counts. A change of the leader means nothing here.
 //   - A user is remembered only when a look-up of his was admitted, so an account can't have more users in memory than
-//     look-ups in a minute. Without a limit for accounts there are at most 100,000, and those beyond aren't limited.
+//     look-ups in a minute. There are at most 100,000 in all, and of an account no more than it leaves to the others. When
+//     there is no room, who has not looked anything up for a minute is forgotten, and nobody else ever is: what an active
+//     user has used can't be washed away by other users. Users who find no room then share 1,024 counters of their account,
+//     by hash, each with the limit of one user: many at once are refused too early rather than never.
 //   - Nothing of this is written down: after a restart of a scheduler, what it alone knew is forgotten.
 //
 // golang.org/x/time/rate is a token bucket of one process, without a way to take over what others have counted.

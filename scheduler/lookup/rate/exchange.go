@@ -156,9 +156,13 @@ func (l *Limiter) giveBack() {
 
 // sweep forgets who has not looked anything up for a minute.
 func (l *Limiter) sweep() {
-	slot := l.slot(l.cfg.Now())
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.sweepLocked(l.slot(l.cfg.Now()))
+}
+
+func (l *Limiter) sweepLocked(slot int64) {
+	l.swept = slot
 	idle := func(c *counter) bool {
 		return c == nil || !c.queued && c.pending+c.granted == 0 && c.used.sum(slot) == 0
 	}

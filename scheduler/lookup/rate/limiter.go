@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,7 +38,8 @@ type Limiter struct {
 	mu       sync.Mutex
 	group    group
 	accounts map[string]*account
-	users    int
+	users    int        // counters of all accounts' users
+	swept    int64      // the slot in which sweep was called last
 	queue    []*counter // whose owners have to be told
 	holding  map[*counter]bool
 	flying   map[string]bool      // schedulers that are being called
@@ -87,6 +90,7 @@ type counter struct {
 
 const (
 	maxUsers  = 100_000
+	spills    = 1024 // counters of an account for users who have none of their own
 	maxCounts = 4096 // of one call
 	tick      = 100 * time.Millisecond
 	holdTime  = time.Second      // for which a grant is kept without use
@@ -128,22 +132,16 @@ func (l *Limiter) Take(account, user string) *Refusal {
 	defer l.mu.Unlock()
 	slot := l.slot(now)
 	a := l.accountLocked(account)
-	u := a.users[user]
+	u := l.userLocked(a, user, slot)
 	if wait, ok := l.admitsLocked(a.own, slot, now); !ok {
 		l.counts.RefusedAccount++
 		return &Refusal{false, l.cfg.Account, wait}
-	}
-	if l.cfg.User > 0 && u == nil && l.users < maxUsers {
-		u = &counter{account: a, user: user, limit: uint32(l.cfg.User)}
 	}
 	if wait, ok := l.admitsLocked(u, slot, now); !ok {
 		l.counts.RefusedUser++
 		return &Refusal{true, l.cfg.User, wait}
 	}
-	if u != nil && a.users[user] == nil {
-		a.users[user] = u
-		l.users++
-	}
+	l.keepLocked(u)
 	l.takeLocked(a.own, slot, now)
 	l.takeLocked(u, slot, now)
 	l.admitted.Add(1)
@@ -157,6 +155,42 @@ func (l *Limiter) Counts() Counts {
 	c := l.counts
 	c.Admitted, c.Accounts, c.Users = l.admitted.Load(), len(l.accounts), l.users
 	return c
+}
+
+// userLocked is the counter of a user, which may have to be kept; nil without a limit.
+func (l *Limiter) userLocked(a *account, user string, slot int64) *counter {
+	if c := a.users[user]; c != nil || l.cfg.User == 0 {
+		return c
+	}
+	if !l.roomLocked(a) && l.swept < slot {
+		l.sweepLocked(slot)
+		l.accounts[a.name] = a // it is not idle from now on
+	}
+	if !l.roomLocked(a) && !strings.HasPrefix(user, spillPrefix) {
+		if user = spillOf(user); a.users[user] != nil {
+			return a.users[user]
+		}
+	}
+	return &counter{account: a, user: user, limit: uint32(l.cfg.User)}
+}
+
+// roomLocked says whether a user may have a counter of his own: an account never takes more of them than it leaves to the others.
+func (l *Limiter) roomLocked(a *account) bool { return len(a.users) < maxUsers-l.users }
+
+// spillPrefix begins what a counter is called that several users share. No user's name begins so.
+const spillPrefix = "spill/"
+
+// spillOf is the counter that a user shares: on all schedulers the same.
+func spillOf(user string) string {
+	sum := sha256.Sum256([]byte(user))
+	return spillPrefix + strconv.Itoa(int(binary.BigEndian.Uint64(sum[:])%spills))
+}
+
+func (l *Limiter) keepLocked(c *counter) {
+	if c != nil && c.account.users[c.user] == nil {
+		c.account.users[c.user] = c
+		l.users++
+	}
 }
 
 // accountLocked finds an account, and who owns it now.
@@ -311,11 +345,8 @@ func (l *Limiter) countLocked(n *fleetv1.LookupCount, slot int64) *fleetv1.Looku
 	a := l.accountLocked(n.GetAccount())
 	c := a.own
 	if n.GetUser() != "" {
-		if c = a.users[n.GetUser()]; c == nil && l.cfg.User > 0 && l.users < maxUsers {
-			c = &counter{account: a, user: n.GetUser(), limit: uint32(l.cfg.User)}
-			a.users[n.GetUser()] = c
-			l.users++
-		}
+		c = l.userLocked(a, n.GetUser(), slot)
+		l.keepLocked(c)
 	}
 	if c == nil {
 		return &fleetv1.LookupAllowance{}

@@ -298,16 +298,96 @@ func TestManyUsersTakeBoundedMemory(t *testing.T) {
 			t.Errorf("a minute later: %+v", got)
 		}
 	})
+}
+
+// TestFullTable: one account's users, as many as it likes, take no memory without bound, no room of other accounts, and nothing
+// from what active users have used.
+func TestFullTable(t *testing.T) {
 	run(t, Limits{User: 20}, 1, func(c *cluster) {
 		l := c.all["a"]
-		for i := range maxUsers + 1000 {
-			if no := l.Take("acme", fmt.Sprint("u", i)); no != nil {
-				t.Fatalf("%d: %+v", i, no)
+		used := func(account, user string) {
+			t.Helper()
+			if no := l.Take(account, user); no == nil || !no.User || no.Limit != 20 {
+				t.Errorf("%s of %s, who has used the limit up: %+v", user, account, no)
 			}
 		}
-		if got := l.Counts(); got.Users != maxUsers {
-			t.Errorf("without a limit for accounts: %+v", got)
+		for range 20 {
+			l.Take("acme", "ada")
+			l.Take("globex", "bob")
 		}
+		flood := func() (refused int) {
+			for i := range maxUsers {
+				if l.Take("acme", fmt.Sprint("u", i)) != nil {
+					refused++
+				}
+			}
+			return refused
+		}
+		first := flood()
+		if got := l.Counts(); got.Users > maxUsers/2+spills+1 || first < maxUsers/2-20*spills {
+			t.Errorf("%+v, and %d are refused: those beyond share %d counters", got, first, spills)
+		}
+		used("acme", "ada")
+		used("globex", "bob")
+		for i := range 1000 { // others' new users have counters of their own
+			if no := l.Take("globex", fmt.Sprint("v", i)); no != nil {
+				t.Fatalf("user %d of another account: %+v", i, no)
+			}
+		}
+		time.Sleep(time.Minute - 2*slotTime)
+		for range 20 {
+			l.Take("initech", "eve") // active when all others are idle
+		}
+		time.Sleep(3 * slotTime) // Run may not have looked since
+		if no := l.Take("acme", "ada"); no != nil {
+			t.Errorf("a minute later: %+v", no)
+		}
+		flood()
+		used("initech", "eve")
+		time.Sleep(time.Minute + 2*slotTime + sweepTime)
+		synctest.Wait()
+		if got := l.Counts(); got.Users+got.Accounts != 0 {
+			t.Errorf("when all are idle: %+v", got)
+		}
+	})
+}
+
+// TestFullTableMakesRoom: who is idle makes room as soon as it is needed, and an account that finds none counts all the same.
+func TestFullTableMakesRoom(t *testing.T) {
+	now := time.Unix(1, 0)
+	l := New(Config{Limits: Limits{User: 20}, Self: "a", Members: func() ([]string, []string) { return []string{"a"}, []string{"a"} }, Now: func() time.Time { return now }})
+	for n := 0; l.Counts().Users < maxUsers; n++ {
+		for i := range spills {
+			l.Take(fmt.Sprint("account", n), fmt.Sprint("u", i))
+		}
+	}
+	full := l.Counts().Users
+	admitted := 0
+	for i := range 1000 {
+		for range 21 {
+			if l.Take("last", fmt.Sprint("w", i)) == nil {
+				admitted++
+			}
+		}
+	}
+	if added := l.Counts().Users - full; added > spills || admitted != 20*added {
+		t.Errorf("%d counters are added, and %d look-ups admitted", added, admitted)
+	}
+	now = now.Add(time.Minute + 2*slotTime)
+	if no := l.Take("late", "ada"); no != nil || l.Counts().Users != 1 {
+		t.Errorf("when all are idle: %+v, %+v", no, l.Counts())
+	}
+}
+
+// TestFullTableOfTheOwner: users who find no room at the owner are limited there together, over all schedulers.
+func TestFullTableOfTheOwner(t *testing.T) {
+	run(t, Limits{User: 20}, 2, func(c *cluster) {
+		owner := c.all["a"].group.owner("acme")
+		other := c.ids[1-slices.Index(c.ids, owner)]
+		for i := range maxUsers / 2 {
+			c.all[owner].Take("acme", fmt.Sprint("u", i))
+		}
+		within(t, "at both", c.offer(400, 5*time.Millisecond, "acme", "nobody before", owner, other), 20, 10)
 	})
 }
 
@@ -387,4 +467,16 @@ func BenchmarkTake(b *testing.B) {
 			l.Take("acme", "ada")
 		}
 	})
+}
+
+// BenchmarkTakeFull is a look-up of a user who finds no room, while all the others are active.
+func BenchmarkTakeFull(b *testing.B) {
+	l := New(Config{Limits: Limits{User: 20}, Self: "a", Members: func() ([]string, []string) { return []string{"a"}, []string{"a"} }, Now: time.Now})
+	for i := range maxUsers {
+		l.Take("acme", fmt.Sprint("u", i))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		l.Take("acme", "ada")
+	}
 }

@@ -10,6 +10,7 @@
 //	/env?key=K     answers an environment variable
 //	/file?path=P   answers a file's content
 //	/list?path=P   answers the names in a directory, one on each line
+//	/predict       is a model for batch jobs, see package model
 //
 // With arguments it runs as a client, for use with exec: "app dial ADDR" as above; "app tty" echoes
 // standard input, says whether it is a terminal, and ends with it.
@@ -30,6 +31,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/drover-fleet/drover/runtime/containerd/containerdtest/model"
 )
 
 func main() {
@@ -129,6 +132,7 @@ func handler() http.Handler {
 		}
 		return string(raw)
 	})
+	mux.HandleFunc("POST /predict", model.Predict)
 	answer("/list", func(r *http.Request) string { return list(r.FormValue("path")) })
 	return mux
 }
