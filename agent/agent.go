@@ -97,12 +97,7 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 	if a.local, err = listenLocal(cfg.LocalSocket); err != nil {
 		return nil, err
 	}
-	a.tasks = task.New(task.Config{
-		Exchange: func(ctx context.Context, req *fleetv1.ExchangeTaskRequest) (*fleetv1.ExchangeTaskResponse, error) {
-			return a.session.ExchangeTask(ctx, req)
-		},
-		Open: a.openStorage, Dir: a.spools(), Logger: deps.Logger,
-	})
+	a.tasks = a.newTasks()
 	a.instances = instance.New(instance.Config{
 		Runtime: deps.Runtime, Journal: a.journal, Logger: deps.Logger, LogRoot: a.logRoot(), Address: a.facts.GetAdvertiseAddress(),
 		PortMin: cfg.PortMin, PortMax: cfg.PortMax, Hooks: []instance.Hook{instance.MountHook(cfg.MountDirs), instance.DeviceHook(deps.Devices.Devices)},

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,8 +15,23 @@ import (
 // spools is where tasks keep results until these are in the job's storage.
 func (a *Agent) spools() string { return filepath.Join(a.cfg.DataDir, "tasks") }
 
+func (a *Agent) newTasks() *task.Manager {
+	return task.New(task.Config{
+		Exchange: func(ctx context.Context, req *fleetv1.ExchangeTaskRequest) (*fleetv1.ExchangeTaskResponse, error) {
+			return a.session.ExchangeTask(ctx, req)
+		},
+		Open: a.openStorage, Dir: a.spools(),
+	})
+}
+
 // openStorage answers what a job may reach: this node's directories, and the object storage that the scheduler names.
 func (a *Agent) openStorage(setup *fleetv1.TaskSetup) (_ task.Storage, err error) {
+	var authorities []string
+	defer func() {
+		for _, path := range authorities { // they have been read
+			err = errors.Join(err, os.Remove(path))
+		}
+	}()
 	cfg := storage.Config{Dirs: a.cfg.StorageDirs, Stores: map[string]storage.Store{}}
 	for _, access := range setup.GetStorage() {
 		s := storage.Store{
@@ -26,7 +42,7 @@ func (a *Agent) openStorage(setup *fleetv1.TaskSetup) (_ task.Storage, err error
 			if s.CAFile, err = writeCA(a.spools(), access.GetCa()); err != nil {
 				return nil, err
 			}
-			defer func(path string) { err = errors.Join(err, os.Remove(path)) }(s.CAFile)
+			authorities = append(authorities, s.CAFile)
 		}
 		cfg.Stores[access.GetScheme()] = s
 	}

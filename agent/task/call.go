@@ -94,7 +94,9 @@ func (d *driver) exchangeHTTP(ctx context.Context, w *work, address string, r *r
 	if err != nil {
 		return answer{}, 0, err
 	}
-	req.ContentLength = size
+	if req.ContentLength = size; size == 0 {
+		req.Body = http.NoBody
+	}
 	if !strings.HasPrefix(contentType, "multipart/") { // a form's boundary is another one each time
 		req.GetBody = func() (io.ReadCloser, error) { // for a connection that the container has closed meanwhile
 			again, _, _, err := r.body()
@@ -112,7 +114,11 @@ func (d *driver) exchangeHTTP(ctx context.Context, w *work, address string, r *r
 		return answer{}, 0, err
 	}
 	out, err := d.read(ctx, resp.Body, resp.ContentLength)
-	return out, resp.StatusCode, errors.Join(err, resp.Body.Close())
+	if closed := resp.Body.Close(); err == nil && closed != nil {
+		out.free()
+		err = closed
+	}
+	return out, resp.StatusCode, err
 }
 
 // read takes in an answer. Above largeBytes it waits for room.

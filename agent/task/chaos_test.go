@@ -34,6 +34,12 @@ func (c *chaos) chance(in int) bool {
 	return c.on && c.random.IntN(in) == 0
 }
 
+func (c *chaos) pick(n int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.random.IntN(n)
+}
+
 func (c *chaos) fault(op string, u storage.URL) error {
 	c.mu.Lock()
 	refuse := c.refuse
@@ -46,11 +52,8 @@ func (c *chaos) fault(op string, u storage.URL) error {
 
 // spoil does one thing that may happen in a fleet.
 func (c *chaos) spoil(w *world, id string) {
-	c.mu.Lock()
-	kind := c.random.IntN(9)
-	c.mu.Unlock()
 	container := w.containers[id]
-	switch kind {
+	switch c.pick(9) {
 	case 0:
 		container.exit()
 	case 1: // all leases of an instance
@@ -120,7 +123,7 @@ func TestChaos(t *testing.T) {
 
 func runChaos(t *testing.T, seed uint64) {
 	c := &chaos{random: rand.New(rand.NewPCG(seed, 7)), on: true}
-	w := newWorld(t, &fleetv1.JobSpec{ItemTimeoutSeconds: 5}, inputs(1000)).add("a", "b", "c")
+	w := newWorld(t, &fleetv1.JobSpec{ItemTimeoutSeconds: 5}, inputs(500)).add("a", "b", "c")
 	w.setFault(c.fault)
 	w.asked(func(container *container, body string, rw http.ResponseWriter, r *http.Request) {
 		var n int
@@ -138,16 +141,16 @@ func runChaos(t *testing.T, seed uint64) {
 		case c.chance(100):
 			rw.WriteHeader(http.StatusServiceUnavailable)
 		case c.chance(500):
-			container.exit()
+			container.die()
 		default:
 			answer200(body, rw)
 		}
 	})
 	w.begin()
 	for range 60 {
-		time.Sleep(time.Duration(c.random.IntN(2000)) * time.Millisecond)
+		time.Sleep(time.Duration(c.pick(2000)) * time.Millisecond)
 		ids := []string{"a", "b", "c"}
-		c.spoil(w, ids[c.random.IntN(len(ids))])
+		c.spoil(w, ids[c.pick(len(ids))])
 		w.listedAreThere()
 	}
 	c.mu.Lock()
@@ -160,7 +163,7 @@ func runChaos(t *testing.T, seed uint64) {
 	lines := w.finish(10 * time.Minute)
 	w.listedAreThere()
 	unlucky := 0
-	for n := range 1000 {
+	for n := range 500 {
 		line := lines[fmt.Sprintf("i-%05d.json", n)]
 		switch failed := line.Result == batch.Failed; {
 		case n%100 == 3 || n%100 == 5:

@@ -149,6 +149,7 @@ func (d *driver) dropLocked(c *chunk) {
 	c.dropped = true
 	d.chunks = slices.DeleteFunc(d.chunks, func(o *chunk) bool { return o == c })
 	d.giveBackLocked()
+	d.changeLocked()
 	c.closeUnused()
 }
 

@@ -49,7 +49,7 @@ type driver struct {
 	address string          // where the container answers, while it is ready
 	exits   int             // how often it exited
 	exited  uint32          // the attempt that did so last
-	changed chan struct{}   // closed when one of these changes
+	changed chan struct{}   // closed when one of these changes, or a chunk is published or dropped
 	task    string
 	work    *work
 	refused string // version of a setup that can't be worked by, of which trouble tells
@@ -157,6 +157,11 @@ func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
 	return true
 }
 
+func (d *driver) changeLocked() {
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
 func (d *driver) tell() {
 	select {
 	case d.wake <- struct{}{}:
@@ -187,8 +192,7 @@ func (d *driver) serve(inst *fleetv1.Instance, address string) {
 		return
 	}
 	d.address = address
-	close(d.changed)
-	d.changed = make(chan struct{})
+	d.changeLocked()
 	d.feedLocked()
 	d.tell()
 }

@@ -112,26 +112,26 @@ func jsonBody(b []byte) func() (io.Reader, string, int64, error) {
 	return func() (io.Reader, string, int64, error) { return bytes.NewReader(b), contentJSON, int64(len(b)), nil }
 }
 
-// requests yields the requests of an input, in order. An error is of reading it.
-func (f *form) requests(format string, source storage.URL, in *io.SectionReader) iter.Seq2[request, error] {
-	switch format {
-	case batch.CSV:
+// whole answers the request that an input is.
+func (f *form) whole(format string, source storage.URL, in *io.SectionReader) *request {
+	return &request{body: func() (io.Reader, string, int64, error) {
+		again := io.NewSectionReader(in, 0, in.Size())
+		switch {
+		case format == batch.File && f.field != "":
+			return batch.Multipart(f.field, path.Base(source.Key), again, in.Size())
+		case format == batch.File:
+			return again, "application/octet-stream", in.Size(), nil
+		}
+		return again, contentJSON, in.Size(), nil
+	}}
+}
+
+// rowRequests yields the requests of an input's rows, in order. An error is of reading it.
+func (f *form) rowRequests(format string, in io.Reader) iter.Seq2[request, error] {
+	if format == batch.CSV {
 		return f.csvRequests(in)
-	case batch.JSONLines:
-		return lineRequests(in)
 	}
-	return func(yield func(request, error) bool) {
-		whole := func() io.Reader { return io.NewSectionReader(in, 0, in.Size()) }
-		yield(request{body: func() (io.Reader, string, int64, error) {
-			switch {
-			case format == batch.File && f.field != "":
-				return batch.Multipart(f.field, path.Base(source.Key), whole(), in.Size())
-			case format == batch.File:
-				return whole(), "application/octet-stream", in.Size(), nil
-			}
-			return whole(), contentJSON, in.Size(), nil
-		}}, nil)
-	}
+	return lineRequests(in)
 }
 
 func lineRequests(in io.Reader) iter.Seq2[request, error] {

@@ -100,12 +100,9 @@ func (d *driver) outcome(c *chunk, w *work, item batch.Item, o *batch.Outcome) (
 	var count attempts
 	defer func() { o.Attempts = int(count.n.Load()) }()
 	if byRow(format) {
-		return d.byRow(c, w, format, source, item, in.SectionReader, &count)
+		return d.byRow(c, w, format, item, in.SectionReader, &count)
 	}
-	for r := range w.form.requests(format, source, in.SectionReader) {
-		return d.sendAndKeep(c.itemCtx, c, w, key{item: item.N}, &r, &count)
-	}
-	return extent{}, nil, nil
+	return d.sendAndKeep(c.itemCtx, c, w, key{item: item.N}, w.form.whole(format, source, in.SectionReader), &count)
 }
 
 // sendAndKeep sends a request and keeps its result in the spool.
@@ -144,13 +141,20 @@ func (d *driver) input(ctx context.Context, source storage.URL, item batch.Item,
 		}
 		return !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrChanged) &&
 			!errors.Is(err, storage.ErrTooLarge) && !errors.Is(err, storage.ErrInvalid)
-	}, func() (err error) {
+	}, func() error {
 		body, object, err := d.working().store.Read(ctx, source, storage.ReadOptions{IfETag: item.ETag, Limit: limit})
 		if err != nil {
 			return err
 		}
-		in, err = d.takeIn(body, object.Size)
-		return errors.Join(err, body.Close())
+		got, err := d.takeIn(body, object.Size)
+		if err := errors.Join(err, body.Close()); err != nil {
+			if got.free != nil {
+				got.free()
+			}
+			return err
+		}
+		in = got
+		return nil
 	})
 	switch {
 	case ctx.Err() != nil:
@@ -159,7 +163,7 @@ func (d *driver) input(ctx context.Context, source storage.URL, item batch.Item,
 		}
 		return input{}, nil, ctx.Err()
 	case err != nil:
-		return input{}, &failure{fault: batch.ItemFault, message: err.Error()}, nil
+		return input{}, &failure{fault: batch.ItemFault, message: err.Error()}, nil //nolint:nilerr // it's the item's
 	}
 	return in, nil, nil
 }
@@ -190,7 +194,7 @@ func (d *driver) takeIn(body io.Reader, size int64) (input, error) {
 }
 
 // byRow sends the rows of an input, several at a time, and answers their lines in order.
-func (d *driver) byRow(c *chunk, w *work, format string, source storage.URL, item batch.Item, in *io.SectionReader, count *attempts) (extent, *failure, error) {
+func (d *driver) byRow(c *chunk, w *work, format string, item batch.Item, in *io.SectionReader, count *attempts) (extent, *failure, error) {
 	ctx, cancel := context.WithCancelCause(c.itemCtx)
 	defer cancel(nil)
 	var (
@@ -201,7 +205,7 @@ func (d *driver) byRow(c *chunk, w *work, format string, source storage.URL, ite
 		slots  = make(chan struct{}, w.concurrency)
 	)
 	i := 0
-	for r, err := range w.form.requests(format, source, in) {
+	for r, err := range w.form.rowRequests(format, in) {
 		if err != nil {
 			cancel(err)
 			break

@@ -3,7 +3,6 @@ package task
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -18,8 +17,7 @@ type Config struct {
 	// Open answers the storage of a job.
 	Open func(*fleetv1.TaskSetup) (Storage, error)
 	// Dir is for spools alone; it's emptied at the start.
-	Dir    string
-	Logger *slog.Logger
+	Dir string
 	// Dial reaches containers; nil is the network's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }

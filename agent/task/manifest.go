@@ -3,6 +3,7 @@ package task
 import (
 	"bytes"
 	"context"
+	"slices"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
@@ -54,18 +55,36 @@ func (d *driver) takeManifestsLocked(all []*fleetv1.Manifest) {
 	}
 }
 
+// linesOf answers what a manifest says of a chunk, once its results are published: by this driver, which may be about
+// to, or from the pack.
+func (d *driver) linesOf(ctx context.Context, c *fleetv1.Chunk) ([]byte, error) {
+	for {
+		d.mu.Lock()
+		lines, published := d.published[c.GetAttempt()]
+		inHand := slices.ContainsFunc(d.chunks, func(o *chunk) bool { return o.lease.GetAttempt() == c.GetAttempt() })
+		changed := d.changed
+		d.mu.Unlock()
+		switch {
+		case published:
+			return lines, nil
+		case !inHand:
+			return d.publishPack(ctx, c)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
 // writeManifest has every result of a manifest under its final name before the manifest names it.
 func (d *driver) writeManifest(ctx context.Context, m *fleetv1.Manifest) error {
 	var content []byte
 	for _, c := range m.GetChunks() {
-		d.mu.Lock()
-		lines, ok := d.published[c.GetAttempt()]
-		d.mu.Unlock()
-		if !ok {
-			var err error
-			if lines, err = d.publishPack(ctx, c); err != nil {
-				return err
-			}
+		lines, err := d.linesOf(ctx, c)
+		if err != nil {
+			return err
 		}
 		content = append(content, lines...)
 	}

@@ -89,26 +89,24 @@ func (d *driver) writePack(c *chunk, w *work, u storage.URL, header batch.PackHe
 
 // publish gives the results of a committed chunk their final names.
 func (d *driver) publish(c *chunk) {
-	lines, err := d.publishResults(c.ctx, c.lease.GetTask(), c.spool, c.done)
-	if err != nil {
-		return
+	if lines, err := d.publishResults(c.ctx, c.lease.GetTask(), c.spool, c.done); err == nil {
+		d.publishedNow(c, lines)
 	}
+}
+
+func (d *driver) publishedNow(c *chunk, lines []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.published[c.lease.GetAttempt()] = lines
 	c.state = fleetv1.ChunkPublished
+	d.changeLocked()
 }
 
 // publishAgain publishes a chunk from its pack: who ran it is gone, or was this node's agent before it was restarted.
 func (d *driver) publishAgain(c *chunk) {
-	lines, err := d.publishPack(c.ctx, c.lease)
-	if err != nil {
-		return
+	if lines, err := d.publishPack(c.ctx, c.lease); err == nil {
+		d.publishedNow(c, lines)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.published[c.lease.GetAttempt()] = lines
-	c.state = fleetv1.ChunkPublished
 }
 
 // publishPack publishes what a pack holds.

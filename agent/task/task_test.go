@@ -136,8 +136,7 @@ func TestCrash(t *testing.T) {
 		w.asked(func(c *container, body string, rw http.ResponseWriter, _ *http.Request) {
 			time.Sleep(10 * time.Millisecond)
 			if body == `{"n":17}` || body == `{"n":19}` {
-				c.exit()
-				return
+				c.die()
 			}
 			answer200(body, rw)
 		})
@@ -198,7 +197,7 @@ func TestStorageIsAway(t *testing.T) {
 			began := time.Now()
 			away := func() bool { return time.Since(began) > time.Second && time.Since(began) < time.Minute }
 			w.setFault(func(op string, u storage.URL) error {
-				if away() && (op == "write" || kind == storage.ErrTemporary) {
+				if away() && (op == "write" || errors.Is(kind, storage.ErrTemporary)) {
 					return &storage.Error{Op: op, URL: u, Kind: kind, Why: "of the test"}
 				}
 				return nil

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -111,6 +110,12 @@ func (c *container) exit() {
 			c.start()
 		}
 	})
+}
+
+// die ends the process in the middle of a request.
+func (c *container) die() {
+	c.exit()
+	panic(http.ErrAbortHandler)
 }
 
 func (c *container) close() {
@@ -248,7 +253,7 @@ func newWorld(t testing.TB, spec *fleetv1.JobSpec, files []file) *world {
 	}
 	w.leader = newLeader(setup, int64(len(files)))
 	w.m = New(Config{
-		Exchange: w.leader.exchange, Dir: filepath.Join(w.dir, "spools"), Logger: slog.New(slog.DiscardHandler),
+		Exchange: w.leader.exchange, Dir: filepath.Join(w.dir, "spools"),
 		Open: func(*fleetv1.TaskSetup) (Storage, error) { return trouble{store, w}, nil },
 		Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
 			id, _, _ := net.SplitHostPort(address)
