@@ -36,7 +36,7 @@ func newMetrics(s *Server) *metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "drover_build_info", Help: "What was built; always 1.", ConstLabels: buildLabels(s.version())})
 	build.Set(1)
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		build, m.calls, s.proposals.total, s.proposals.seconds, &snapshotCollector{s})
+		build, m.calls, s.proposals.total, s.proposals.seconds, s.jobs, &snapshotCollector{s})
 	return m
 }
 

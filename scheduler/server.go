@@ -28,6 +28,7 @@ import (
 	"github.com/drover-fleet/drover/scheduler/events"
 	"github.com/drover-fleet/drover/scheduler/forward"
 	"github.com/drover-fleet/drover/scheduler/gossip"
+	"github.com/drover-fleet/drover/scheduler/jobs"
 	"github.com/drover-fleet/drover/scheduler/lookup"
 	"github.com/drover-fleet/drover/scheduler/lookup/rate"
 	"github.com/drover-fleet/drover/scheduler/member"
@@ -67,6 +68,7 @@ type Server struct {
 	raft      *raftstore.Store
 	proposals *proposals
 	hub       *session.Hub
+	jobs      *jobs.Coordinator
 	loops     *reconcile.Loops
 	table     *lookup.Table
 	limiter   *rate.Limiter // of look-ups
@@ -171,8 +173,9 @@ func (s *Server) wire(external auth.External) {
 		State: s.state, Proposer: s.proposals, HeartbeatInterval: s.cfg.HeartbeatInterval, LeaseDuration: s.cfg.LeaseDuration,
 		Trust: s.agentTrust, Leader: s.leaderElsewhere, Now: s.clock.Now, Logger: s.log,
 	})
+	s.jobs = s.newJobs()
 	s.loops = reconcile.New(reconcile.Config{
-		State: s.state, Proposer: s.proposals, Sessions: s.hub, LookupMaxAge: s.cfg.LookupMaxAge, ReserveAfter: s.cfg.ReserveAfter,
+		State: s.state, Proposer: s.proposals, Sessions: s.hub, Work: s.jobs, LookupMaxAge: s.cfg.LookupMaxAge, ReserveAfter: s.cfg.ReserveAfter,
 		Now: s.clock.Now, Logger: s.log,
 	})
 	s.auth = auth.NewAuthenticator(auth.AuthenticatorConfig{View: s.state.View, Sealer: s.sealer(), External: external,
@@ -183,13 +186,7 @@ func (s *Server) wire(external auth.External) {
 		Authenticate: s.authenticate,
 		Valid:        func(ctx context.Context) error { return in.Check(ctx, fleetv1.LookupService_Watch_FullMethodName, nil) },
 	})
-	s.api = api.New(api.Config{
-		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
-		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), Sealer: s.sealer(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
-		MaxJobsPerProject: s.cfg.MaxJobsPerProject, Storage: s.storageFor,
-		MaxAppsPerProject: s.cfg.MaxAppsPerProject, MaxCredentialsPerUser: s.cfg.MaxCredentialsPerUser,
-		Now: s.clock.Now, Logger: s.log,
-	})
+	s.api = s.newAPI()
 	m := newMetrics(s)
 	s.grpc = grpc.NewServer(
 		grpc.Creds(s.grpcCredentials()),
@@ -207,6 +204,7 @@ func (s *Server) wire(external auth.External) {
 	)
 	s.api.Register(s.grpc)
 	fleetv1.RegisterAgentServiceServer(s.grpc, s.hub)
+	fleetv1.RegisterTaskServiceServer(s.grpc, s.jobs)
 	fleetv1.RegisterPeerServiceServer(s.grpc, peerService{s.members, s})
 	fleetv1.RegisterLookupServiceServer(s.grpc, s.table.Service())
 	s.health = health.NewServer()
@@ -221,6 +219,17 @@ func (s *Server) wire(external auth.External) {
 	if s.keeper != nil {
 		s.http.TLSConfig = s.keeper.ServerTLS()
 	}
+}
+
+// newAPI makes the operator's API of the parts that are there.
+func (s *Server) newAPI() *api.API {
+	return api.New(api.Config{
+		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
+		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), Sealer: s.sealer(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
+		MaxJobsPerProject: s.cfg.MaxJobsPerProject, Jobs: s.jobs, Storage: s.storageFor,
+		MaxAppsPerProject: s.cfg.MaxAppsPerProject, MaxCredentialsPerUser: s.cfg.MaxCredentialsPerUser,
+		Now: s.clock.Now, Logger: s.log,
+	})
 }
 
 // Run serves until ctx ends, which is no error, or until this scheduler can't go on. It is called once.
@@ -343,6 +352,7 @@ func (s *Server) lead(ctx context.Context, fail context.CancelCauseFunc) (end fu
 			return // likewise
 		}
 		s.hub.Lead(ctx)
+		s.jobs.Lead(ctx)
 		s.table.Refresh()
 		s.leading.Store(true)
 		s.serves(true)
@@ -356,6 +366,7 @@ func (s *Server) lead(ctx context.Context, fail context.CancelCauseFunc) (end fu
 		s.leading.Store(false)
 		s.serves(false) // until it follows
 		work.Wait()
+		s.jobs.Resign()
 		s.hub.Resign()
 		s.table.Refresh()
 		s.log.Info("this scheduler no longer leads")

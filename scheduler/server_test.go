@@ -46,6 +46,7 @@ func testConfig(dir string) scheduler.Config {
 	cfg := scheduler.DefaultConfig()
 	cfg.DataDir, cfg.Insecure = dir, true
 	cfg.GRPCAddr, cfg.HTTPAddr, cfg.RaftAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg.StorageDirs = []string{filepath.Join(dir, "shared")}
 	cfg.LookupsPerUser = 0 // tests ask until an answer has what they wait for
 	cfg.HeartbeatInterval, cfg.LeaseDuration, cfg.LookupMaxAge = 100*time.Millisecond, 5*time.Second, time.Second
 	return cfg

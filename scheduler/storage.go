@@ -8,6 +8,7 @@ import (
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/api"
+	"github.com/drover-fleet/drover/scheduler/jobs"
 	"github.com/drover-fleet/drover/storage"
 )
 
@@ -113,4 +114,12 @@ func (s *Server) storageAccess(project string) ([]*fleetv1.StorageAccess, error)
 		all = append(all, a)
 	}
 	return all, nil
+}
+
+// newJobs is the leader's side of jobs, over their projects' storage.
+func (s *Server) newJobs() *jobs.Coordinator {
+	return jobs.New(jobs.Config{
+		State: s.state, Proposer: s.proposals, Storage: func(project string) (jobs.Storage, error) { return s.storageFor(project) }, Access: s.storageAccess,
+		Leader: s.leaderElsewhere, Now: s.clock.Now, Logger: s.log,
+	})
 }

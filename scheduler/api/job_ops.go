@@ -46,14 +46,13 @@ func jobOps(jobState string) []operation {
 
 // jobState is the state that the job loop found, unless what was asked since then overrules it.
 func jobState(j *fleetv1.Job) string {
-	found, seen := j.GetStatus().GetState(), j.GetStatus().GetRun() == j.GetDesired().GetRun()
-	ended := slices.Contains([]string{fleetv1.JobCompleted, fleetv1.JobFailed, fleetv1.JobStopped}, found)
+	found := j.GetStatus().GetState()
 	switch {
 	case j.GetDesired().GetState() == fleetv1.DesiredDeleted:
 		return "being deleted"
-	case j.GetDesired().GetState() == fleetv1.DesiredStopped && !(ended && seen):
+	case j.GetDesired().GetState() == fleetv1.DesiredStopped && !state.JobEnded(j):
 		return beingStopped
-	case found == "" || !seen:
+	case found == "" || j.GetStatus().GetRun() != j.GetDesired().GetRun():
 		return fleetv1.JobDeploying // the job loop has not seen the run yet
 	}
 	return found

@@ -25,6 +25,7 @@ type cluster struct {
 	t        *testing.T
 	store    *state.Store
 	sessions *fakeSessions
+	work     Work // may be nil
 
 	mu        sync.Mutex
 	index     uint64
@@ -68,7 +69,7 @@ func (c *cluster) leadWith(change func(*serviceLoop)) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	work.Go(func() {
-		loops := New(Config{State: c.store, Proposer: c, Sessions: c.sessions})
+		loops := New(Config{State: c.store, Proposer: c, Sessions: c.sessions, Work: c.work})
 		term := loops.Begin()
 		change(term.service)
 		if err := loops.run(ctx, term); !errors.Is(err, context.Canceled) {

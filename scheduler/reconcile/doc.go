@@ -111,6 +111,24 @@
 // withdrawal and grace is told as StopFailed once, and goes on. An instance that is Reclaiming has ended but for its
 // devices: it is waited for, since it still holds them, and is never late, for its agent bounds that check.
 //
+// # Jobs
+//
+// A job's tasks are the instances of a service that the job loop makes, scales and deletes, named "job." and the job's name,
+// which nobody can give to another. So gangs, priorities, quotas, preemption and drains are what they are for
+// services, and a job is only what its ledger and its service say:
+//
+//	to run                    Deploying, until an instance is ready; then Running
+//	every item in a manifest  Completed, whatever was asked for but a deletion
+//	to be stopped or deleted, until nothing that tasks have begun is out of the ledger and its manifests are written, 2 min at
+//	or the ledger has failed  most; then Stopped, deleted or Failed
+//	its service is Abnormal   Failed, when the job's timeout has passed
+//
+// A run that has ended stays so until desired.run is raised; its service is deleted with the write that says so. How many
+// tasks a job asks for lies between min_instances and instances: as many as have enough to do (Config.Work),
+// changed each 30 s at most, for an instance costs its start. A job whose tasks have waited for a minute asks for what it has, and 5 min later for one more. When a job waits whose project has
+// less than its share of the pool's job tasks, one of a project that has more gives up tasks, one each 10 s; that needs a
+// min_instances below instances. What the loop remembers for this is lost with the leadership, and costs time alone.
+//
 // # The liveness loop
 //
 // It turns leases into node states: Unreachable when a lease has run out, Ready when it is back.

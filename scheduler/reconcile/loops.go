@@ -39,7 +39,9 @@ type Config struct {
 	State    Store
 	Proposer Proposer
 	Sessions Sessions
-	Logger   *slog.Logger
+	// Work is that of jobs; nil where nobody runs their items.
+	Work   Work
+	Logger *slog.Logger
 	// Now is the wall clock; default time.Now.
 	Now func() time.Time
 	// NewID makes the IDs of instances and gangs; default random UUIDs.
@@ -75,6 +77,9 @@ func New(cfg Config) *Loops {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Work == nil {
+		cfg.Work = noWork{}
 	}
 	if cfg.LookupMaxAge <= 0 {
 		cfg.LookupMaxAge = 3 * time.Second
@@ -144,7 +149,7 @@ type Term struct {
 // Begin starts a leadership; its owner ends it.
 func (l *Loops) Begin() *Term {
 	service := newServiceLoop(l.cfg)
-	return &Term{service: service, loops: []loop{newLivenessLoop(l.cfg), newDrainLoop(l.cfg), service}}
+	return &Term{service: service, loops: []loop{newLivenessLoop(l.cfg), newDrainLoop(l.cfg), newJobLoop(l.cfg), service}}
 }
 
 // Step lets every loop do what is to be done at the time now, without waiting for anything but the Proposer. It

@@ -142,6 +142,15 @@ func (l *nextLedger) wrote(m *fleetv1.Manifest) {
 	}
 }
 
+// JobEnded says whether the last run that was asked for is over.
+func JobEnded(j *fleetv1.Job) bool {
+	switch j.GetStatus().GetState() {
+	case fleetv1.JobCompleted, fleetv1.JobFailed, fleetv1.JobStopped:
+		return j.GetStatus().GetRun() == j.GetDesired().GetRun()
+	}
+	return false
+}
+
 func (v view) Job(project, nameOrID string) *fleetv1.Job {
 	if o, ok := v.t.jobs.Get(JobKey(project, nameOrID).Key); ok {
 		return o.GetJob()

@@ -46,6 +46,7 @@ var layers = map[string][]string{
 	"scheduler/authority": {"scheduler/state", "identity", "proto"},
 	"scheduler/session":   {"scheduler/state", "identity", "proto"},
 	"scheduler/reconcile": {"scheduler/state", "scheduler/place", "proto"},
+	"scheduler/jobs":      {"scheduler/state", "=storage", "batch", "identity", "proto"},
 	"scheduler/lookup":    {"scheduler/state", "scheduler/auth", "proto"},
 
 	// What puts things together.

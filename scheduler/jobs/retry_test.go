@@ -1,0 +1,139 @@
+package jobs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/drover-fleet/drover/batch"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
+	"github.com/drover-fleet/drover/storage"
+)
+
+// ended has the job of a leader completed by hand: every third item FAILED, in two manifests. It answers what failed.
+func (l *leader) ended() (failed []batch.Item) {
+	l.t.Helper()
+	l.after(3 * time.Second)
+	items := l.items()
+	half := int64(len(items) / 2)
+	manifest := func(task string, number int32, items []batch.Item) *fleetv1.Chunk {
+		c := &fleetv1.Chunk{From: items[0].N, To: items[len(items)-1].N + 1, Task: task, Attempt: fmt.Sprint("by hand ", number)}
+		var text []byte
+		for _, item := range items {
+			line := batch.ManifestLine{Source: item.Source, Result: batch.Successful, Location: "file:///o/" + item.Name}
+			if c.Successful++; item.N%3 == 0 {
+				line = batch.ManifestLine{Source: item.Source, Result: batch.Failed, Message: "no"}
+				failed = append(failed, item)
+				c.Failed++
+				c.Successful--
+			}
+			text = line.Append(text)
+		}
+		if err := os.WriteFile(filepath.Join(l.dir, "out", batch.ManifestName(task, number)), text, 0o600); err != nil {
+			l.t.Fatal(err)
+		}
+		return c
+	}
+	for number, chunk := range []*fleetv1.Chunk{manifest("0", 0, items[:half]), manifest("0", 1, items[half:])} {
+		l.commit(&fleetv1.JobCommit{JobId: "jid", Chunks: []*fleetv1.Chunk{chunk}, Seal: []string{"0"}})
+		l.commit(&fleetv1.JobCommit{JobId: "jid", Written: []*fleetv1.Manifest{{Task: "0", Number: int32(number)}}})
+	}
+	return failed
+}
+
+func (l *leader) commit(c *fleetv1.JobCommit) {
+	l.t.Helper()
+	r, err := l.Propose(l.t.Context(), &fleetv1.Command{Op: &fleetv1.Command_JobCommit{JobCommit: c}})
+	if err != nil || len(r.Rejections) > 0 {
+		l.t.Fatalf("commit: %v, %v", r.Rejections, err)
+	}
+}
+
+// retry asks for one as the API does.
+func (l *leader) retry() {
+	l.c.Resign()
+	led, job := proto.CloneOf(l.ledger()), proto.CloneOf(l.job())
+	led.Listed, led.Position = false, positionOfRetry
+	job.Desired.Run++
+	l.write(state.Put(led.GetMeta().GetRevision(), led), state.Put(job.GetMeta().GetRevision(), job))
+	l.c.Lead(l.t.Context())
+}
+
+// TestRetry: the FAILED items are listed again under their names, and their old lines go; also when it is interrupted anywhere.
+func TestRetry(t *testing.T) {
+	for _, interrupted := range []string{"", "read", "write"} {
+		t.Run("interrupted "+interrupted, func(t *testing.T) {
+			lead(t, 20, func(l *leader) {
+				failed := l.ended()
+				calls := 0
+				l.set(func() {
+					l.faults = func(op string, _ storage.URL) error {
+						if calls++; op == interrupted && calls%3 != 0 {
+							return &storage.Error{Op: op, Kind: storage.ErrTemporary, Why: "because"}
+						}
+						return nil
+					}
+				})
+				l.retry()
+				l.after(2 * time.Second)
+				l.c.Resign() // and another leader
+				l.c.Lead(l.t.Context())
+				l.after(30 * time.Minute)
+				l.set(func() { l.faults = nil })
+				l.after(5 * time.Minute)
+				led := l.ledger()
+				if !led.GetListed() || led.GetFailure() != "" || led.GetAgain() != int64(len(failed)) || led.GetFailed() != 0 || led.GetItems() != 20+led.GetAgain() {
+					t.Fatalf("the ledger is %v", led)
+				}
+				again := l.items()[20:]
+				if !slices.EqualFunc(again, failed, func(a, b batch.Item) bool { return a.Source == b.Source && a.Name == b.Name && a.ETag == "" }) {
+					t.Errorf("again are %v, want %v", again, failed)
+				}
+				lines := 0
+				for n := range int32(2) {
+					f, err := os.Open(filepath.Join(l.dir, "out", batch.ManifestName("0", n)))
+					if err != nil {
+						t.Fatal(err)
+					}
+					r := batch.NewManifestReader(f)
+					for line, err := r.Next(); err == nil; line, err = r.Next() {
+						if lines++; line.Result == batch.Failed {
+							t.Errorf("line %v is still there", line)
+						}
+					}
+					f.Close()
+				}
+				if lines != 20-len(failed) {
+					t.Errorf("%d lines are left", lines)
+				}
+			})
+		})
+	}
+}
+
+// FuzzRetryPosition: what is read is what was written, and nothing else is taken.
+func FuzzRetryPosition(f *testing.F) {
+	f.Add("retry")
+	f.Add("retry 7 0:2 1:1")
+	f.Add("retry x")
+	f.Fuzz(func(t *testing.T, position string) {
+		listed, manifests, err := parseRetry(position, &fleetv1.JobLedger{})
+		if err != nil {
+			if !errors.Is(err, errDamaged) {
+				t.Errorf("%q: %v", position, err)
+			}
+			return
+		}
+		again, same, err := parseRetry(retryPosition(listed, manifests), nil)
+		if err != nil || again != listed || len(same) != len(manifests) {
+			t.Errorf("%q: read %d %v, then %d %v, %v", position, listed, manifests, again, same, err)
+		}
+	})
+}
