@@ -85,7 +85,7 @@ bench: ## measure; prints the table of figures and writes bench/results (some mi
 	@[ "$$(id -u)" = 0 ] || { echo "make bench: containers and network namespaces need root; run it as root" >&2; exit 1; }
 	@scripts/setup run build test
 	@$(MAKE) build
-	DROVER_BINARY=$(CURDIR)/bin/drover go test -C test/bench -tags bench -run '^Test(Device|Placement|Write|Cluster|Lookup|Client)?Figures$$' -count=1 -timeout 60m
+	DROVER_BINARY=$(CURDIR)/bin/drover go test -C test/bench -tags bench -run '^Test(Device|Placement|Write|Cluster|Lookup|Client|Job)?Figures$$' -count=1 -timeout 60m
 
 # SIM may have -sim.hours, -sim.trouble, -sim.seed, -sim.services, -sim.load, -sim.trace, -sim.jobs, -sim.write.
 SIM_NODES ?= 10000

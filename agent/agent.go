@@ -17,6 +17,7 @@ import (
 	"github.com/drover-fleet/drover/agent/journal"
 	"github.com/drover-fleet/drover/agent/metrics"
 	"github.com/drover-fleet/drover/agent/session"
+	"github.com/drover-fleet/drover/agent/task"
 	"github.com/drover-fleet/drover/devices"
 	"github.com/drover-fleet/drover/identity"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -41,6 +42,7 @@ type Agent struct {
 	journal   *journal.Journal
 	instances *instance.Manager
 	session   *session.Client
+	tasks     *task.Manager
 	identity  *identity.Keeper // nil without TLS
 	metrics   *metrics.Metrics
 	joining   *identity.JoinFile // until there is a certificate; nil when there is one
@@ -95,12 +97,13 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 	if a.local, err = listenLocal(cfg.LocalSocket); err != nil {
 		return nil, err
 	}
+	a.tasks = a.newTasks()
 	a.instances = instance.New(instance.Config{
 		Runtime: deps.Runtime, Journal: a.journal, Logger: deps.Logger, LogRoot: a.logRoot(), Address: a.facts.GetAdvertiseAddress(),
 		PortMin: cfg.PortMin, PortMax: cfg.PortMax, Hooks: []instance.Hook{instance.MountHook(cfg.MountDirs), instance.DeviceHook(deps.Devices.Devices)},
 		PullAllowed: a.pullAllowed, FaultPoint: deps.FaultPoint,
 		Reclaim: deps.Devices.Reclaim, Quarantine: a.quarantine, ReclaimTimeout: cfg.ReclaimTimeout,
-		HoldChanged: func() { tellOnce(a.factsChanged) }, BootID: a.facts.GetBootId(), Uptime: uptime,
+		Tasks: a.tasks, HoldChanged: func() { tellOnce(a.factsChanged) }, BootID: a.facts.GetBootId(), Uptime: uptime,
 	})
 	deps.Devices.Held = a.instances.Holders
 	a.quarantineAgain()
@@ -110,7 +113,7 @@ func New(cfg Config, deps Deps) (_ *Agent, err error) {
 	})
 	a.metrics = metrics.New(metrics.Sources{
 		Version: a.facts.GetAgentVersion(), Node: cfg.NodeName, Declared: cfg.DeclaredDevices, DataDir: cfg.DataDir,
-		Runtime: deps.Runtime, Devices: deps.Devices, Instances: a.instances.Instances,
+		Runtime: deps.Runtime, Devices: deps.Devices, Instances: a.instances.Instances, Tasks: a.tasks.Tasks,
 		JournalWrites: a.journal.Writes, Connected: a.session.Connected, Generation: func() uint64 { return a.journal.Header().Generation }, Expires: a.expires,
 		Logger: deps.Logger, LinesDropped: func(id string, lines uint64) {
 			a.instances.Note(id, fleetv1.EventWarning, "LogLinesDropped", fmt.Sprintf("its logger has dropped %d lines that it could not write", lines))
@@ -175,6 +178,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	part("device changes", func(ctx context.Context) error { return a.deviceLoop(ctx, notes) })
 	part("quarantine", a.quarantineLoop)
 	part("instances", a.instances.Run)
+	part("tasks", a.tasks.Run)
 	part("session", a.connect)
 	part("http", a.serveHTTP)
 	part("local socket", a.serveLocal)

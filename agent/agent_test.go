@@ -473,6 +473,7 @@ func TestBadConfig(t *testing.T) {
 		`"0.0.0.0/0" is`:      func(c *agent.Config) { c.Networks = map[string]string{"a": "0.0.0.0/0"} },
 		`"fe80::1%eth0" is`:   func(c *agent.Config) { c.Networks = map[string]string{"a": "fe80::1%eth0"} },
 		"mount_dirs[0]":       func(c *agent.Config) { c.MountDirs = []string{"/"} },
+		"storage_dirs[0]":     func(c *agent.Config) { c.StorageDirs = []string{"data"} },
 		"reserved_cpu_millis": func(c *agent.Config) { c.ReservedCPUMillis = -1 },
 		"port_min, port_max":  func(c *agent.Config) { c.PortMin = 1 },
 		"image_low":           func(c *agent.Config) { c.ImageLow = 0.9 },

@@ -40,6 +40,9 @@ type Config struct {
 	Labels   map[string]string `yaml:"labels"`
 	// MountDirs are the directories below which services may mount.
 	MountDirs []string `yaml:"mount_dirs"`
+	// StorageDirs are the directories in which the file:// inputs and outputs of jobs lie: of shared storage, at the same
+	// path on every node and scheduler.
+	StorageDirs []string `yaml:"storage_dirs"`
 	// Reserved… is kept back for the system; 0 means the default (see the package's doc).
 	ReservedCPUMillis   int64 `yaml:"reserved_cpu_millis"`
 	ReservedMemoryBytes int64 `yaml:"reserved_memory_bytes"`
@@ -163,9 +166,11 @@ func (c *Config) validateHost(wrong func(field, format string, args ...any)) {
 		wrong("advertise_address", "%q is no IP address", c.AdvertiseAddress)
 	}
 	c.validateNetworks(wrong)
-	for i, dir := range c.MountDirs {
-		if !filepath.IsAbs(dir) || filepath.Clean(dir) == "/" {
-			wrong(fmt.Sprintf("mount_dirs[%d]", i), "%q is not an absolute path below /", dir)
+	for field, dirs := range map[string][]string{"mount_dirs": c.MountDirs, "storage_dirs": c.StorageDirs} {
+		for i, dir := range dirs {
+			if !filepath.IsAbs(dir) || filepath.Clean(dir) == "/" {
+				wrong(fmt.Sprintf("%s[%d]", field, i), "%q is not an absolute path below /", dir)
+			}
 		}
 	}
 	for field, v := range map[string]int64{

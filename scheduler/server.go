@@ -186,13 +186,7 @@ func (s *Server) wire(external auth.External) {
 		Authenticate: s.authenticate,
 		Valid:        func(ctx context.Context) error { return in.Check(ctx, fleetv1.LookupService_Watch_FullMethodName, nil) },
 	})
-	s.api = api.New(api.Config{
-		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
-		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), Sealer: s.sealer(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
-		MaxJobsPerProject: s.cfg.MaxJobsPerProject, Jobs: s.jobs, Storage: s.storageFor,
-		MaxAppsPerProject: s.cfg.MaxAppsPerProject, MaxCredentialsPerUser: s.cfg.MaxCredentialsPerUser,
-		Now: s.clock.Now, Logger: s.log,
-	})
+	s.api = s.newAPI()
 	m := newMetrics(s)
 	s.grpc = grpc.NewServer(
 		grpc.Creds(s.grpcCredentials()),
@@ -225,6 +219,17 @@ func (s *Server) wire(external auth.External) {
 	if s.keeper != nil {
 		s.http.TLSConfig = s.keeper.ServerTLS()
 	}
+}
+
+// newAPI makes the operator's API of the parts that are there.
+func (s *Server) newAPI() *api.API {
+	return api.New(api.Config{
+		Store: s.state, Log: s.proposals, Sessions: s.hub, Events: eventQueries{s.events}, Images: registry.New(s.cfg.Registry),
+		Endpoints: s.table, Members: clusterMembers{s.members, s}, Backups: backups{s}, Identity: s.signing(), Sealer: s.sealer(), MaxServicesPerUser: s.cfg.MaxServicesPerUser,
+		MaxJobsPerProject: s.cfg.MaxJobsPerProject, Jobs: s.jobs, Storage: s.storageFor,
+		MaxAppsPerProject: s.cfg.MaxAppsPerProject, MaxCredentialsPerUser: s.cfg.MaxCredentialsPerUser,
+		Now: s.clock.Now, Logger: s.log,
+	})
 }
 
 // Run serves until ctx ends, which is no error, or until this scheduler can't go on. It is called once.

@@ -102,6 +102,7 @@ func (m *machine) forgetAttempt() {
 	m.stopProbe()
 	m.held, m.healthy, m.published, m.readySince, m.leftAnswers = false, false, false, time.Time{}, time.Time{}
 	m.drainUntil, m.killAt, m.killed, m.ended, m.failures = time.Time{}, time.Time{}, false, false, 0
+	m.address, m.taskUntil = "", time.Time{}
 }
 
 // delete removes the attempt's container. Nothing there is as good.
@@ -136,7 +137,7 @@ func (m *machine) stop(ctx context.Context, want intent, state string) outcome {
 		if m.drainUntil.IsZero() { // an earlier agent began: nobody knows how long it has been
 			m.drainUntil = time.Now().Add(time.Duration(spec.GetWithdrawSeconds()) * time.Second)
 		}
-		if wait := time.Until(m.drainUntil); wait > 0 {
+		if wait := max(time.Until(m.drainUntil), m.untilTaskLeft()); wait > 0 {
 			return outcome{wait: wait}
 		}
 		m.stopProbe()
@@ -171,6 +172,7 @@ func (m *machine) drain(want intent) outcome {
 		m.drainUntil = m.leftAnswers.Add(time.Duration(m.rec.Instance.GetSpec().GetWithdrawSeconds()) * time.Second)
 		o.State, o.Ready, o.Reason = fleetv1.InstanceDraining, false, m.rec.Instance.GetDesired().GetReason()
 	})
+	m.leaveTask()
 	return again
 }
 

@@ -37,6 +37,7 @@ type world struct {
 	fault       func(name string)
 	wrap        func(runtime.Runtime) runtime.Runtime
 	pullAllowed func() error
+	tasks       Tasks
 	bootID      string
 	began       time.Time // of the host
 
@@ -166,7 +167,7 @@ func (w *world) boot() {
 	w.g = New(Config{
 		Runtime: rt, PullAllowed: w.pullAllowed, Journal: w.journal, Logger: slog.New(slog.DiscardHandler), LogRoot: w.dir, Address: "192.0.2.1",
 		PortMin: 30000, PortMax: 30200, Hooks: []Hook{MountHook([]string{w.dir}), DeviceHook(w.knownDevices)},
-		Reclaim: w.reclaim, Quarantine: w.quarantine, ReclaimTimeout: time.Minute,
+		Reclaim: w.reclaim, Quarantine: w.quarantine, ReclaimTimeout: time.Minute, Tasks: w.tasks,
 		BootID: w.bootID, Uptime: func() time.Duration { return time.Since(w.began) },
 		FaultPoint: func(name string) {
 			if name == crash {

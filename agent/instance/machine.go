@@ -43,6 +43,7 @@ type machine struct {
 	known      bool               // it has been, by this process: the record says what is there
 	exit       *runtime.Exit
 	loggerDied bool
+	taskLeft   uint32 // attempt whose task has ended what it had begun
 	result     *health.Result
 	pull       *fleetv1.PullProgress
 
@@ -54,6 +55,8 @@ type machine struct {
 	leftAnswers time.Time // by when the look-up no longer answered the endpoint, once it did
 	stopProbe   func()
 	drainUntil  time.Time
+	address     string    // where the container of this attempt listens
+	taskUntil   time.Time // by when its task has ended what it has begun
 	killAt      time.Time
 	killed      bool
 	ended       bool   // the process of this attempt has ended
@@ -86,6 +89,7 @@ func (m *machine) run(ctx context.Context) {
 		m.mu.Unlock()
 		out := m.step(stepCtx)
 		cancel()
+		m.tellTask()
 		switch {
 		case out.gone:
 			return

@@ -20,7 +20,7 @@ import (
 // ErrRefused says that an assignment set must not be followed.
 var ErrRefused = errors.New("assignment set refused")
 
-// Config is what a Manager needs; every field but PullAllowed, Hooks, HoldChanged, FaultPoint and those of
+// Config is what a Manager needs; every field but PullAllowed, Hooks, HoldChanged, Tasks, FaultPoint and those of
 // Reclaim is required.
 type Config struct {
 	Runtime runtime.Runtime
@@ -41,6 +41,8 @@ type Config struct {
 	Reclaim        func(ctx context.Context, ids []string) map[string]string
 	Quarantine     func(id, reason string)
 	ReclaimTimeout time.Duration
+	// Tasks work on jobs in instances. Nil: this node works on none.
+	Tasks Tasks
 	// HoldChanged is called when Hold answers something else. Nil: nobody wants to know.
 	HoldChanged func()
 	// BootID of the host, and its time since then, suspensions included.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -178,6 +179,7 @@ func (m *machine) probe(st runtime.Status) {
 	} else if target.Port == 0 {
 		target.Port = defaultPort
 	}
+	m.address = net.JoinHostPort(target.IP, strconv.Itoa(target.Port))
 	if readyOnceRunning(inst) {
 		if !m.healthy {
 			m.mail(func() { m.result = &health.Result{Healthy: true} })

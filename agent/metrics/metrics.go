@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/drover-fleet/drover/agent/task"
 	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
@@ -39,6 +40,7 @@ type Sources struct {
 	Runtime       Stats
 	Devices       Devices
 	Instances     func() []*fleetv1.Instance
+	Tasks         func() []task.Progress
 	JournalWrites func() uint64
 	Connected     func() bool
 	Generation    func() uint64
@@ -71,7 +73,7 @@ func New(src Sources) *Metrics {
 	if src.Host == nil {
 		src.Host = newHost(src.DataDir, src.Logger)
 	}
-	m.registry.MustRegister(src.Host, m.ledger, newBuildInfo(src.Version))
+	m.registry.MustRegister(src.Host, m.ledger, newTasks(src), newBuildInfo(src.Version))
 	return m
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/drover-fleet/drover/agent/metrics"
+	"github.com/drover-fleet/drover/agent/task"
 	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/runtime"
@@ -90,6 +91,7 @@ func sources(known metrics.Devices, all ...*fleetv1.Instance) metrics.Sources {
 	return metrics.Sources{
 		Version: "v1", Node: "n1", Declared: map[string]int{"nvidia": 8}, Runtime: &fixed{}, Devices: known,
 		Instances:     func() []*fleetv1.Instance { return all },
+		Tasks:         func() []task.Progress { return nil },
 		JournalWrites: func() uint64 { return 5 }, Connected: func() bool { return true }, Generation: func() uint64 { return 42 }, Expires: func() time.Time { return time.Unix(1000, 0) },
 		Logger: slog.New(slog.DiscardHandler), LinesDropped: func(string, uint64) {},
 		Host: prometheus.NewRegistry(), // the host's own figures differ everywhere
@@ -122,6 +124,16 @@ func TestGoldenScrape(t *testing.T) {
 		told := uint64(0)
 		src := sources(two(time.Now()), holder("i", 1, fleetv1.InstanceRunning, "d0"))
 		src.Runtime = &fixed{dropped: 3}
+		src.Tasks = func() []task.Progress {
+			buckets := make([]int64, len(task.Bounds())+1)
+			buckets[0], buckets[len(buckets)-1] = 6, 1
+			return []task.Progress{{
+				Labels: task.Labels{Project: "p", Service: "job.nightly", Model: "m", Version: "0.0.1", Instance: "i"},
+				TaskProgress: &fleetv1.TaskProgress{
+					Successful: 5, Failed: 1, Retries: 2, InputBytes: 70, OutputBytes: 30, InFlight: 3, Concurrency: 4, LatencyBuckets: buckets, LatencySumSeconds: 301.5,
+				},
+			}}
+		}
 		src.LinesDropped = func(_ string, n uint64) { told += n }
 		time.Sleep(4 * time.Second)
 		var kept []string

@@ -65,6 +65,7 @@ const (
 type Client struct {
 	cfg       Config
 	connected atomic.Bool
+	conn      atomic.Pointer[grpc.ClientConn] // of the session, after its welcome
 	events    nodeEvents
 }
 
@@ -159,7 +160,7 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 	c.cfg.Logger.Info("connected to a scheduler", "scheduler", address, "cluster", welcome.GetClusterId())
 	s := &session{c: c, stream: stream, client: client, relays: &relays, acks: make(chan uint64, 1), tell: make(chan struct{}, 1),
 		paces: make(chan *fleetv1.Pace, 1), sampled: map[string]time.Time{}}
-	defer c.begin()()
+	defer c.begin(conn)()
 	received := make(chan struct{})
 	go func() {
 		defer close(received)
@@ -175,11 +176,15 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 }
 
 // begin tells all who want to know that a scheduler is connected, and end that it no longer is.
-func (c *Client) begin() (end func()) {
+func (c *Client) begin(conn *grpc.ClientConn) (end func()) {
+	c.conn.Store(conn)
 	c.connected.Store(true)
 	c.cfg.Instances.Connected(true)
 	c.cfg.Instances.MarkAll()
-	return func() { c.cfg.Instances.Connected(false) }
+	return func() {
+		c.conn.Store(nil)
+		c.cfg.Instances.Connected(false)
+	}
 }
 
 func checkWelcome(w *fleetv1.Welcome, have journal.Header) error {

@@ -28,13 +28,14 @@ const devStart = 60 * time.Second
 
 // devConfig is what `drover dev` is asked for.
 type devConfig struct {
-	dataDir   string
-	devices   string
-	nodes     int
-	mountDirs []string
-	freePorts bool
-	cleanup   bool
-	registry  registry.Config
+	dataDir     string
+	devices     string
+	nodes       int
+	mountDirs   []string
+	storageDirs []string
+	freePorts   bool
+	cleanup     bool
+	registry    registry.Config
 }
 
 func (a *app) devCommand() *cobra.Command {
@@ -74,6 +75,7 @@ func (a *app) devCommand() *cobra.Command {
 	f.StringVar(&cfg.devices, "devices", "", "made-up `accelerators` of each node, such as fake:8xH100-80GB, or none; without it dev-1 has the real ones")
 	f.IntVar(&cfg.nodes, "nodes", 1, "`number` of nodes; all but the first only pretend to run containers")
 	f.StringSliceVar(&cfg.mountDirs, "mount-dir", nil, "host `directory` below which services may mount; may be given several times")
+	f.StringSliceVar(&cfg.storageDirs, "storage-dir", nil, "host `directory` in which jobs may read and write, as file:// URLs; may be given several times")
 	f.StringSliceVar(&cfg.registry.PlainHTTP, "plain-http", nil, "`hosts` of registries that speak plain HTTP; those on this machine do anyway")
 	f.StringVar(&cfg.registry.DockerConfig, "docker-config", "", "Docker configuration `file` with credentials of registries")
 	f.BoolVar(&cfg.freePorts, "free-ports", false, "listen on free ports instead of 7400, 7401, 7402 and 7410")
@@ -145,7 +147,7 @@ func (d *dev) run(ctx context.Context, cfg devConfig) (err error) {
 func (d *dev) startScheduler(cfg devConfig, part func(string, func(context.Context) error)) (*scheduler.Server, error) {
 	sc := scheduler.DefaultConfig()
 	sc.Insecure = true // all is on this machine
-	sc.DataDir, sc.Registry, sc.Version = d.path("scheduler"), cfg.registry, programVersion()
+	sc.DataDir, sc.Registry, sc.Version, sc.StorageDirs = d.path("scheduler"), cfg.registry, programVersion(), cfg.storageDirs
 	if cfg.freePorts {
 		sc.GRPCAddr, sc.HTTPAddr, sc.RaftAddr = anyPort, anyPort, anyPort
 	}
@@ -166,6 +168,7 @@ func (d *dev) startAgents(ctx context.Context, cfg devConfig, schedulerAddr stri
 	for n := 1; n <= cfg.nodes; n++ {
 		ac := agentConfig{Config: agent.DefaultConfig(), Containerd: d.containerdConfig(), Registry: cfg.registry}
 		ac.NodeName, ac.DataDir, ac.MountDirs = fmt.Sprintf("dev-%d", n), d.nodeDir(n), cfg.mountDirs
+		ac.StorageDirs = cfg.storageDirs
 		ac.Labels = map[string]string{"rack": fmt.Sprintf("r%d", (n+1)/2)} // two nodes each, to try rules with
 		ac.Insecure, ac.Schedulers, ac.TokenFile = true, []string{schedulerAddr}, filepath.Join(d.path("scheduler"), scheduler.AgentTokenFile)
 		if n > 1 || cfg.freePorts {

@@ -345,7 +345,10 @@ func (r *run) progress(view state.ReadView) (*fleetv1.JobProgress, []*fleetv1.Jo
 		}
 	}
 	slices.SortFunc(tasks, func(a, b *fleetv1.JobTask) int { return compareTasks(a.GetTask(), b.GetTask()) })
-	if p.GetListed() && p.GetRate() > 0 {
+	switch {
+	case p.GetListed() && p.GetLeft() == 0:
+		p.Rate = 0
+	case p.GetListed() && p.GetRate() > 0:
 		p.LeftSeconds = int64(float64(p.GetLeft())/p.GetRate()) + 1
 	}
 	return p, tasks

@@ -26,6 +26,8 @@ var sometimes = []string{
 	"drover_host_network_receive_bytes_total", "drover_host_network_transmit_bytes_total", "drover_host_network_errors_total",
 	"drover_device_signals_total", "drover_device_overall_utilisation_ratio", "drover_device_health_code", "drover_device_retired_pages",
 	"drover_job_bytes_total", "drover_job_items", "drover_job_items_per_second", "drover_job_leases_lost_total", "drover_job_request_duration_seconds", "drover_job_tasks",
+	"drover_task_items_total", "drover_task_retries_total", "drover_task_input_bytes_total", "drover_task_output_bytes_total",
+	"drover_task_requests_in_flight", "drover_task_requests_limit", "drover_task_request_duration_seconds",
 }
 
 // ofDevice are the labels that the page calls "device".

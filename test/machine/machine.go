@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -51,7 +52,7 @@ type Options struct {
 	// Network has the schedulers on its hosts from 1 on; the agent, its containers and the test are on host 0. Nil: all are
 	// on loopback.
 	Network *Network
-	// SchedulerConfig is merged into the configuration files of the schedulers on a Network.
+	// SchedulerConfig is merged into the schedulers' configuration files.
 	SchedulerConfig map[string]any
 }
 
@@ -72,15 +73,17 @@ func Start(t testing.TB, options Options) *Machine {
 		return m
 	}
 	if options.Schedulers > 1 {
-		m.startWith(StartSchedulers(t, options.Schedulers, SchedulersOptions{}))
+		m.startWith(StartSchedulers(t, options.Schedulers, SchedulersOptions{Config: options.SchedulerConfig}))
 		return m
 	}
 	m.addrs = addresses{grpc: freeAddr(t), http: freeAddr(t), raft: freeAddr(t), gossip: freeAddr(t), agent: freeAddr(t)}
-	m.writeConfig("scheduler", map[string]any{
+	config := map[string]any{
 		"data_dir": m.SchedulerDir(), "grpc_addr": m.addrs.grpc, "http_addr": m.addrs.http, "raft_addr": m.addrs.raft,
 		"gossip_addr":        m.addrs.gossip,
 		"heartbeat_interval": "500ms", "lease_duration": "5s", "lookup_max_age": "1s", "lookups_per_user": 0, "lookups_per_account": 0,
-	})
+	}
+	maps.Copy(config, options.SchedulerConfig)
+	m.writeConfig("scheduler", config)
 	m.writeConfig("agent", m.agentConfig())
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -128,9 +131,7 @@ func (m *Machine) agentConfig() map[string]any {
 			"socket": m.Config.Socket, "bridge": m.Config.Bridge, "subnet": m.Config.Subnet, "cgroup_parent": m.Config.CgroupParent,
 		},
 	}
-	for k, v := range m.options.AgentConfig {
-		cfg[k] = v
-	}
+	maps.Copy(cfg, m.options.AgentConfig)
 	return cfg
 }
 

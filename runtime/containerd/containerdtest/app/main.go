@@ -10,7 +10,7 @@
 //	/env?key=K     answers an environment variable
 //	/file?path=P   answers a file's content
 //	/list?path=P   answers the names in a directory, one on each line
-//	/predict       is a model for batch jobs, see package model
+//	/predict       is a model for batch jobs, see package model; GET answers how many items it was given
 //
 // With arguments it runs as a client, for use with exec: "app dial ADDR" as above; "app tty" echoes
 // standard input, says whether it is a terminal, and ends with it.
@@ -132,7 +132,12 @@ func handler() http.Handler {
 		}
 		return string(raw)
 	})
-	mux.HandleFunc("POST /predict", model.Predict)
+	var given atomic.Int64
+	mux.HandleFunc("POST /predict", func(w http.ResponseWriter, r *http.Request) {
+		given.Add(1)
+		model.Predict(w, r)
+	})
+	answer("GET /predict", func(*http.Request) string { return strconv.FormatInt(given.Load(), 10) })
 	answer("/list", func(r *http.Request) string { return list(r.FormValue("path")) })
 	return mux
 }

@@ -1,0 +1,99 @@
+package task
+
+import (
+	"bytes"
+	"context"
+	"slices"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+)
+
+// manifestKey names a manifest.
+type manifestKey struct {
+	task   string
+	number int32
+}
+
+// manifest is one that this task is to write.
+type manifest struct {
+	*fleetv1.Manifest
+	written bool
+	cancel  context.CancelFunc
+}
+
+// takeManifestsLocked begins the manifests that the scheduler names, and forgets the others.
+func (d *driver) takeManifestsLocked(all []*fleetv1.Manifest) {
+	named := map[manifestKey]bool{}
+	for _, m := range all {
+		k := manifestKey{m.GetTask(), m.GetNumber()}
+		named[k] = true
+		if d.manifests[k] != nil || d.work == nil {
+			continue
+		}
+		ctx, cancel := context.WithCancel(d.ctx)
+		wanted := &manifest{Manifest: m, cancel: cancel}
+		d.manifests[k] = wanted
+		d.wg.Go(func() {
+			if d.writeManifest(ctx, m) != nil {
+				return // it isn't wanted any more
+			}
+			d.mu.Lock()
+			wanted.written = true
+			d.mu.Unlock()
+			d.tell()
+		})
+	}
+	for k, m := range d.manifests {
+		if named[k] {
+			continue
+		}
+		m.cancel()
+		delete(d.manifests, k)
+		for _, c := range m.GetChunks() {
+			delete(d.published, c.GetAttempt())
+		}
+	}
+}
+
+// linesOf answers what a manifest says of a chunk, once its results are published: by this driver, which may be about
+// to, or from the pack.
+func (d *driver) linesOf(ctx context.Context, c *fleetv1.Chunk) ([]byte, error) {
+	for {
+		d.mu.Lock()
+		lines, published := d.published[c.GetAttempt()]
+		inHand := slices.ContainsFunc(d.chunks, func(o *chunk) bool { return o.lease.GetAttempt() == c.GetAttempt() })
+		changed := d.changed
+		d.mu.Unlock()
+		switch {
+		case published:
+			return lines, nil
+		case !inHand:
+			return d.publishPack(ctx, c)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// writeManifest has every result of a manifest under its final name before the manifest names it.
+func (d *driver) writeManifest(ctx context.Context, m *fleetv1.Manifest) error {
+	var content []byte
+	for _, c := range m.GetChunks() {
+		lines, err := d.linesOf(ctx, c)
+		if err != nil {
+			return err
+		}
+		content = append(content, lines...)
+	}
+	return d.patient(ctx, always, func() error {
+		w := d.working()
+		u, err := w.manifestURL(m)
+		if err != nil {
+			return err
+		}
+		return w.store.Write(ctx, u, bytes.NewReader(content), int64(len(content)))
+	})
+}
