@@ -39,7 +39,7 @@ type Config struct {
 	Access func(project string) ([]*fleetv1.StorageAccess, error)
 	// Leader answers the gRPC address that agents should dial instead of this scheduler; empty when unknown.
 	Leader func() string
-	// Now is the wall clock; default time.Now.
+	// Now is the wall clock that commands carry; default time.Now. Leases go by the monotonic one.
 	Now func() time.Time
 	// NewAttempt makes the names of leases, none twice; default random.
 	NewAttempt func() string

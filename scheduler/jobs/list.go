@@ -43,7 +43,7 @@ func (r *run) list() {
 		if r.ctx.Err() != nil || done {
 			return
 		}
-		now := r.cfg.Now()
+		now := time.Now()
 		lasts := errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrDenied)
 		switch {
 		case !lasts:

@@ -61,11 +61,11 @@ type setup struct {
 func timestampOf(t time.Time) *timestamppb.Timestamp { return timestamppb.New(t) }
 
 func newRun(t *term, id string) *run {
-	r := &run{term: t, id: id, wakeup: make(chan struct{}, 1), book: newBook(t.cfg.Now(), t.cfg.NewAttempt)}
+	r := &run{term: t, id: id, wakeup: make(chan struct{}, 1), book: newBook(time.Now(), t.cfg.NewAttempt)}
 	r.ctx, r.end = context.WithCancel(t.ctx)
 	r.settled = make(chan struct{}, 1)
 	view := t.cfg.State.View()
-	r.book.learn(view.JobByID(id), view.JobLedger(id), t.cfg.Now())
+	r.book.learn(view.JobByID(id), view.JobLedger(id), time.Now())
 	return r
 }
 
@@ -92,12 +92,12 @@ func (r *run) work() {
 		case <-timer.C:
 		case <-r.wakeup:
 		}
-		if wait := commitEvery - r.cfg.Now().Sub(last); wait > 0 && !last.IsZero() {
+		if wait := commitEvery - time.Since(last); wait > 0 && !last.IsZero() {
 			timer.Reset(wait)
 			continue
 		}
 		if r.tick() {
-			last = r.cfg.Now()
+			last = time.Now()
 			r.wake()
 		}
 		timer.Reset(commitEvery)
@@ -135,7 +135,7 @@ func (r *run) tick() bool {
 
 // next is what to commit now, nil for nothing, and how much of it the lister has found.
 func (r *run) next() (c *fleetv1.JobCommit, listed int) {
-	now := r.cfg.Now()
+	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.learn() {
@@ -166,7 +166,7 @@ func (r *run) learn() bool {
 	if job == nil || ledger == nil {
 		return false
 	}
-	r.book.learn(job, ledger, r.cfg.Now())
+	r.book.learn(job, ledger, time.Now())
 	return true
 }
 
@@ -193,7 +193,7 @@ func (r *run) settle(first int, err error) {
 
 // exchange answers a task.
 func (r *run) exchange(view state.ReadView, inst *fleetv1.Instance, req *fleetv1.ExchangeTaskRequest) *fleetv1.ExchangeTaskResponse {
-	now := r.cfg.Now()
+	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.learn() {
