@@ -105,16 +105,7 @@ func handler() http.Handler {
 		}
 		return "printed"
 	})
-	answer("/flood", func(r *http.Request) string {
-		line := strings.Repeat("x", 1023) + "\n"
-		start := time.Now()
-		for range number(r, "bytes") / len(line) {
-			if _, err := io.WriteString(os.Stdout, line); err != nil {
-				return err.Error()
-			}
-		}
-		return time.Since(start).String()
-	})
+	answer("/flood", func(r *http.Request) string { return flood(number(r, "bytes")) })
 	answer("/dial", func(r *http.Request) string { return dial(r.FormValue("addr")) })
 	answer("/alloc", func(r *http.Request) string {
 		block := make([]byte, number(r, "bytes"))
@@ -140,6 +131,17 @@ func handler() http.Handler {
 	answer("GET /predict", func(*http.Request) string { return strconv.FormatInt(given.Load(), 10) })
 	answer("/list", func(r *http.Request) string { return list(r.FormValue("path")) })
 	return mux
+}
+
+func flood(bytes int) string {
+	line := strings.Repeat("x", 1023) + "\n"
+	start := time.Now()
+	for range bytes / len(line) {
+		if _, err := io.WriteString(os.Stdout, line); err != nil {
+			return err.Error()
+		}
+	}
+	return time.Since(start).String()
 }
 
 func list(path string) string {
