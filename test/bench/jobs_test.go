@@ -216,6 +216,12 @@ func (b *bench) jobItems() {
 		for _, instances := range []int32{1, 4} {
 			name := fmt.Sprintf("%s-%d", input, instances)
 			job := j.run(name, input, instances, jobItems)
+			j.m.Within(patience, "its containers are gone", func() error {
+				if n := len(j.m.Containers()); n > 0 {
+					return fmt.Errorf("%d are there", n)
+				}
+				return nil
+			})
 			_, err := b.m.Client.Services.DeployService(b.t.Context(), &fleetv1.DeployServiceRequest{Service: &fleetv1.Service{Meta: &fleetv1.Meta{Name: "plain"},
 				Spec: &fleetv1.ServiceSpec{Pool: "all", Versions: []*fleetv1.ServiceVersion{{Model: "answers", Flavor: "small", Instances: instances}}}}})
 			b.must(err)
