@@ -176,7 +176,8 @@ func (d *driver) send(ctx context.Context, c *chunk, w *work, k key, r *request,
 			out.free()
 			fail = &failure{fault: batch.ItemFault, message: err.Error()}
 		}
-		free, times := false, 0
+		var free bool // a try that doesn't count
+		var times int
 		if fail.broken && fail.fault == batch.ModelFault {
 			if free, times = d.crashed(ctx, t); times > w.modelRetries {
 				d.settled(k)
