@@ -176,18 +176,18 @@ func (d *driver) send(ctx context.Context, c *chunk, w *work, k key, r *request,
 			out.free()
 			fail = &failure{fault: batch.ItemFault, message: err.Error()}
 		}
-		if ctx.Err() != nil {
-			return answer{}, nil, ctx.Err()
-		}
-		free := false
+		var free bool // a try that doesn't count
+		var times int
 		if fail.broken && fail.fault == batch.ModelFault {
-			var times int
 			if free, times = d.crashed(ctx, t); times > w.modelRetries {
 				d.settled(k)
 				return answer{}, &failure{
 					fault: batch.ModelFault, crashed: true, message: fmt.Sprintf("the container exited each of the %d times that it was sent", times),
 				}, nil
 			}
+		}
+		if ctx.Err() != nil {
+			return answer{}, nil, ctx.Err()
 		}
 		switch {
 		case free, fail.fault == batch.InfrastructureFault:

@@ -19,7 +19,7 @@ const (
 	roomItems = 2000
 	// maxPack is the size of results from which on a chunk begins no more items.
 	maxPack = 64 << 20
-	// maxLarge inputs, and answers, above largeBytes are held at a time.
+	// maxLarge answers above largeBytes are held at a time; inputs above it go through a spool.
 	maxLarge, largeBytes = 8, 1 << 20
 	// publishers write results at a time.
 	publishers = 16
@@ -41,8 +41,8 @@ type driver struct {
 	wg   sync.WaitGroup
 	wake chan struct{} // a token when something is to be told
 	call *caller
-	// Inputs and answers above largeBytes.
-	inputs, answers chan struct{}
+	// answers above largeBytes that are taken in.
+	answers chan struct{}
 
 	mu      sync.Mutex
 	ctx     context.Context //nolint:containedctx // run's, for what takes adds
@@ -88,7 +88,7 @@ type leaving struct {
 func newDriver(m *Manager, inst *fleetv1.Instance) *driver {
 	return &driver{
 		m: m, id: inst.GetMeta().GetId(), who: labels(inst), wake: make(chan struct{}, 1), call: newCaller(inst.GetSpec().GetApi(), m.cfg.Dial),
-		inputs: make(chan struct{}, maxLarge), answers: make(chan struct{}, maxLarge), changed: make(chan struct{}),
+		answers: make(chan struct{}, maxLarge), changed: make(chan struct{}),
 		manifests: map[manifestKey]*manifest{}, published: map[string][]byte{}, pace: newPace(defaultConcurrency),
 		suspects: map[key]int{}, running: map[int64]begun{}, troubles: map[int]string{}, tally: newTally(),
 	}

@@ -16,6 +16,7 @@ import (
 type lease struct {
 	instance string
 	chunk    *fleetv1.Chunk
+	ask      int64 // where it is asked to end; 0 for where it does
 }
 
 // leader is a scheduler that leases items, commits what was packed and asks for manifests, at once.
@@ -129,7 +130,11 @@ func (l *leader) answerLocked(id string, tc *fleetv1.TaskChunk) *fleetv1.TaskChu
 			return nil
 		}
 		le.chunk.To = min(le.chunk.To, tc.GetChunk().GetTo())
-		return &fleetv1.TaskChunk{Chunk: le.chunk, State: fleetv1.ChunkRunning}
+		c := proto.CloneOf(le.chunk)
+		if le.ask > 0 {
+			c.To = min(c.To, le.ask)
+		}
+		return &fleetv1.TaskChunk{Chunk: c, State: fleetv1.ChunkRunning}
 	case fleetv1.ChunkPacked:
 		if p := l.publishing[attempt]; p != nil {
 			return &fleetv1.TaskChunk{Chunk: p.chunk, State: fleetv1.ChunkPublishing}
@@ -146,7 +151,7 @@ func (l *leader) answerLocked(id string, tc *fleetv1.TaskChunk) *fleetv1.TaskChu
 		for n := c.GetFrom(); n < c.GetTo(); n++ {
 			l.committed[n] = attempt
 		}
-		l.publishing[attempt] = &lease{id, c}
+		l.publishing[attempt] = &lease{instance: id, chunk: c}
 		l.unsealed[c.GetTask()] = append(l.unsealed[c.GetTask()], c)
 		return &fleetv1.TaskChunk{Chunk: c, State: fleetv1.ChunkPublishing}
 	case fleetv1.ChunkPublished:
@@ -189,7 +194,7 @@ func (l *leader) leaseLocked(id string) *fleetv1.Chunk {
 	}
 	l.attempts++
 	c := &fleetv1.Chunk{From: from, To: to, Task: l.tasks[id], Attempt: fmt.Sprintf("a%d", l.attempts)}
-	l.leases[c.Attempt] = &lease{id, c}
+	l.leases[c.Attempt] = &lease{instance: id, chunk: c}
 	return c
 }
 

@@ -399,3 +399,45 @@ func TestAgentRestart(t *testing.T) {
 		}
 	})
 }
+
+// TestTaken: what another task is to have of a chunk is given up, unless it has begun.
+func TestTaken(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &fleetv1.JobSpec{MaxConcurrency: 1}, inputs(40)).add("a")
+		w.leader.size = 40
+		w.asked(func(_ *container, body string, rw http.ResponseWriter, _ *http.Request) {
+			time.Sleep(time.Second)
+			answer200(body, rw)
+		})
+		w.begin()
+		time.Sleep(10500 * time.Millisecond)
+		take := func(to int64) (has int64) {
+			w.leader.with(func(l *leader) {
+				for _, le := range l.leases {
+					le.ask = to
+				}
+			})
+			time.Sleep(2500 * time.Millisecond)
+			for _, c := range w.leader.lastOf("a").GetChunks() {
+				if c.GetChunk().GetFrom() == 0 {
+					has = c.GetChunk().GetTo()
+				}
+			}
+			return has
+		}
+		w.leader.with(func(l *leader) { l.size = 0 }) // nothing more is leased
+		if has := take(30); has != 30 {
+			t.Errorf("asked to end at 30, it has items up to %d", has)
+		}
+		if has := take(5); has >= 30 { // where it has been by then; it may have ended
+			t.Errorf("asked to end where it has been, it has items up to %d", has)
+		}
+		w.leader.with(func(l *leader) { l.size = 20 })
+		w.echoed(w.finish(time.Minute))
+		for body, times := range w.requests {
+			if times != 1 {
+				t.Errorf("%s was sent %d times", body, times)
+			}
+		}
+	})
+}

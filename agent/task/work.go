@@ -109,14 +109,10 @@ func (w *work) packURL(c *fleetv1.Chunk) (storage.URL, error) {
 
 // resultURL is where the result of a task's item is.
 func (w *work) resultURL(task, name string) (storage.URL, error) {
-	return w.output.Join("infer-result-" + task + "/" + name)
+	return w.output.Join(batch.ResultDirectory(task) + "/" + name)
 }
 
 // manifestURL is where a task's manifest of a number is.
 func (w *work) manifestURL(m *fleetv1.Manifest) (storage.URL, error) {
-	name := "infer-result-" + m.GetTask()
-	if m.GetNumber() > 0 {
-		name += fmt.Sprintf("_%d", m.GetNumber())
-	}
-	return w.output.Join(name + ".manifest")
+	return w.output.Join(batch.ManifestName(m.GetTask(), m.GetNumber()))
 }
