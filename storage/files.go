@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // unfinished begins the names of files that are being written.
@@ -103,8 +105,8 @@ func (f files) stat(ctx context.Context, u URL) (Object, error) {
 	return object, body.Close()
 }
 
-// write makes the file beside its place, and moves it there once it is on the disk.
-func (f files) write(ctx context.Context, u URL, r io.ReaderAt, size int64) error {
+// write makes the file beside its place, and moves it there once it is on the disk, or with the sync of all.
+func (f files) write(ctx context.Context, u URL, r io.ReaderAt, size int64, sync bool) error {
 	root, name, err := f.root(u)
 	if err != nil {
 		return err
@@ -126,12 +128,15 @@ func (f files) write(ctx context.Context, u URL, r io.ReaderAt, size int64) erro
 	if err != nil {
 		return err
 	}
-	err = fill(ctx, file, io.NewSectionReader(r, 0, size), size)
+	err = fill(ctx, file, io.NewSectionReader(r, 0, size), size, sync)
 	if err == nil {
 		err = root.Rename(temp, name)
 	}
 	if err != nil {
 		return errors.Join(err, root.Remove(temp))
+	}
+	if !sync {
+		return nil
 	}
 	for {
 		if err := syncDir(root, dir); err != nil || !made || dir == "." {
@@ -141,13 +146,13 @@ func (f files) write(ctx context.Context, u URL, r io.ReaderAt, size int64) erro
 	}
 }
 
-func fill(ctx context.Context, file *os.File, content io.Reader, size int64) error {
+func fill(ctx context.Context, file *os.File, content io.Reader, size int64, sync bool) error {
 	buf := make([]byte, min(size+1, 1<<18))
 	n, err := io.CopyBuffer(struct{ io.Writer }{file}, &interruptible{ctx, content}, buf)
 	if err == nil && n != size {
 		err = faultf(ErrInvalid, "the content has %d of the %d bytes announced", n, size)
 	}
-	if err == nil {
+	if err == nil && sync {
 		err = file.Sync()
 	}
 	if closed := file.Close(); err == nil {
@@ -167,6 +172,19 @@ func (r *interruptible) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return r.Reader.Read(p)
+}
+
+func (f files) sync(_ context.Context, u URL) error {
+	root, name, err := f.root(u)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir, err := root.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close())
 }
 
 func syncDir(root *os.Root, dir string) error {

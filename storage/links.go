@@ -96,10 +96,14 @@ func (l links) list(context.Context, URL, string) iter.Seq2[Object, error] {
 	}
 }
 
-func (l links) write(context.Context, URL, io.ReaderAt, int64) error {
+func (l links) write(context.Context, URL, io.ReaderAt, int64, bool) error {
 	return faultf(ErrInvalid, "links are read only; write to a storage")
 }
 
 func (l links) remove(context.Context, URL) error {
 	return faultf(ErrInvalid, "links are read only")
+}
+
+func (l links) sync(context.Context, URL) error {
+	return faultf(ErrInvalid, "links are read only; write to a storage")
 }

@@ -56,7 +56,9 @@ type backend interface {
 	list(ctx context.Context, folder URL, after string) iter.Seq2[Object, error]
 	read(ctx context.Context, u URL) (io.ReadCloser, Object, error)
 	stat(ctx context.Context, u URL) (Object, error)
-	write(ctx context.Context, u URL, r io.ReaderAt, size int64) error
+	// write has it survive a power failure when sync is set, else after the next sync.
+	write(ctx context.Context, u URL, r io.ReaderAt, size int64, sync bool) error
+	sync(ctx context.Context, folder URL) error
 	remove(ctx context.Context, u URL) error
 }
 
@@ -189,6 +191,26 @@ func (s *Storage) Stat(ctx context.Context, u URL) (Object, error) {
 // Write puts size bytes of r under a name, in place of what was there: readers see the one or the other
 // whole, and after an error either. After a nil error it survives a power failure as far as the storage does.
 func (s *Storage) Write(ctx context.Context, u URL, r io.ReaderAt, size int64) error {
+	return s.write(ctx, u, r, size, true)
+}
+
+// WriteUnsynced is Write for one of many: in a directory it survives a power failure only after Sync, and what is found
+// under its name before that may be short.
+func (s *Storage) WriteUnsynced(ctx context.Context, u URL, r io.ReaderAt, size int64) error {
+	return s.write(ctx, u, r, size, false)
+}
+
+// Sync has everything survive a power failure that was written unsynced to the file system of a folder that exists.
+func (s *Storage) Sync(ctx context.Context, folder URL) error {
+	folder = folder.Folder()
+	b, err := s.backend(folder)
+	if err == nil {
+		err = b.sync(ctx, folder)
+	}
+	return explain(ctx, "sync", folder, err)
+}
+
+func (s *Storage) write(ctx context.Context, u URL, r io.ReaderAt, size int64, sync bool) error {
 	return s.try(ctx, "write", u, func(b backend) error {
 		if size < 0 {
 			return faultf(ErrInvalid, "a size of %d bytes; give the size of the content", size)
@@ -196,7 +218,7 @@ func (s *Storage) Write(ctx context.Context, u URL, r io.ReaderAt, size int64) e
 		if n, err := r.ReadAt(make([]byte, min(size, 1)), max(size-1, 0)); int64(n) < min(size, 1) {
 			return faultf(ErrInvalid, "the content has fewer than the %d bytes announced: %v", size, err)
 		}
-		return b.write(ctx, u, r, size)
+		return b.write(ctx, u, r, size, sync)
 	})
 }
 

@@ -272,6 +272,15 @@ func testWriters(t *testing.T, s *storage.Storage, root storage.URL) {
 		})
 	}
 	wg.Wait()
+	if err := s.WriteUnsynced(t.Context(), u, strings.NewReader("last"), 4); err != nil {
+		t.Error(err)
+	}
+	if err := s.Sync(t.Context(), root); err != nil {
+		t.Error(err)
+	}
+	if got, err := read(t.Context(), s, u, storage.ReadOptions{}); err != nil || got != "last" {
+		t.Errorf("read %q, error %v", got, err)
+	}
 	if got := list(t, s, root, ""); !slices.Equal(got, []string{"x"}) {
 		t.Errorf("listed %q", got)
 	}

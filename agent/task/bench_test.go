@@ -22,6 +22,8 @@ type forgetful struct{ Storage }
 
 func (forgetful) Write(context.Context, storage.URL, io.ReaderAt, int64) error { return nil }
 
+func (forgetful) WriteUnsynced(context.Context, storage.URL, io.ReaderAt, int64) error { return nil }
+
 // BenchmarkItem is what an item costs when the model answers at once: with a task, and with a plain client that has as
 // many requests in flight.
 func BenchmarkItem(b *testing.B) {

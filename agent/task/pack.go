@@ -168,7 +168,7 @@ func (d *driver) readPack(ctx context.Context, chunk *fleetv1.Chunk, s *spool) (
 	return done, nil
 }
 
-// publishResults writes each result under its final name, and answers what a manifest says of the items.
+// publishResults writes each result under its final name, has them all on the disk, and answers what a manifest says of the items.
 func (d *driver) publishResults(ctx context.Context, task string, s *spool, done []*ended) ([]byte, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -192,14 +192,17 @@ func (d *driver) publishResults(ctx context.Context, task string, s *spool, done
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			err := d.patient(ctx, always, func() error { return d.working().store.Write(ctx, u, s.section(e.result), e.result.size) })
+			err := d.patient(ctx, always, func() error { return d.working().store.WriteUnsynced(ctx, u, s.section(e.result), e.result.size) })
 			if err != nil {
 				cancel(err)
 			}
 		})
 	}
 	wg.Wait()
-	return lines, context.Cause(ctx)
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	return lines, d.patient(ctx, always, func() error { w := d.working(); return w.store.Sync(ctx, w.directory) })
 }
 
 // emptyDir removes what an agent that was killed has left of its spools.

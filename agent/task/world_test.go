@@ -145,6 +145,13 @@ func (s trouble) Write(ctx context.Context, u storage.URL, r io.ReaderAt, size i
 	return s.Storage.Write(ctx, u, r, size)
 }
 
+func (s trouble) WriteUnsynced(ctx context.Context, u storage.URL, r io.ReaderAt, size int64) error {
+	if err := s.w.fault("write", u); err != nil {
+		return err
+	}
+	return s.Storage.WriteUnsynced(ctx, u, r, size)
+}
+
 // world is a job, a scheduler and instances in one bubble.
 type world struct {
 	t          testing.TB

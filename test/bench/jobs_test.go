@@ -28,6 +28,7 @@ const (
 	jobReport      = "jobs"
 	jobItems       = 40_000
 	jobConcurrency = 64
+	jobCPU         = 400 // millicores of an instance: four of them find room on two cores
 	jobKeys        = 1_000_000
 	killItems      = 40_000 // of 200 ms, 64 at a time
 )
@@ -72,7 +73,7 @@ func (b *bench) newJobs() *jobBench {
 	j := &jobBench{bench: b, dir: b.t.TempDir()}
 	dirs := map[string]any{"storage_dirs": []string{j.dir}}
 	b.m = machine.Start(b.t, machine.Options{AgentConfig: dirs, SchedulerConfig: dirs})
-	b.m.PrepareBatch()
+	b.m.PrepareBatch(jobCPU)
 	return j
 }
 

@@ -6,14 +6,14 @@ import (
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
-// PrepareBatch makes what batch jobs need: the flavor "small", the pool "all" of the machine's node and others, and the model
+// PrepareBatch makes what batch jobs need: the flavor "small" with so much processor, the pool "all" of the machine's node and others, and the model
 // "answers", whose route /predict answers as containerdtest's package model says.
-func (m *Machine) PrepareBatch(others ...string) {
+func (m *Machine) PrepareBatch(cpuMillis int64, others ...string) {
 	m.t.Helper()
 	ctx, cancel := m.context()
 	defer cancel()
 	_, err := m.Client.Flavors.CreateFlavor(ctx, &fleetv1.CreateFlavorRequest{Flavor: &fleetv1.Flavor{Meta: &fleetv1.Meta{Name: "small"},
-		Spec: &fleetv1.FlavorSpec{CpuMillis: 50, MemoryBytes: 64 << 20}}})
+		Spec: &fleetv1.FlavorSpec{CpuMillis: cpuMillis, MemoryBytes: 64 << 20}}})
 	m.must(err)
 	_, err = m.Client.Pools.CreatePool(ctx, &fleetv1.CreatePoolRequest{Pool: &fleetv1.Pool{Meta: &fleetv1.Meta{Name: "all"},
 		Spec: &fleetv1.PoolSpec{Type: fleetv1.PoolDedicated, Nodes: append([]string{m.Node}, others...)}}})

@@ -54,7 +54,7 @@ func (l *lab) start(options machine.Options) {
 	maps.Copy(scheduler, options.SchedulerConfig)
 	options.SchedulerConfig = scheduler
 	l.Machine = machine.Start(t, options)
-	l.PrepareBatch("n2")
+	l.PrepareBatch(50, "n2")
 }
 
 func (l *lab) must(err error) {
