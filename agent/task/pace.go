@@ -19,9 +19,9 @@ const (
 )
 
 // pace decides how many requests may be in flight: from 1 to most. At first the limit doubles with each round of so
-// many answers, while that gets more done; then it grows by one in each longer round in which all of it was used. It shrinks when
-// the model says that it has too much to do, or when answers take twice as long as the best and no more of them
-// come. It isn't safe for concurrent use.
+// many answers, while that gets more done; then it grows by an eighth in each longer round in which all of it was used. It
+// shrinks when the model says that it has too much to do, or when for two rounds answers take twice as long as the best and
+// no more of them come: one such round is what other work on the node makes. It isn't safe for concurrent use.
 type pace struct {
 	most     int
 	limit    int
@@ -37,6 +37,7 @@ type pace struct {
 	rate float64       // of the last round
 	best time.Duration // lowest median of a round
 	last time.Duration // median of the round for which the limit was lowered; 0 when it wasn't, or not for that
+	slow bool          // so was the round before, but the limit wasn't lowered yet
 	// What was done at lower limits: each is at least half above the one before.
 	marks [2]mark
 }
@@ -93,9 +94,12 @@ func (p *pace) judge(median time.Duration, rate float64, full bool) {
 		p.marks[0], p.marks[1] = p.marks[1], mark{p.limit, rate}
 	}
 	worse := median > 2*max(p.best, shortest)
+	again := p.slow
+	p.slow = worse && rate < p.marks[0].rate*worth
 	switch {
-	case worse && rate < p.marks[0].rate*worth:
+	case p.slow && again:
 		p.lower(median)
+	case p.slow:
 	case worse && p.marks[0].limit > 0: // that was worth it
 		p.best = median / 2
 	case !full || p.limit >= p.most:
@@ -103,12 +107,12 @@ func (p *pace) judge(median time.Duration, rate float64, full bool) {
 		p.limit = min(2*p.limit, p.most)
 	default:
 		p.starting = false
-		p.limit++
+		p.limit = min(p.limit+max(1, p.limit/8), p.most)
 	}
 }
 
 // lower gives up part of the limit. median is what is to become better, 0 when that isn't latency.
 func (p *pace) lower(median time.Duration) {
-	p.last, p.settling, p.starting, p.marks[1].limit = median, p.limit-1, false, 0
+	p.last, p.settling, p.starting, p.slow, p.marks[1].limit = median, p.limit-1, false, false, 0
 	p.limit = max(1, min(p.limit-1, int(float64(p.limit)*backOff)))
 }

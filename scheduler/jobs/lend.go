@@ -33,13 +33,14 @@ func (b *book) lend(h *holder, room int64, now time.Time) []*fleetv1.TaskChunk {
 	return out
 }
 
-// size is how many items a task is given at once: near the end few, so that all end together.
+// size is how many items a task is given at once: near the end fewer, so that all end together, but about a second's work:
+// each chunk waits for a commit, and what is slow is shared out by take.
 func (b *book) size(h *holder) int64 {
 	free := b.left() - b.held
 	if !b.ledger.GetListed() {
 		return h.size
 	}
-	return max(1, min(h.size, free/int64(2*max(1, len(b.holders)))))
+	return max(1, min(h.size, max(h.size/4, free/int64(2*max(1, len(b.holders))))))
 }
 
 // free is the first run of items that nobody has, within one part of the input; empty when there is none.
