@@ -256,10 +256,11 @@ func testRefused(t *testing.T, s *storage.Storage, root storage.URL) {
 func testWriters(t *testing.T, s *storage.Storage, root storage.URL) {
 	u := join(t, root, "x")
 	contents := map[string]bool{}
-	var wg sync.WaitGroup
 	for i := range 6 {
-		content := strings.Repeat(fmt.Sprintf("writer %d ", i), 20_000)
-		contents[content] = true
+		contents[strings.Repeat(fmt.Sprintf("writer %d ", i), 20_000)] = true
+	}
+	var wg sync.WaitGroup
+	for content := range contents {
 		wg.Go(func() {
 			for range 3 {
 				if err := s.Write(t.Context(), u, strings.NewReader(content), int64(len(content))); err != nil {
