@@ -198,7 +198,8 @@ func endOfWatch(data []byte) *LookupError {
 	return e
 }
 
-// gone says that there is no such service, or none that can be looked up, by a scheduler that should know.
+// gone says that there is no such service, or none that can be looked up or that the caller may look up, by a scheduler that
+// should know.
 func (e *LookupError) gone() bool {
-	return e != nil && e.Code != "" && !e.Stale && (e.Status == http.StatusNotFound || e.Status == http.StatusConflict)
+	return e != nil && e.Code != "" && !e.Stale && (e.Status == http.StatusNotFound || e.Status == http.StatusConflict || e.Status == http.StatusForbidden)
 }

@@ -220,6 +220,7 @@ func TestServiceThatIsGone(t *testing.T) {
 		{"all say so", refusal(404), refusal(409), true},
 		{"one can't know", refusal(404), refusal(503), true},
 		{"they hear no leader", refusal(404, "Drover-Stale", "true"), refusal(404, "Drover-Stale", "true"), false},
+		{"it may not be looked up", refusal(403), refusal(403), true},
 		{"the token is refused", refusal(401), refusal(401), false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -275,6 +276,7 @@ func TestWatchEnds(t *testing.T) {
 	}{
 		`{"error_code":"DROVER.4092","error_msg":"stopped"}`: {409, true},
 		`{"error_code":"DROVER.0404","error_msg":"deleted"}`: {404, true},
+		`{"error_code":"DROVER.0403","error_msg":"unbound"}`: {403, true},
 		`{"error_code":"DROVER.0401","error_msg":"revoked"}`: {401, false},
 		`{"error_code":"DROVER.0503","error_msg":"too old"}`: {503, false},
 		`{"error_code":"DROVER.x","error_msg":"?"}`:          {502, false},
