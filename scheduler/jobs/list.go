@@ -37,6 +37,12 @@ var errOvertaken = errors.New("the input is being listed by another leader")
 
 // list has the input listed from where that stopped, until all of it is in the ledger or the run ends.
 func (r *run) list() {
+	defer func() {
+		r.mu.Lock()
+		r.listing = false
+		r.mu.Unlock()
+		r.wake()
+	}()
 	retry, refused := firstRetry, time.Time{}
 	for r.ctx.Err() == nil {
 		done, err := r.listOnce()
@@ -144,6 +150,10 @@ func (r *run) fail(reason string) {
 // put has something committed that was found.
 func (r *run) put(f found) error {
 	r.mu.Lock()
+	if r.overtaken { // what comes behind it is nothing
+		r.mu.Unlock()
+		return errOvertaken
+	}
 	r.found = append(r.found, f)
 	r.mu.Unlock()
 	r.wake()

@@ -58,14 +58,19 @@ func (l *leader) commit(c *fleetv1.JobCommit) {
 	}
 }
 
-// retry asks for one as the API does.
+// retry asks for one, and has another leader carry it out.
 func (l *leader) retry() {
 	l.c.Resign()
+	l.askRetry()
+	l.c.Lead(l.t.Context())
+}
+
+// askRetry asks for a retry as the API does.
+func (l *leader) askRetry() {
 	led, job := proto.CloneOf(l.ledger()), proto.CloneOf(l.job())
 	led.Listed, led.Position = false, positionOfRetry
 	job.Desired.Run++
 	l.write(state.Put(led.GetMeta().GetRevision(), led), state.Put(job.GetMeta().GetRevision(), job))
-	l.c.Lead(l.t.Context())
 }
 
 // TestRetry: the FAILED items are listed again under their names, and their old lines go; also when it is interrupted anywhere.
@@ -150,6 +155,38 @@ func TestRetryOfLinks(t *testing.T) {
 			t.Errorf("again are %v, want %v", again, failed)
 		}
 	})
+}
+
+// TestRetryAtOnce: a retry, or another start, may come before the coordinator has heard that the run is over.
+func TestRetryAtOnce(t *testing.T) {
+	lead(t, 6, func(l *leader) {
+		failed := l.ended()
+		l.askRetry()
+		l.after(time.Minute)
+		if led := l.ledger(); !led.GetListed() || led.GetAgain() != int64(len(failed)) {
+			t.Fatalf("after the retry the ledger is %v", led)
+		}
+		l.c.run("jid").fail("it's the test's")
+		l.after(3 * time.Second)
+		led := proto.CloneOf(l.ledger())
+		if led.GetFailure() == "" {
+			t.Fatal("it hasn't failed")
+		}
+		led.Failure, led.Listed = "", false
+		l.write(state.Put(led.GetMeta().GetRevision(), led))
+		l.after(time.Minute)
+		if led := l.ledger(); !led.GetListed() || led.GetFailure() != "" {
+			t.Errorf("after the start the ledger is %v", led)
+		}
+	})
+}
+
+// TestOvertakenListerStops: what a lister finds behind a part that the ledger has refused isn't put.
+func TestOvertakenListerStops(t *testing.T) {
+	r := &run{term: &term{}, ctx: t.Context(), overtaken: true, wakeup: make(chan struct{}, 1)}
+	if err := r.put(found{part: &fleetv1.InputPart{From: 1, Items: 1, Object: "x"}}); !errors.Is(err, errOvertaken) || len(r.found) != 0 {
+		t.Errorf("%v, %v", err, r.found)
+	}
 }
 
 // TestRetryKeepsWhatItCannotList: a FAILED line that names none of the items stays, and the retry fails.

@@ -37,6 +37,7 @@ type run struct {
 	mu        sync.Mutex // guards the rest
 	book      *book
 	found     []found       // what the lister waits to see committed, in order
+	listing   bool          // a lister is at work
 	overtaken bool          // somebody else has listed something else
 	settled   chan struct{} // capacity 1; receives when found is shorter, or overtaken
 	failure   string        // to be committed
@@ -79,7 +80,6 @@ func (r *run) wake() {
 // work commits what there is, at most once a second, and has the input listed, until the run ends.
 func (r *run) work() {
 	var lister sync.WaitGroup
-	lister.Go(r.list)
 	defer lister.Wait()
 	defer r.end()
 	timer := time.NewTimer(0)
@@ -92,6 +92,9 @@ func (r *run) work() {
 		case <-timer.C:
 		case <-r.wakeup:
 		}
+		if r.unlisted() {
+			lister.Go(r.list)
+		}
 		if wait := commitEvery - time.Since(last); wait > 0 && !last.IsZero() {
 			timer.Reset(wait)
 			continue
@@ -102,6 +105,18 @@ func (r *run) work() {
 		}
 		timer.Reset(commitEvery)
 	}
+}
+
+// unlisted says that a lister is needed and there is none. A job that has ended and is started or retried at once may still
+// have its run, whose lister is gone.
+func (r *run) unlisted() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.learn() || r.listing || r.failure != "" || r.book.ledger.GetListed() || r.book.ledger.GetFailure() != "" {
+		return false
+	}
+	r.listing = true
+	return true
 }
 
 // tick brings the book up to date and commits what there is. It answers whether anything was proposed.
@@ -127,7 +142,7 @@ func (r *run) tick() bool {
 		r.cfg.Logger.Debug("a commit was refused in part", "job", r.id, "detail", result.Rejections[0].Detail)
 		r.book.refused(c)
 	}
-	if err == nil && c.GetFailure() != "" {
+	if c.GetFailure() != "" && r.book.ledger.GetFailure() != "" {
 		r.failure = ""
 	}
 	return true
