@@ -122,7 +122,7 @@ func (d *driver) takeChunkLocked(tc *fleetv1.TaskChunk) {
 		}
 	case i < 0:
 	case state == fleetv1.ChunkPublishing && d.chunks[i].state == fleetv1.ChunkPacked:
-		d.chunks[i].state = fleetv1.ChunkPublishing
+		d.chunks[i].state, d.chunks[i].lease.Task = fleetv1.ChunkPublishing, lease.GetTask()
 		d.beginLocked(d.chunks[i], d.publish)
 	case state == fleetv1.ChunkRunning:
 		d.chunks[i].cut(lease.GetTo())

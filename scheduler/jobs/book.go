@@ -29,14 +29,14 @@ const (
 type book struct {
 	job    *fleetv1.Job
 	ledger *fleetv1.JobLedger
-	// attempts are those of committed chunks that are in no written manifest.
-	attempts map[string]bool
-	holders  map[string]*holder // by instance
-	leases   []*lease           // in the order of their items; they overlap neither each other nor what is committed
-	held     int64              // items of leases
-	low      int64              // no item below it is free
-	began    time.Time
-	open     bool // every task that may hold something has had its say
+	// chunks are the committed ones that are in no written manifest, by attempt.
+	chunks  map[string]*fleetv1.Chunk
+	holders map[string]*holder // by instance
+	leases  []*lease           // in the order of their items; they overlap neither each other nor what is committed
+	held    int64              // items of leases
+	low     int64              // no item below it is free
+	began   time.Time
+	open    bool // every task that may hold something has had its say
 
 	written map[manifestID]bool    // and not yet committed
 	writers map[manifestID]*holder // who was told to write it
@@ -91,15 +91,15 @@ func (b *book) learn(job *fleetv1.Job, ledger *fleetv1.JobLedger, now time.Time)
 	if ledger.GetItems() < b.ledger.GetItems() {
 		b.low = 0
 	}
-	b.ledger, b.attempts = ledger, map[string]bool{}
+	b.ledger, b.chunks = ledger, map[string]*fleetv1.Chunk{}
 	for _, c := range ledger.GetUnsealed() {
-		b.attempts[c.GetAttempt()] = true
+		b.chunks[c.GetAttempt()] = c
 	}
 	unwritten := map[manifestID]bool{}
 	for _, m := range ledger.GetSealed() {
 		unwritten[idOf(m)] = true
 		for _, c := range m.GetChunks() {
-			b.attempts[c.GetAttempt()] = true
+			b.chunks[c.GetAttempt()] = c
 		}
 	}
 	for id := range b.written {
@@ -217,11 +217,11 @@ func isTask(name string) bool {
 // report takes in one chunk that a task has, and answers what is to become of it; nil when it is to be given up.
 func (b *book) report(h *holder, t *fleetv1.TaskChunk, now time.Time) *fleetv1.TaskChunk {
 	c := t.GetChunk()
-	if b.attempts[c.GetAttempt()] {
+	if committed := b.chunks[c.GetAttempt()]; committed != nil {
 		if t.GetState() == fleetv1.ChunkPublished {
 			return nil
 		}
-		return &fleetv1.TaskChunk{Chunk: c, State: fleetv1.ChunkPublishing}
+		return &fleetv1.TaskChunk{Chunk: committed, State: fleetv1.ChunkPublishing}
 	}
 	if t.GetState() != fleetv1.ChunkRunning && t.GetState() != fleetv1.ChunkPacked {
 		return nil // its manifest has been written

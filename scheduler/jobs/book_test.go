@@ -391,7 +391,7 @@ func TestRefusedChunk(t *testing.T) {
 	w.check()
 	w.call(one, false)
 	for _, tc := range one.chunks {
-		if tc.GetState() == fleetv1.ChunkPacked && w.book.attempts[tc.GetChunk().GetAttempt()] {
+		if tc.GetState() == fleetv1.ChunkPacked && w.book.chunks[tc.GetChunk().GetAttempt()] != nil {
 			t.Errorf("%v is taken for committed", tc)
 		}
 	}
