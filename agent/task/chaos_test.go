@@ -131,6 +131,29 @@ func TestRenamed(t *testing.T) {
 	})
 }
 
+// TestManifestOfRestoredScheduler: one that was restored from a backup may call another manifest so.
+func TestManifestOfRestoredScheduler(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &fleetv1.JobSpec{}, inputs(40)).add("a")
+		w.leader.seal = 100 // all at the end
+		w.setFault(func(op string, u storage.URL) error {
+			if op == "write" && strings.HasSuffix(u.Key, ".manifest") {
+				return &storage.Error{Op: op, URL: u, Kind: storage.ErrTemporary, Why: "of the test"}
+			}
+			return nil
+		})
+		w.begin()
+		time.Sleep(10 * time.Second)
+		w.leader.with(func(l *leader) {
+			m := l.sealed[0]
+			l.sealed = []*fleetv1.Manifest{{Task: m.GetTask(), Number: m.GetNumber(), Chunks: m.GetChunks()[:1]}, {Task: m.GetTask(), Number: 5, Chunks: m.GetChunks()[1:]}}
+		})
+		time.Sleep(10 * time.Second)
+		w.setFault(nil)
+		w.echoed(w.finish(time.Minute))
+	})
+}
+
 // TestChaos: whatever happened, in the end every item is in the manifests once, with what the model answered to it.
 func TestChaos(t *testing.T) {
 	for seed := range uint64(*chaosSeeds) {

@@ -37,6 +37,7 @@ type book struct {
 	low     int64              // no item below it is free
 	began   time.Time
 	open    bool // every task that may hold something has had its say
+	strays  bool // manifests may stand that the ledger doesn't have: no more are made before they are gone
 
 	written map[manifestID]bool    // and not yet committed
 	writers map[manifestID]*holder // who was told to write it

@@ -49,6 +49,12 @@
 // interrupted here goes on from the ledger's position. Manifests are else never rewritten; a task that was cut
 // off from all schedulers since before the retry, and then writes a manifest of before, would bring such lines back.
 //
+// # Restores
+//
+// A ledger that was restored from a backup is older than its output: what was committed since is run again, and lies in
+// manifests that the ledger doesn't have. These are removed before the next one is made, when all tasks have called and an operator
+// has confirmed the restore. Not those of a job that was being retried: what its ledger doesn't know may be listed nowhere else.
+//
 // # Tasks
 //
 // A task is named by a number: the lowest that no living instance has, or the one that it had under an earlier leader.

@@ -170,6 +170,13 @@ func (f *faulty) Write(ctx context.Context, u storage.URL, r io.ReaderAt, size i
 	return f.Storage.Write(ctx, u, r, size)
 }
 
+func (f *faulty) Delete(ctx context.Context, u storage.URL) error {
+	if err := f.fault("delete", u); err != nil {
+		return err
+	}
+	return f.Storage.Delete(ctx, u)
+}
+
 // set changes what fails.
 func (l *leader) set(f func()) {
 	l.mu.Lock()

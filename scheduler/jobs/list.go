@@ -21,6 +21,7 @@ type Storage interface {
 	List(ctx context.Context, folder storage.URL, after string) iter.Seq2[storage.Object, error]
 	Read(ctx context.Context, u storage.URL, opts storage.ReadOptions) (io.ReadCloser, storage.Object, error)
 	Write(ctx context.Context, u storage.URL, r io.ReaderAt, size int64) error
+	Delete(ctx context.Context, u storage.URL) error
 	Close()
 }
 

@@ -38,6 +38,7 @@ type run struct {
 	book      *book
 	found     []found       // what the lister waits to see committed, in order
 	listing   bool          // a lister is at work
+	clearing  bool          // strays are being removed, or have been
 	overtaken bool          // somebody else has listed something else
 	settled   chan struct{} // capacity 1; receives when found is shorter, or overtaken
 	failure   string        // to be committed
@@ -67,6 +68,7 @@ func newRun(t *term, id string) *run {
 	r.settled = make(chan struct{}, 1)
 	view := t.cfg.State.View()
 	r.book.learn(view.JobByID(id), view.JobLedger(id), time.Now())
+	r.book.strays = mayHaveStrays(view, id)
 	return r
 }
 
@@ -79,8 +81,8 @@ func (r *run) wake() {
 
 // work commits what there is, at most once a second, and has the input listed, until the run ends.
 func (r *run) work() {
-	var lister sync.WaitGroup
-	defer lister.Wait()
+	var others sync.WaitGroup
+	defer others.Wait()
 	defer r.end()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -93,7 +95,10 @@ func (r *run) work() {
 		case <-r.wakeup:
 		}
 		if r.unlisted() {
-			lister.Go(r.list)
+			others.Go(r.list)
+		}
+		if r.clears() {
+			others.Go(r.clear)
 		}
 		if wait := commitEvery - time.Since(last); wait > 0 && !last.IsZero() {
 			timer.Reset(wait)
@@ -247,12 +252,23 @@ func (r *run) setupFor(has string, resp *fleetv1.ExchangeTaskResponse) *fleetv1.
 		return nil
 	}
 	parts := r.book.ledger.GetParts()
-	version, counted, _ := strings.Cut(has, ".")
-	if n, err := strconv.Atoi(counted); err == nil && version == r.setup.GetVersion() && n <= len(parts) && covers(parts[:n], resp) {
+	_, counted, _ := strings.Cut(has, ".")
+	counted, _, _ = strings.Cut(counted, ".")
+	if n, err := strconv.Atoi(counted); err == nil && n >= 0 && n <= len(parts) && has == r.versionWith(parts[:n]) && covers(parts[:n], resp) {
 		return nil
 	}
-	return &fleetv1.TaskSetup{Version: fmt.Sprintf("%s.%d", r.setup.GetVersion(), len(parts)), JobId: r.id, JobName: r.setup.GetJobName(), Spec: r.setup.GetSpec(),
+	return &fleetv1.TaskSetup{Version: r.versionWith(parts), JobId: r.id, JobName: r.setup.GetJobName(), Spec: r.setup.GetSpec(),
 		Route: r.setup.GetRoute(), Storage: r.setup.GetStorage(), Directory: r.setup.GetDirectory(), Parts: parts}
+}
+
+// versionWith is the version of the setup with these parts of the input. The last one stands for those before it, which a ledger that
+// was restored from a backup may have listed otherwise since.
+func (r *run) versionWith(parts []*fleetv1.InputPart) string {
+	last := ""
+	if len(parts) > 0 {
+		last = parts[len(parts)-1].GetObject()
+	}
+	return fmt.Sprintf("%s.%d.%s", r.setup.GetVersion(), len(parts), last)
 }
 
 // covers says whether parts of the input have all that an answer is about.
