@@ -298,7 +298,12 @@ func (b *book) adopt(h *holder, c *fleetv1.Chunk, now time.Time) *lease {
 		return nil
 	}
 	if i := b.after(c.GetFrom()); i < len(b.leases) && b.leases[i].GetFrom() < c.GetTo() {
-		return nil
+		l := b.leases[i]
+		if l.GetAttempt() != c.GetAttempt() || b.holders[l.holder.instance] == l.holder {
+			return nil
+		}
+		l.holder, h.leases[l.GetAttempt()] = h, l // it was silent for a while
+		return l
 	}
 	return b.add(h, &fleetv1.Chunk{From: c.GetFrom(), To: c.GetTo(), Task: c.GetTask(), Attempt: c.GetAttempt()}, now)
 }
@@ -338,16 +343,19 @@ func (b *book) end(l *lease, to int64) {
 	l.To = to
 }
 
-// expire ends what is held by instances that have fallen silent, or are gone.
+// expire ends what is held by instances that have fallen silent, or are gone. What they have packed needs them no more: it
+// is committed all the same.
 func (b *book) expire(gone func(instance string) bool, now time.Time) {
 	for id, h := range b.holders {
 		silent := now.Sub(h.heard) >= leaseTime
 		if !silent && !gone(id) {
 			continue
 		}
-		b.lost += int64(len(h.leases))
 		for _, l := range h.leases {
-			b.drop(l)
+			if !l.packed {
+				b.lost++
+				b.drop(l)
+			}
 		}
 		delete(b.holders, id)
 	}

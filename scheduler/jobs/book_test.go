@@ -258,7 +258,7 @@ func (w *world) check() {
 		if state.Ranges(w.ledger().GetCommitted()).Overlaps(l.GetFrom(), l.GetTo()) {
 			w.t.Fatalf("%v is leased and committed", l.Chunk)
 		}
-		if l.holder.leases[l.GetAttempt()] != l || w.book.holders[l.holder.instance] != l.holder {
+		if l.holder.leases[l.GetAttempt()] != l || !l.packed && w.book.holders[l.holder.instance] != l.holder {
 			w.t.Fatalf("%v has no holder", l.Chunk)
 		}
 		last, held = l.GetTo(), held+l.GetTo()-l.GetFrom()

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // TestRenamedTask: results lie where the ledger says that a chunk belongs, whatever its task is called by now.
@@ -43,5 +44,37 @@ func TestRenamedTask(t *testing.T) {
 	}
 	if publishing == 0 || publishing != len(req.GetChunks()) {
 		t.Errorf("%d chunks are to be published, of %d", publishing, len(req.GetChunks()))
+	}
+}
+
+// TestPackedChunkOutlivesItsTask: what was packed is committed, though the instance is gone by then, or was silent.
+func TestPackedChunkOutlivesItsTask(t *testing.T) {
+	for name, returns := range map[string]bool{"gone": false, "silent": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1, 8, 8)
+			one := w.start()
+			one.speed = 100
+			w.call(one, false)
+			w.work(one)
+			w.call(one, false)
+			w.book.expire(func(string) bool { return true }, w.now)
+			w.check()
+			if returns {
+				w.call(one, false)
+				w.check()
+				if len(one.chunks) == 0 {
+					t.Error("its chunks are taken away")
+				}
+			}
+			c := w.book.commit(w.now)
+			if len(c.GetChunks()) == 0 {
+				t.Fatal("nothing is committed")
+			}
+			w.commit(false)
+			if done := state.Ranges(w.ledger().GetCommitted()).Items(); done == 0 {
+				t.Error("nothing is in the ledger")
+			}
+			w.check()
+		})
 	}
 }
