@@ -424,6 +424,29 @@ func TestListingInTrouble(t *testing.T) {
 	}
 }
 
+// TestInputIsAway: a folder that is missing or empty has not been listed to its end.
+func TestInputIsAway(t *testing.T) {
+	for name, back := range map[string]bool{"for a minute": true, "for good": false} {
+		t.Run(name, func(t *testing.T) {
+			lead(t, 0, func(l *leader) {
+				l.after(time.Minute)
+				if led := l.ledger(); led.GetListed() || !strings.Contains(l.c.Trouble("jid"), "nothing is in it") {
+					t.Fatalf("the ledger is %v, trouble %q", led, l.c.Trouble("jid"))
+				}
+				if back {
+					if err := os.WriteFile(filepath.Join(l.dir, "in", "a.json"), nil, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				l.after(5 * time.Minute)
+				if led := l.ledger(); led.GetListed() != back || (led.GetFailure() == "") != back {
+					t.Errorf("the ledger is %v", led)
+				}
+			})
+		})
+	}
+}
+
 // TestUnknownOutcome: what was committed though the proposal failed is not committed again.
 func TestUnknownOutcome(t *testing.T) {
 	lead(t, 5, func(l *leader) {

@@ -255,7 +255,8 @@ const (
 	positionOfRetry = "retry"
 )
 
-// folder lists what is in one, in the order of the keys. The position is the last key.
+// folder lists what is in one, in the order of the keys. The position is the last key. One that is empty at the end, though the
+// job was admitted for what it held, isn't taken for listed: a directory may not be mounted here.
 func (l *lister) folder(folder storage.URL) error {
 	for o, err := range l.store.List(l.ctx, folder, strings.TrimPrefix(l.position, positionOfKey)) {
 		if err != nil {
@@ -266,7 +267,10 @@ func (l *lister) folder(folder storage.URL) error {
 			return err
 		}
 	}
-	return nil
+	for _, err := range l.store.List(l.ctx, folder, "") {
+		return err // something is there still
+	}
+	return &storage.Error{Op: "list", URL: folder, Kind: storage.ErrNotFound, Why: "nothing is in it any more"}
 }
 
 // manifest lists the inputs that a manifest names. The position is the number of the last line and what the manifest was
