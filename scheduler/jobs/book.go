@@ -147,7 +147,7 @@ func (b *book) exchange(req *fleetv1.ExchangeTaskRequest, leaving bool, ready fu
 		}
 	}
 	for attempt, l := range h.leases {
-		if !named[attempt] {
+		if !named[attempt] && !l.packed { // what is packed stays, though the agent has begun anew since
 			b.drop(l)
 		}
 	}

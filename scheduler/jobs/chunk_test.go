@@ -49,7 +49,7 @@ func TestRenamedTask(t *testing.T) {
 
 // TestPackedChunkOutlivesItsTask: what was packed is committed, though the instance is gone by then, or was silent.
 func TestPackedChunkOutlivesItsTask(t *testing.T) {
-	for name, returns := range map[string]bool{"gone": false, "silent": true} {
+	for _, name := range []string{"gone", "silent", "begun anew"} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, 1, 8, 8)
 			one := w.start()
@@ -57,9 +57,13 @@ func TestPackedChunkOutlivesItsTask(t *testing.T) {
 			w.call(one, false)
 			w.work(one)
 			w.call(one, false)
-			w.book.expire(func(string) bool { return true }, w.now)
+			if name == "begun anew" {
+				one.chunks = nil
+			} else {
+				w.book.expire(func(string) bool { return true }, w.now)
+			}
 			w.check()
-			if returns {
+			if name != "gone" {
 				w.call(one, false)
 				w.check()
 				if len(one.chunks) == 0 {
