@@ -12,7 +12,8 @@
 // since an answer was lost, a task was thought dead, or another scheduler led: the ledger takes the chunk that comes first and
 // refuses the other, whose pack nobody will read. So a book needs no log, and a new leader begins with an empty one. It
 // leases nothing before every instance that is ready has called, or 15 s have passed, so that what tasks have in hand is
-// not run twice; what they then name is theirs. What is packed needs its task no more, and is committed though that is gone. The tests let histories at random do their worst and count the lines.
+// not run twice; what they then name is theirs. What is packed needs its task no more, and is committed though that is
+// gone. The tests let histories at random do their worst and count the lines.
 //
 // # Chunks
 //
