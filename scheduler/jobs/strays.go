@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/drover-fleet/drover/batch"
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/state"
 	"github.com/drover-fleet/drover/storage"
 )
@@ -50,7 +51,7 @@ func (r *run) clear() {
 
 func (r *run) removeStrays() error {
 	r.mu.Lock()
-	job, ledger := r.book.job, r.book.ledger
+	job := r.book.job
 	r.mu.Unlock()
 	store, err := r.cfg.Storage(job.GetMeta().GetProject())
 	if err != nil {
@@ -62,13 +63,7 @@ func (r *run) removeStrays() error {
 		return err
 	}
 	output = output.Folder()
-	known := map[string]bool{}
-	for _, t := range ledger.GetTasks() {
-		for n := range t.GetManifests() {
-			known[batch.ManifestName(t.GetTask(), n)] = true
-		}
-	}
-	var strays []storage.URL
+	stand := map[string]storage.URL{}
 	for after := ""; ; {
 		folder := ""
 		for o, err := range store.List(r.ctx, output, after) {
@@ -80,8 +75,8 @@ func (r *run) removeStrays() error {
 				folder = output.Key + first + "/\U0010FFFF" // behind all that is in it
 				break
 			}
-			if batch.IsManifest(name) && !known[name] {
-				strays = append(strays, o.URL)
+			if batch.IsManifest(name) {
+				stand[name] = o.URL
 			}
 		}
 		if folder == "" || folder == after {
@@ -89,7 +84,20 @@ func (r *run) removeStrays() error {
 		}
 		after = folder
 	}
-	for _, u := range strays {
+	// Who can commit leads, and has applied all that was committed before: nobody has made a manifest that isn't known here.
+	if _, err := r.propose(r.ctx, &fleetv1.JobCommit{JobId: r.id}); err != nil {
+		return err
+	}
+	ledger := r.cfg.State.View().JobLedger(r.id)
+	if ledger == nil {
+		return nil // the job was deleted: its output stays
+	}
+	for _, t := range ledger.GetTasks() {
+		for n := range t.GetManifests() {
+			delete(stand, batch.ManifestName(t.GetTask(), n))
+		}
+	}
+	for _, u := range stand {
 		r.cfg.Logger.Warn("a manifest is removed whose items are run again since the cluster was restored", "job", r.id, "manifest", u.String())
 		if err := store.Delete(r.ctx, u); err != nil {
 			return err

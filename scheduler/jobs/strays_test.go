@@ -1,6 +1,8 @@
 package jobs
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,12 +60,14 @@ func TestRestoredLedger(t *testing.T) {
 		confirmed uint64
 		retried   bool
 		fault     bool
+		deposed   bool
 		want      []string
 		sealed    bool
 	}{
 		"confirmed":           {confirmed: 7, want: kept, sealed: true},
 		"not confirmed":       {want: all},
 		"during a retry":      {confirmed: 7, retried: true, want: all, sealed: true},
+		"another leads":       {confirmed: 7, deposed: true, want: all},
 		"the storage is away": {confirmed: 7, fault: true, want: all},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -83,6 +87,9 @@ func TestRestoredLedger(t *testing.T) {
 					}
 				})
 				l.restored(c.confirmed)
+				if c.deposed {
+					l.set(func() { l.fail = func() error { return errors.New("not the leader") } })
+				}
 				l.instance("i1")
 				l.call(&fleetv1.ExchangeTaskRequest{InstanceId: "i1"})
 				chunk := &fleetv1.Chunk{From: 1, To: 2, Task: "0", Attempt: "b", Successful: 1}
@@ -94,7 +101,7 @@ func TestRestoredLedger(t *testing.T) {
 				if led := l.ledger(); len(led.GetSealed()) > 0 != c.sealed || len(led.GetUnsealed()) > 0 == c.sealed {
 					t.Errorf("the ledger is %v", led)
 				}
-				if waits := strings.Contains(l.c.Trouble("jid"), "because"); waits != c.fault {
+				if waits := strings.Contains(l.c.Trouble("jid"), "because"); waits != c.fault || c.deposed && !strings.Contains(l.c.Trouble("jid"), "not the leader") {
 					t.Errorf("trouble is %q", l.c.Trouble("jid"))
 				}
 			})
@@ -116,6 +123,22 @@ func TestSetupOfRestoredLedger(t *testing.T) {
 		l.write(state.Put(led.GetMeta().GetRevision(), led))
 		if s := l.call(&fleetv1.ExchangeTaskRequest{InstanceId: "i1", SetupVersion: version}).GetSetup(); len(s.GetParts()) != 1 || s.GetParts()[0].GetObject() != "another" {
 			t.Errorf("the setup is %v", s)
+		}
+	})
+}
+
+// TestStraysOfDeletedJob: the output of a job that is deleted meanwhile stays.
+func TestStraysOfDeletedJob(t *testing.T) {
+	lead(t, 2, func(l *leader) {
+		l.after(3 * time.Second)
+		l.restored(0)
+		before, r, led := l.manifests(), l.c.run("jid"), l.ledger()
+		l.write(state.Delete(led.GetMeta().GetRevision(), state.JobLedgerKey("jid")))
+		if err := r.removeStrays(); err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		if got := l.manifests(); !slices.Equal(got, before) {
+			t.Errorf("there are %v, want %v", got, before)
 		}
 	})
 }
