@@ -1,7 +1,6 @@
 package jobs
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/scheduler/state"
@@ -132,13 +132,26 @@ func TestStraysOfDeletedJob(t *testing.T) {
 	lead(t, 2, func(l *leader) {
 		l.after(3 * time.Second)
 		l.restored(0)
-		before, r, led := l.manifests(), l.c.run("jid"), l.ledger()
-		l.write(state.Delete(led.GetMeta().GetRevision(), state.JobLedgerKey("jid")))
-		if err := r.removeStrays(); err != nil && !errors.Is(err, context.Canceled) {
+		r, led := l.c.run("jid"), l.ledger()
+		l.set(func() {
+			l.fail = func() error {
+				l.fail = nil
+				l.apply(&fleetv1.Command{Time: timestamppb.Now(), Op: &fleetv1.Command_Write{Write: &fleetv1.Write{
+					Mutations: []*fleetv1.Mutation{state.Delete(led.GetMeta().GetRevision(), state.JobLedgerKey("jid"))}}}})
+				return nil
+			}
+			l.faults = func(op string, u storage.URL) error {
+				if op == "delete" {
+					t.Errorf("%s is removed", u)
+				}
+				return nil
+			}
+		})
+		if err := r.removeStrays(); err != nil {
 			t.Error(err)
 		}
-		if got := l.manifests(); !slices.Equal(got, before) {
-			t.Errorf("there are %v, want %v", got, before)
+		if l.ledger() != nil {
+			t.Error("the job wasn't deleted")
 		}
 	})
 }
