@@ -152,5 +152,10 @@ func ManifestName(task string, number int32) string {
 	return fmt.Sprintf("%s_%d.manifest", ResultDirectory(task), number)
 }
 
+// IsManifest says whether a file name is that of a task's manifest.
+func IsManifest(name string) bool {
+	return strings.HasPrefix(name, ResultDirectory("")) && strings.HasSuffix(name, ".manifest")
+}
+
 // ResultDirectory is the name of the directory of a task's results.
 func ResultDirectory(task string) string { return "infer-result-" + task }

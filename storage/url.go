@@ -119,6 +119,18 @@ func (u URL) Signed() string {
 	return u.String() + "?" + u.query
 }
 
+// Unsigned is what somebody wrote as people see it: without the query of a signed link. What is no URL stays as it is
+// otherwise. It names inputs in manifests, so two who name the same input do it alike.
+func Unsigned(s string) string {
+	if u, err := ParseURL(s); err == nil {
+		return u.String()
+	}
+	if strings.HasPrefix(s, HTTPS+"://") {
+		s, _, _ = strings.Cut(s, "?")
+	}
+	return s
+}
+
 // GoString hides the query from %#v too.
 func (u URL) GoString() string { return fmt.Sprintf("storage.URL(%q)", u.String()) }
 

@@ -70,6 +70,20 @@ func TestParseURLRefuses(t *testing.T) {
 
 var longKey = strings.Repeat("k", 1025)
 
+func TestUnsigned(t *testing.T) {
+	for s, want := range map[string]string{
+		"https://h.example/a b?sig=secret":   "https://h.example/a%20b",
+		"https://h.example/a?sig=secret#end": "https://h.example/a", // no URL that is taken
+		"file:///a b/100%+#?x":               "file:///a b/100%+#?x",
+		"s3://jobs/in/文件.csv?x":              "s3://jobs/in/文件.csv?x",
+		"a.manifest:3":                       "a.manifest:3",
+	} {
+		if got := storage.Unsigned(s); got != want {
+			t.Errorf("%s: %s, want %s", s, got, want)
+		}
+	}
+}
+
 // The query of a link is in nothing but Signed.
 func TestSignatureIsHidden(t *testing.T) {
 	u := parse(t, "https://h.example/a?sig=secret")

@@ -112,6 +112,48 @@ func (w *world) listedAreThere() {
 	}
 }
 
+// TestRenamed: a chunk belongs to the task that it was leased to, whatever another leader calls the instance by then.
+func TestRenamed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &fleetv1.JobSpec{}, inputs(40)).add("a")
+		w.asked(func(_ *container, body string, rw http.ResponseWriter, _ *http.Request) {
+			time.Sleep(2 * time.Second)
+			answer200(body, rw)
+		})
+		w.begin()
+		time.Sleep(1500 * time.Millisecond)
+		w.leader.with(func(l *leader) { l.tasks["a"] = "t9" })
+		lines := w.finish(time.Minute)
+		w.echoed(lines)
+		if first := lines["i-00000.json"].Location; !strings.Contains(first, "/infer-result-t0/") {
+			t.Errorf("the first result is at %s", first)
+		}
+	})
+}
+
+// TestManifestOfRestoredScheduler: one that was restored from a backup may call another manifest so.
+func TestManifestOfRestoredScheduler(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &fleetv1.JobSpec{}, inputs(40)).add("a")
+		w.leader.seal = 100 // all at the end
+		w.setFault(func(op string, u storage.URL) error {
+			if op == "write" && strings.HasSuffix(u.Key, ".manifest") {
+				return &storage.Error{Op: op, URL: u, Kind: storage.ErrTemporary, Why: "of the test"}
+			}
+			return nil
+		})
+		w.begin()
+		time.Sleep(10 * time.Second)
+		w.leader.with(func(l *leader) {
+			m := l.sealed[0]
+			l.sealed = []*fleetv1.Manifest{{Task: m.GetTask(), Number: m.GetNumber(), Chunks: m.GetChunks()[:1]}, {Task: m.GetTask(), Number: 5, Chunks: m.GetChunks()[1:]}}
+		})
+		time.Sleep(10 * time.Second)
+		w.setFault(nil)
+		w.echoed(w.finish(time.Minute))
+	})
+}
+
 // TestChaos: whatever happened, in the end every item is in the manifests once, with what the model answered to it.
 func TestChaos(t *testing.T) {
 	for seed := range uint64(*chaosSeeds) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/drover-fleet/drover/batch"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/storage"
 )
 
 // chunk is a range of items in the hands of this task. The driver's lock guards it.
@@ -121,7 +122,7 @@ func (d *driver) takeChunkLocked(tc *fleetv1.TaskChunk) {
 		}
 	case i < 0:
 	case state == fleetv1.ChunkPublishing && d.chunks[i].state == fleetv1.ChunkPacked:
-		d.chunks[i].state = fleetv1.ChunkPublishing
+		d.chunks[i].state, d.chunks[i].lease.Task = fleetv1.ChunkPublishing, lease.GetTask()
 		d.beginLocked(d.chunks[i], d.publish)
 	case state == fleetv1.ChunkRunning:
 		d.chunks[i].cut(lease.GetTo())
@@ -169,7 +170,7 @@ func (d *driver) feedLocked() {
 			c.next++
 			c.active++
 			d.active++
-			d.running[item.N] = begun{shown(item.Source), time.Now()}
+			d.running[item.N] = begun{storage.Unsigned(item.Source), time.Now()}
 			d.wg.Go(func() { d.runItem(c, item) })
 		}
 		if c.state != fleetv1.ChunkRunning || c.busy || c.active > 0 || c.next < c.to {

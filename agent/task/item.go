@@ -28,18 +28,10 @@ func (a *attempts) add(d *driver) {
 	}
 }
 
-// shown is the URL of an input as people see it: what signs a link is a secret.
-func shown(source string) string {
-	if u, err := storage.ParseURL(source); err == nil {
-		return u.String()
-	}
-	return source
-}
-
 // runItem runs one item to its end.
 func (d *driver) runItem(c *chunk, item batch.Item) {
 	began := time.Now()
-	o := batch.Outcome{N: item.N, Source: shown(item.Source), Name: item.Name, Result: batch.Failed}
+	o := batch.Outcome{N: item.N, Source: storage.Unsigned(item.Source), Name: item.Name, Result: batch.Failed}
 	w := d.working()
 	result, fail, err := d.outcome(c, w, item, &o)
 	o.Millis = time.Since(began).Milliseconds()

@@ -141,7 +141,7 @@ func (l *leader) answerLocked(id string, tc *fleetv1.TaskChunk) *fleetv1.TaskChu
 		}
 		delete(l.leases, attempt)
 		c := tc.GetChunk()
-		if c.GetTask() != l.tasks[id] || c.GetFrom() >= c.GetTo() || c.GetSuccessful()+c.GetFailed() != c.GetTo()-c.GetFrom() {
+		if le != nil && c.GetTask() != le.chunk.GetTask() || c.GetFrom() >= c.GetTo() || c.GetSuccessful()+c.GetFailed() != c.GetTo()-c.GetFrom() {
 			panic(fmt.Sprintf("packed: %v", tc))
 		}
 		if slices.ContainsFunc(l.committed[c.GetFrom():c.GetTo()], func(a string) bool { return a != "" }) {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
@@ -19,6 +21,7 @@ type manifest struct {
 	*fleetv1.Manifest
 	written bool
 	cancel  context.CancelFunc
+	over    chan struct{} // closed when nobody writes it
 }
 
 // takeManifestsLocked begins the manifests that the scheduler names, and forgets the others.
@@ -27,13 +30,24 @@ func (d *driver) takeManifestsLocked(all []*fleetv1.Manifest) {
 	for _, m := range all {
 		k := manifestKey{m.GetTask(), m.GetNumber()}
 		named[k] = true
-		if d.manifests[k] != nil || d.work == nil {
+		if d.work == nil {
 			continue
 		}
+		before := make(chan struct{})
+		if old := d.manifests[k]; old == nil {
+			close(before)
+		} else if proto.Equal(old.Manifest, m) {
+			continue
+		} else { // it is of before the schedulers were restored from a backup
+			old.cancel()
+			before = old.over
+		}
 		ctx, cancel := context.WithCancel(d.ctx)
-		wanted := &manifest{Manifest: m, cancel: cancel}
+		wanted := &manifest{Manifest: m, cancel: cancel, over: make(chan struct{})}
 		d.manifests[k] = wanted
 		d.wg.Go(func() {
+			defer close(wanted.over)
+			<-before
 			if d.writeManifest(ctx, m) != nil {
 				return // it isn't wanted any more
 			}

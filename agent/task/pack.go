@@ -38,7 +38,8 @@ func (d *driver) prepare(c *chunk) {
 func (d *driver) pack(c *chunk) {
 	d.mu.Lock()
 	done := c.prefix()
-	task := d.task
+	c.to = c.lease.GetFrom() + int64(len(done)) // no less from now on, and no more
+	c.next, c.called = c.to, c.to
 	d.mu.Unlock()
 	var totals batch.Totals
 	err := d.patient(c.ctx, always, func() error {
@@ -47,7 +48,7 @@ func (d *driver) pack(c *chunk) {
 		if err != nil {
 			return err
 		}
-		header := batch.PackHeader{Job: w.setup.GetJobId(), Task: task, Attempt: c.lease.GetAttempt(), From: c.lease.GetFrom()}
+		header := batch.PackHeader{Job: w.setup.GetJobId(), Task: c.lease.GetTask(), Attempt: c.lease.GetAttempt(), From: c.lease.GetFrom()}
 		totals, err = d.writePack(c, w, u, header, done)
 		return err
 	})
@@ -56,9 +57,9 @@ func (d *driver) pack(c *chunk) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c.lease.To, c.lease.Task = totals.To, task
+	c.lease.To = totals.To
 	c.lease.Successful, c.lease.Failed, c.lease.InputBytes, c.lease.OutputBytes = totals.Successful, totals.Failed, totals.InputBytes, totals.OutputBytes
-	c.to, c.done, c.items, c.state = totals.To, done, nil, fleetv1.ChunkPacked
+	c.done, c.items, c.state = done, nil, fleetv1.ChunkPacked
 }
 
 func (d *driver) writePack(c *chunk, w *work, u storage.URL, header batch.PackHeader, done []*ended) (_ batch.Totals, err error) {

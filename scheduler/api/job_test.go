@@ -146,6 +146,7 @@ func TestSubmitRefusals(t *testing.T) {
 		"long URL":        {spec(func(s *fleetv1.JobSpec) { s.Input = "s3://bkt/" + strings.Repeat("x", 2048) }), bad, "job.spec.input", "2048"},
 		"parent":          {spec(func(s *fleetv1.JobSpec) { s.Output = w.url("in/../out") }), bad, "job.spec.output", `".."`},
 		"no output":       {spec(func(s *fleetv1.JobSpec) { s.Output = "" }), bad, "job.spec.output", "is missing"},
+		"long output":     {spec(func(s *fleetv1.JobSpec) { s.Output = "s3://bkt/" + strings.Repeat("x", 700) }), bad, "job.spec.output", "701 bytes"},
 		"output to link":  {spec(func(s *fleetv1.JobSpec) { s.Output = "https://h/x" }), bad, "job.spec.output", "can't be written"},
 		"output manifest": {spec(func(s *fleetv1.JobSpec) { s.Output = w.url("x.manifest") }), bad, "job.spec.output", "name a folder"},
 		"output is input": {spec(func(s *fleetv1.JobSpec) { s.Output = s.Input + "/" }), bad, "job.spec.output", "is the input"},

@@ -19,7 +19,8 @@ const (
 	maxConcurrency      = 1024
 	standardConcurrency = 64
 	maxRetries          = 10
-	standardRetries     = 3 // of the model's faults
+	maxOutputKey        = 700 // of the 1,024 bytes that a key may have in object storage
+	standardRetries     = 3   // of the model's faults
 )
 
 // completeJobSpec fills the defaults in, except for those that depend on the model. Both URLs are written as storage
@@ -114,6 +115,10 @@ func (v *violations) places(at string, spec *fleetv1.JobSpec) {
 	output, okOut := v.place(at+".output", spec.GetOutput(), "results can't be written to links")
 	if okOut && strings.HasSuffix(output.Key, ".manifest/") {
 		v.add(at+".output", "%s is called like a manifest: name a folder", output)
+		return
+	}
+	if okOut && output.Scheme != storage.File && len(output.Key) > maxOutputKey {
+		v.add(at+".output", "has a key of %d bytes, at most %d are allowed: names of results follow it", len(output.Key), maxOutputKey)
 		return
 	}
 	if !okIn || !okOut {

@@ -30,6 +30,7 @@ func (endless) Read(context.Context, storage.URL, storage.ReadOptions) (io.ReadC
 	return nil, storage.Object{}, storage.ErrNotFound
 }
 func (endless) Write(context.Context, storage.URL, io.ReaderAt, int64) error { return nil }
+func (endless) Delete(context.Context, storage.URL) error                    { return nil }
 func (endless) Close()                                                       {}
 
 // BenchmarkList is the listing of one key; heap-MB is what is kept of 1,000,000 of them.

@@ -29,14 +29,15 @@ const (
 type book struct {
 	job    *fleetv1.Job
 	ledger *fleetv1.JobLedger
-	// attempts are those of committed chunks that are in no written manifest.
-	attempts map[string]bool
-	holders  map[string]*holder // by instance
-	leases   []*lease           // in the order of their items; they overlap neither each other nor what is committed
-	held     int64              // items of leases
-	low      int64              // no item below it is free
-	began    time.Time
-	open     bool // every task that may hold something has had its say
+	// chunks are the committed ones that are in no written manifest, by attempt.
+	chunks  map[string]*fleetv1.Chunk
+	holders map[string]*holder // by instance
+	leases  []*lease           // in the order of their items; they overlap neither each other nor what is committed
+	held    int64              // items of leases
+	low     int64              // no item below it is free
+	began   time.Time
+	open    bool // every task that may hold something has had its say
+	strays  bool // manifests may stand that the ledger doesn't have: no more are made before they are gone
 
 	written map[manifestID]bool    // and not yet committed
 	writers map[manifestID]*holder // who was told to write it
@@ -91,15 +92,15 @@ func (b *book) learn(job *fleetv1.Job, ledger *fleetv1.JobLedger, now time.Time)
 	if ledger.GetItems() < b.ledger.GetItems() {
 		b.low = 0
 	}
-	b.ledger, b.attempts = ledger, map[string]bool{}
+	b.ledger, b.chunks = ledger, map[string]*fleetv1.Chunk{}
 	for _, c := range ledger.GetUnsealed() {
-		b.attempts[c.GetAttempt()] = true
+		b.chunks[c.GetAttempt()] = c
 	}
 	unwritten := map[manifestID]bool{}
 	for _, m := range ledger.GetSealed() {
 		unwritten[idOf(m)] = true
 		for _, c := range m.GetChunks() {
-			b.attempts[c.GetAttempt()] = true
+			b.chunks[c.GetAttempt()] = c
 		}
 	}
 	for id := range b.written {
@@ -146,7 +147,7 @@ func (b *book) exchange(req *fleetv1.ExchangeTaskRequest, leaving bool, ready fu
 		}
 	}
 	for attempt, l := range h.leases {
-		if !named[attempt] {
+		if !named[attempt] && !l.packed { // what is packed stays, though the agent has begun anew since
 			b.drop(l)
 		}
 	}
@@ -217,11 +218,11 @@ func isTask(name string) bool {
 // report takes in one chunk that a task has, and answers what is to become of it; nil when it is to be given up.
 func (b *book) report(h *holder, t *fleetv1.TaskChunk, now time.Time) *fleetv1.TaskChunk {
 	c := t.GetChunk()
-	if b.attempts[c.GetAttempt()] {
+	if committed := b.chunks[c.GetAttempt()]; committed != nil {
 		if t.GetState() == fleetv1.ChunkPublished {
 			return nil
 		}
-		return &fleetv1.TaskChunk{Chunk: c, State: fleetv1.ChunkPublishing}
+		return &fleetv1.TaskChunk{Chunk: committed, State: fleetv1.ChunkPublishing}
 	}
 	if t.GetState() != fleetv1.ChunkRunning && t.GetState() != fleetv1.ChunkPacked {
 		return nil // its manifest has been written
@@ -297,7 +298,12 @@ func (b *book) adopt(h *holder, c *fleetv1.Chunk, now time.Time) *lease {
 		return nil
 	}
 	if i := b.after(c.GetFrom()); i < len(b.leases) && b.leases[i].GetFrom() < c.GetTo() {
-		return nil
+		l := b.leases[i]
+		if l.GetAttempt() != c.GetAttempt() || b.holders[l.holder.instance] == l.holder {
+			return nil
+		}
+		l.holder, h.leases[l.GetAttempt()] = h, l // it was silent for a while
+		return l
 	}
 	return b.add(h, &fleetv1.Chunk{From: c.GetFrom(), To: c.GetTo(), Task: c.GetTask(), Attempt: c.GetAttempt()}, now)
 }
@@ -337,16 +343,19 @@ func (b *book) end(l *lease, to int64) {
 	l.To = to
 }
 
-// expire ends what is held by instances that have fallen silent, or are gone.
+// expire ends what is held by instances that have fallen silent, or are gone. What they have packed needs them no more: it
+// is committed all the same.
 func (b *book) expire(gone func(instance string) bool, now time.Time) {
 	for id, h := range b.holders {
 		silent := now.Sub(h.heard) >= leaseTime
 		if !silent && !gone(id) {
 			continue
 		}
-		b.lost += int64(len(h.leases))
 		for _, l := range h.leases {
-			b.drop(l)
+			if !l.packed {
+				b.lost++
+				b.drop(l)
+			}
 		}
 		delete(b.holders, id)
 	}

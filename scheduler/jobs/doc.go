@@ -12,7 +12,8 @@
 // since an answer was lost, a task was thought dead, or another scheduler led: the ledger takes the chunk that comes first and
 // refuses the other, whose pack nobody will read. So a book needs no log, and a new leader begins with an empty one. It
 // leases nothing before every instance that is ready has called, or 15 s have passed, so that what tasks have in hand is
-// not run twice; what they then name is theirs. The tests let histories at random do their worst and count the lines.
+// not run twice; what they then name is theirs. What is packed needs its task no more, and is committed though that is
+// gone. The tests let histories at random do their worst and count the lines.
 //
 // # Chunks
 //
@@ -48,6 +49,12 @@
 // manifests, and only then the input counts as listed: so a job that is completed has one line for each item, and one that is
 // interrupted here goes on from the ledger's position. Manifests are else never rewritten; a task that was cut
 // off from all schedulers since before the retry, and then writes a manifest of before, would bring such lines back.
+//
+// # Restores
+//
+// A ledger that was restored from a backup is older than its output: what was committed since is run again, and lies in
+// manifests that the ledger doesn't have. These are removed before the next one is made, when all tasks have called and an operator
+// has confirmed the restore. Not those of a job that was being retried: what its ledger doesn't know may be listed nowhere else.
 //
 // # Tasks
 //

@@ -170,6 +170,13 @@ func (f *faulty) Write(ctx context.Context, u storage.URL, r io.ReaderAt, size i
 	return f.Storage.Write(ctx, u, r, size)
 }
 
+func (f *faulty) Delete(ctx context.Context, u storage.URL) error {
+	if err := f.fault("delete", u); err != nil {
+		return err
+	}
+	return f.Storage.Delete(ctx, u)
+}
+
 // set changes what fails.
 func (l *leader) set(f func()) {
 	l.mu.Lock()
@@ -367,18 +374,7 @@ func TestListGoesOn(t *testing.T) {
 // TestManifestInput: lines that can't be used are items that say why.
 func TestManifestInput(t *testing.T) {
 	lead(t, 0, func(l *leader) {
-		l.c.Resign()
-		in := `{"source":"s3://b/one.json"}` + "\n" + `{"nothing":1}` + "\n\n" + `no` + "\n" + `{"source":"https://h/x.json?sig=1"}`
-		if err := os.WriteFile(filepath.Join(l.dir, "in", "a.manifest"), []byte(in), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		job := proto.CloneOf(l.job())
-		job.Spec.Input += "a.manifest"
-		l.write(state.Put(job.GetMeta().GetRevision(), job))
-		led := proto.CloneOf(l.ledger())
-		led.Parts, led.Items, led.Listed, led.Position = nil, 0, false, ""
-		l.write(state.Put(led.GetMeta().GetRevision(), led))
-		l.c.Lead(l.t.Context())
+		l.listManifest(`{"source":"s3://b/one.json"}` + "\n" + `{"nothing":1}` + "\n\n" + `no` + "\n" + `{"source":"https://h/x.json?sig=1"}`)
 		l.after(5 * time.Second)
 		var got []string
 		for _, item := range l.items() {
@@ -422,6 +418,29 @@ func TestListingInTrouble(t *testing.T) {
 				l.after(2 * time.Minute)
 				if l.ledger().GetListed() == c.fails || l.c.Trouble("jid") != "" {
 					t.Errorf("when all is well again: %v, trouble %q", l.ledger(), l.c.Trouble("jid"))
+				}
+			})
+		})
+	}
+}
+
+// TestInputIsAway: a folder that is missing or empty has not been listed to its end.
+func TestInputIsAway(t *testing.T) {
+	for name, back := range map[string]bool{"for a minute": true, "for good": false} {
+		t.Run(name, func(t *testing.T) {
+			lead(t, 0, func(l *leader) {
+				l.after(time.Minute)
+				if led := l.ledger(); led.GetListed() || !strings.Contains(l.c.Trouble("jid"), "nothing is in it") {
+					t.Fatalf("the ledger is %v, trouble %q", led, l.c.Trouble("jid"))
+				}
+				if back {
+					if err := os.WriteFile(filepath.Join(l.dir, "in", "a.json"), nil, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				l.after(5 * time.Minute)
+				if led := l.ledger(); led.GetListed() != back || (led.GetFailure() == "") != back {
+					t.Errorf("the ledger is %v", led)
 				}
 			})
 		})

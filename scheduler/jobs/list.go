@@ -21,6 +21,7 @@ type Storage interface {
 	List(ctx context.Context, folder storage.URL, after string) iter.Seq2[storage.Object, error]
 	Read(ctx context.Context, u storage.URL, opts storage.ReadOptions) (io.ReadCloser, storage.Object, error)
 	Write(ctx context.Context, u storage.URL, r io.ReaderAt, size int64) error
+	Delete(ctx context.Context, u storage.URL) error
 	Close()
 }
 
@@ -37,6 +38,12 @@ var errOvertaken = errors.New("the input is being listed by another leader")
 
 // list has the input listed from where that stopped, until all of it is in the ledger or the run ends.
 func (r *run) list() {
+	defer func() {
+		r.mu.Lock()
+		r.listing = false
+		r.mu.Unlock()
+		r.wake()
+	}()
 	retry, refused := firstRetry, time.Time{}
 	for r.ctx.Err() == nil {
 		done, err := r.listOnce()
@@ -144,6 +151,10 @@ func (r *run) fail(reason string) {
 // put has something committed that was found.
 func (r *run) put(f found) error {
 	r.mu.Lock()
+	if r.overtaken { // what comes behind it is nothing
+		r.mu.Unlock()
+		return errOvertaken
+	}
 	r.found = append(r.found, f)
 	r.mu.Unlock()
 	r.wake()
@@ -244,7 +255,8 @@ const (
 	positionOfRetry = "retry"
 )
 
-// folder lists what is in one, in the order of the keys. The position is the last key.
+// folder lists what is in one, in the order of the keys. The position is the last key. One that is empty at the end, though the
+// job was admitted for what it held, isn't taken for listed: a directory may not be mounted here.
 func (l *lister) folder(folder storage.URL) error {
 	for o, err := range l.store.List(l.ctx, folder, strings.TrimPrefix(l.position, positionOfKey)) {
 		if err != nil {
@@ -255,7 +267,10 @@ func (l *lister) folder(folder storage.URL) error {
 			return err
 		}
 	}
-	return nil
+	for _, err := range l.store.List(l.ctx, folder, "") {
+		return err // something is there still
+	}
+	return &storage.Error{Op: "list", URL: folder, Kind: storage.ErrNotFound, Why: "nothing is in it any more"}
 }
 
 // manifest lists the inputs that a manifest names. The position is the number of the last line and what the manifest was

@@ -50,7 +50,7 @@ func (l *lister) retry(job *fleetv1.Job, ledger *fleetv1.JobLedger) error {
 			return err
 		}
 		for _, item := range items {
-			source := keyOf(item.Source)
+			source := keyOf(storage.Unsigned(item.Source))
 			if failed[source] == 0 || stand[keyOf(item.Name)] {
 				continue
 			}
@@ -62,6 +62,11 @@ func (l *lister) retry(job *fleetv1.Job, ledger *fleetv1.JobLedger) error {
 			if err := l.add(batch.Item{Source: item.Source, Size: -1, Name: item.Name, Error: item.Error}); err != nil {
 				return err
 			}
+		}
+	}
+	for _, unlisted := range failed {
+		if unlisted > 0 { // its line is all that there is of it
+			return fmt.Errorf("%w: a FAILED line of its manifests names none of its items", errDamaged)
 		}
 	}
 	if err := l.flush(false); err != nil {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,9 +28,10 @@ func (l *leader) ended() (failed []batch.Item) {
 		c := &fleetv1.Chunk{From: items[0].N, To: items[len(items)-1].N + 1, Task: task, Attempt: fmt.Sprint("by hand ", number)}
 		var text []byte
 		for _, item := range items {
-			line := batch.ManifestLine{Source: item.Source, Result: batch.Successful, Location: "file:///o/" + item.Name}
+			source := storage.Unsigned(item.Source)
+			line := batch.ManifestLine{Source: source, Result: batch.Successful, Location: "file:///o/" + item.Name}
 			if c.Successful++; item.N%3 == 0 {
-				line = batch.ManifestLine{Source: item.Source, Result: batch.Failed, Message: "no"}
+				line = batch.ManifestLine{Source: source, Result: batch.Failed, Message: "no"}
 				failed = append(failed, item)
 				c.Failed++
 				c.Successful--
@@ -56,14 +58,19 @@ func (l *leader) commit(c *fleetv1.JobCommit) {
 	}
 }
 
-// retry asks for one as the API does.
+// retry asks for one, and has another leader carry it out.
 func (l *leader) retry() {
 	l.c.Resign()
+	l.askRetry()
+	l.c.Lead(l.t.Context())
+}
+
+// askRetry asks for a retry as the API does.
+func (l *leader) askRetry() {
 	led, job := proto.CloneOf(l.ledger()), proto.CloneOf(l.job())
 	led.Listed, led.Position = false, positionOfRetry
 	job.Desired.Run++
 	l.write(state.Put(led.GetMeta().GetRevision(), led), state.Put(job.GetMeta().GetRevision(), job))
-	l.c.Lead(l.t.Context())
 }
 
 // TestRetry: the FAILED items are listed again under their names, and their old lines go; also when it is interrupted anywhere.
@@ -116,6 +123,90 @@ func TestRetry(t *testing.T) {
 			})
 		})
 	}
+}
+
+// listManifest has the job list a manifest anew, of such lines.
+func (l *leader) listManifest(lines string) {
+	l.t.Helper()
+	l.c.Resign()
+	if err := os.WriteFile(filepath.Join(l.dir, "in", "a.manifest"), []byte(lines), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	job, led := proto.CloneOf(l.job()), proto.CloneOf(l.ledger())
+	job.Spec.Input += "a.manifest"
+	led.Parts, led.Items, led.Listed, led.Position = nil, 0, false, ""
+	l.write(state.Put(job.GetMeta().GetRevision(), job), state.Put(led.GetMeta().GetRevision(), led))
+	l.c.Lead(l.t.Context())
+}
+
+// TestRetryOfLinks: manifests don't have the signatures of links, and the items that are listed again do.
+func TestRetryOfLinks(t *testing.T) {
+	lead(t, 0, func(l *leader) {
+		var lines string
+		for i := range 6 {
+			lines += fmt.Sprintf(`{"source":"https://h/a%%20b/%d.json?sig=%d"}`+"\n", i, i)
+		}
+		l.listManifest(lines + `{"source":"nothing"}`)
+		failed := l.ended()
+		l.retry()
+		l.after(time.Minute)
+		again := l.items()[7:]
+		if !slices.EqualFunc(again, failed, func(a, b batch.Item) bool { return a.Source == b.Source && a.Name == b.Name && a.Error == b.Error }) {
+			t.Errorf("again are %v, want %v", again, failed)
+		}
+	})
+}
+
+// TestRetryAtOnce: a retry, or another start, may come before the coordinator has heard that the run is over.
+func TestRetryAtOnce(t *testing.T) {
+	lead(t, 6, func(l *leader) {
+		failed := l.ended()
+		l.askRetry()
+		l.after(time.Minute)
+		if led := l.ledger(); !led.GetListed() || led.GetAgain() != int64(len(failed)) {
+			t.Fatalf("after the retry the ledger is %v", led)
+		}
+		l.c.run("jid").fail("it's the test's")
+		l.after(3 * time.Second)
+		led := proto.CloneOf(l.ledger())
+		if led.GetFailure() == "" {
+			t.Fatal("it hasn't failed")
+		}
+		led.Failure, led.Listed = "", false
+		l.write(state.Put(led.GetMeta().GetRevision(), led))
+		l.after(time.Minute)
+		if led := l.ledger(); !led.GetListed() || led.GetFailure() != "" {
+			t.Errorf("after the start the ledger is %v", led)
+		}
+	})
+}
+
+// TestOvertakenListerStops: what a lister finds behind a part that the ledger has refused isn't put.
+func TestOvertakenListerStops(t *testing.T) {
+	r := &run{term: &term{}, ctx: t.Context(), overtaken: true, wakeup: make(chan struct{}, 1)}
+	if err := r.put(found{part: &fleetv1.InputPart{From: 1, Items: 1, Object: "x"}}); !errors.Is(err, errOvertaken) || len(r.found) != 0 {
+		t.Errorf("%v, %v", err, r.found)
+	}
+}
+
+// TestRetryKeepsWhatItCannotList: a FAILED line that names none of the items stays, and the retry fails.
+func TestRetryKeepsWhatItCannotList(t *testing.T) {
+	lead(t, 6, func(l *leader) {
+		l.ended()
+		name := filepath.Join(l.dir, "out", batch.ManifestName("0", 1))
+		stranger := batch.ManifestLine{Source: "file:///nowhere", Result: batch.Failed, Message: "no"}.Append(nil)
+		if err := os.WriteFile(name, stranger, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l.retry()
+		l.after(time.Minute)
+		if content, err := os.ReadFile(name); err != nil || string(content) != string(stranger) {
+			t.Errorf("the manifest is %q, %v", content, err)
+		}
+		if led := l.ledger(); !strings.Contains(led.GetFailure(), "names none of its items") || led.GetListed() {
+			t.Errorf("the ledger is %v", led)
+		}
+	})
 }
 
 // FuzzRetryPosition: what is read is what was written, and nothing else is taken.

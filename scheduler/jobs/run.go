@@ -37,6 +37,8 @@ type run struct {
 	mu        sync.Mutex // guards the rest
 	book      *book
 	found     []found       // what the lister waits to see committed, in order
+	listing   bool          // a lister is at work
+	clearing  bool          // strays are being removed, or have been
 	overtaken bool          // somebody else has listed something else
 	settled   chan struct{} // capacity 1; receives when found is shorter, or overtaken
 	failure   string        // to be committed
@@ -66,6 +68,7 @@ func newRun(t *term, id string) *run {
 	r.settled = make(chan struct{}, 1)
 	view := t.cfg.State.View()
 	r.book.learn(view.JobByID(id), view.JobLedger(id), time.Now())
+	r.book.strays = mayHaveStrays(view, id)
 	return r
 }
 
@@ -78,9 +81,8 @@ func (r *run) wake() {
 
 // work commits what there is, at most once a second, and has the input listed, until the run ends.
 func (r *run) work() {
-	var lister sync.WaitGroup
-	lister.Go(r.list)
-	defer lister.Wait()
+	var others sync.WaitGroup
+	defer others.Wait()
 	defer r.end()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -92,6 +94,12 @@ func (r *run) work() {
 		case <-timer.C:
 		case <-r.wakeup:
 		}
+		if r.unlisted() {
+			others.Go(r.list)
+		}
+		if r.clears() {
+			others.Go(r.clear)
+		}
 		if wait := commitEvery - time.Since(last); wait > 0 && !last.IsZero() {
 			timer.Reset(wait)
 			continue
@@ -102,6 +110,18 @@ func (r *run) work() {
 		}
 		timer.Reset(commitEvery)
 	}
+}
+
+// unlisted says that a lister is needed and there is none. A job that has ended and is started or retried at once may still
+// have its run, whose lister is gone.
+func (r *run) unlisted() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.learn() || r.listing || r.failure != "" || r.book.ledger.GetListed() || r.book.ledger.GetFailure() != "" {
+		return false
+	}
+	r.listing = true
+	return true
 }
 
 // tick brings the book up to date and commits what there is. It answers whether anything was proposed.
@@ -127,7 +147,7 @@ func (r *run) tick() bool {
 		r.cfg.Logger.Debug("a commit was refused in part", "job", r.id, "detail", result.Rejections[0].Detail)
 		r.book.refused(c)
 	}
-	if err == nil && c.GetFailure() != "" {
+	if c.GetFailure() != "" && r.book.ledger.GetFailure() != "" {
 		r.failure = ""
 	}
 	return true
@@ -232,12 +252,23 @@ func (r *run) setupFor(has string, resp *fleetv1.ExchangeTaskResponse) *fleetv1.
 		return nil
 	}
 	parts := r.book.ledger.GetParts()
-	version, counted, _ := strings.Cut(has, ".")
-	if n, err := strconv.Atoi(counted); err == nil && version == r.setup.GetVersion() && n <= len(parts) && covers(parts[:n], resp) {
+	_, counted, _ := strings.Cut(has, ".")
+	counted, _, _ = strings.Cut(counted, ".")
+	if n, err := strconv.Atoi(counted); err == nil && n >= 0 && n <= len(parts) && has == r.versionWith(parts[:n]) && covers(parts[:n], resp) {
 		return nil
 	}
-	return &fleetv1.TaskSetup{Version: fmt.Sprintf("%s.%d", r.setup.GetVersion(), len(parts)), JobId: r.id, JobName: r.setup.GetJobName(), Spec: r.setup.GetSpec(),
+	return &fleetv1.TaskSetup{Version: r.versionWith(parts), JobId: r.id, JobName: r.setup.GetJobName(), Spec: r.setup.GetSpec(),
 		Route: r.setup.GetRoute(), Storage: r.setup.GetStorage(), Directory: r.setup.GetDirectory(), Parts: parts}
+}
+
+// versionWith is the version of the setup with these parts of the input. The last one stands for those before it, which a ledger that
+// was restored from a backup may have listed otherwise since.
+func (r *run) versionWith(parts []*fleetv1.InputPart) string {
+	last := ""
+	if len(parts) > 0 {
+		last = parts[len(parts)-1].GetObject()
+	}
+	return fmt.Sprintf("%s.%d.%s", r.setup.GetVersion(), len(parts), last)
 }
 
 // covers says whether parts of the input have all that an answer is about.

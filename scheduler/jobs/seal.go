@@ -44,6 +44,9 @@ func (b *book) commit(now time.Time) *fleetv1.JobCommit {
 // seals are the tasks whose unsealed chunks, with those that are being committed, should become a manifest: those that
 // are many, those that have waited, and at the end all.
 func (b *book) seals(chunks []*fleetv1.Chunk, runs bool, now time.Time) []string {
+	if b.strays {
+		return nil
+	}
 	lines := map[string]int64{}
 	var fresh int64
 	for _, c := range b.ledger.GetUnsealed() {

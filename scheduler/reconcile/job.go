@@ -288,8 +288,10 @@ func (s *jobStep) woundDown() bool {
 	if s.svc == nil || s.svc.GetDesired().GetState() == fleetv1.DesiredDeleted || readyTasks(s.svc) == 0 {
 		return true
 	}
-	if len(s.ledger.GetUnsealed())+len(s.ledger.GetSealed()) == 0 && s.cfg.Work.Idle(s.id()) {
-		return true
+	if s.cfg.Work.Idle(s.id()) { // what tasks had in hand is in the ledger of now, if not yet in that of this step
+		if l := s.cfg.State.View().JobLedger(s.id()); len(l.GetUnsealed())+len(l.GetSealed()) == 0 {
+			return true
+		}
 	}
 	deadline := s.m.stopping.Add(stopTimeout)
 	s.later.at(s.id(), deadline)

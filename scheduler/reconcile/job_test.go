@@ -20,11 +20,19 @@ type fakeWork struct {
 	tasks   int
 	busy    bool
 	trouble string
+	asked   func() // when it's asked whether a job is idle
 	moved   func(string)
 }
 
-func (w *fakeWork) TasksFor(string) int              { w.mu.Lock(); defer w.mu.Unlock(); return w.tasks }
-func (w *fakeWork) Idle(string) bool                 { w.mu.Lock(); defer w.mu.Unlock(); return !w.busy }
+func (w *fakeWork) TasksFor(string) int { w.mu.Lock(); defer w.mu.Unlock(); return w.tasks }
+func (w *fakeWork) Idle(string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.asked != nil {
+		w.asked()
+	}
+	return !w.busy
+}
 func (w *fakeWork) Trouble(string) string            { w.mu.Lock(); defer w.mu.Unlock(); return w.trouble }
 func (w *fakeWork) OnProgress(f func(string)) func() { w.moved = f; return func() {} }
 func (w *fakeWork) set(job string, change func(*fakeWork)) {
@@ -164,6 +172,29 @@ func TestJobStopsAndStarts(t *testing.T) {
 		if st := c.expectJob("jid", fleetv1.JobRunning, ""); st.GetRun() != 2 || st.GetEndTime() != nil || c.jobService("j") == nil {
 			t.Errorf("its status is %v", st)
 		}
+	})
+}
+
+// TestJobStopsAfterTheLastCommit: what is committed while the loop looks at a job that stops gets its manifest first.
+func TestJobStopsAfterTheLastCommit(t *testing.T) {
+	jobs(t, 1, func(c *cluster, w *fakeWork) {
+		c.submit("j", 10)
+		w.set("jid", func(w *fakeWork) { w.busy = true })
+		c.changeJob("jid", func(j *fleetv1.Job) { j.Desired.State = fleetv1.DesiredStopped })
+		w.set("jid", func(w *fakeWork) {
+			w.busy = false
+			w.asked = func() {
+				w.asked = nil
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.applyLocked(&fleetv1.Command{Time: timestamppb.Now(), Op: &fleetv1.Command_JobCommit{JobCommit: &fleetv1.JobCommit{JobId: "jid", Chunks: []*fleetv1.Chunk{chunkOf(0, 5)}}}})
+			}
+		})
+		c.settled()
+		c.expectJob("jid", fleetv1.JobRunning, "")
+		c.jobCommit(&fleetv1.JobCommit{JobId: "jid", Seal: []string{"0"}})
+		c.jobCommit(&fleetv1.JobCommit{JobId: "jid", Written: []*fleetv1.Manifest{{Task: "0"}}})
+		c.expectJob("jid", fleetv1.JobStopped, "")
 	})
 }
 
