@@ -36,6 +36,9 @@ func (f files) root(u URL) (*os.Root, string, error) {
 		return nil, "", faultf(ErrDenied, "it is in none of the operator's storage directories; use one of them")
 	}
 	root, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", faultf(ErrNotFound, "the operator's storage directory %s isn't there", dir)
+	}
 	if err != nil {
 		return nil, "", err
 	}
