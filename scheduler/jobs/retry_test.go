@@ -1,11 +1,13 @@
 package jobs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -136,4 +138,67 @@ func FuzzRetryPosition(f *testing.F) {
 			t.Errorf("%q: read %d %v, then %d %v, %v", position, listed, manifests, again, same, err)
 		}
 	})
+}
+
+// TestRetryOfForgedManifests: manifests lie where the project can write, and one that never ends mustn't take the memory of
+// all.
+func TestRetryOfForgedManifests(t *testing.T) {
+	lead(t, 20, func(l *leader) {
+		l.ended()
+		name := filepath.Join(l.dir, "out", batch.ManifestName("0", 1))
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, bytes.Repeat(text, 2), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l.retry()
+		l.after(3 * time.Second)
+		if f := l.ledger().GetFailure(); !strings.Contains(f, "more lines than the job has items") {
+			t.Errorf("the job goes on: failure %q", f)
+		}
+	})
+}
+
+// TestListersArePerProject: inputs of one project that are slow don't keep another's from being listed.
+func TestListersArePerProject(t *testing.T) {
+	lead(t, 1, func(l *leader) {
+		term := l.c.current()
+		tokens := term.listsFor("slow")
+		for range listersOfProject {
+			tokens <- struct{}{}
+			term.lists <- struct{}{}
+		}
+		l.after(3 * time.Second)
+		if !l.ledger().GetListed() {
+			t.Error("the job of another project isn't listed")
+		}
+	})
+	lead(t, 1, func(l *leader) {
+		tokens := l.c.current().listsFor("default")
+		for range listersOfProject {
+			tokens <- struct{}{}
+		}
+		l.after(3 * time.Second)
+		if l.ledger().GetListed() {
+			t.Error("a project has more inputs listed at once than it may")
+		}
+		<-tokens
+		l.after(3 * time.Second)
+		if !l.ledger().GetListed() {
+			t.Error("an input isn't listed though another one of the project has ended")
+		}
+	})
+}
+
+func TestMostItems(t *testing.T) {
+	l := &lister{from: mostItemsOfJob, namer: batch.NewNamer()}
+	if err := l.add(batch.Item{Source: "file:///i/x", Size: -1}); !errors.Is(err, storage.ErrInvalid) {
+		t.Errorf("one item too many: %v", err)
+	}
+	l.again = true // of those that are there already
+	if err := l.add(batch.Item{Source: "file:///i/x", Size: -1, Name: "x_result.txt"}); err != nil {
+		t.Error(err)
+	}
 }
