@@ -33,7 +33,7 @@ func (f files) root(u URL) (*os.Root, string, error) {
 		}
 	}
 	if dir == "" {
-		return nil, "", faultf(ErrDenied, "it is in none of the operator's storage directories; use one of them")
+		return nil, "", faultf(ErrForbidden, "it is in none of the operator's storage directories; use one of them")
 	}
 	root, err := os.OpenRoot(dir)
 	if errors.Is(err, fs.ErrNotExist) {
