@@ -119,6 +119,15 @@ func (u URL) Signed() string {
 	return u.String() + "?" + u.query
 }
 
+// Public is what an input was named by, as it stands in manifests of results and is shown: of a link, also of one that can't
+// be parsed, without the query.
+func Public(source string) string {
+	if strings.HasPrefix(source, HTTPS+"://") {
+		source, _, _ = strings.Cut(source, "?")
+	}
+	return source
+}
+
 // GoString hides the query from %#v too.
 func (u URL) GoString() string { return fmt.Sprintf("storage.URL(%q)", u.String()) }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/drover-fleet/drover/batch"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/storage"
 )
 
 // chunk is a range of items in the hands of this task. The driver's lock guards it.
@@ -169,7 +170,7 @@ func (d *driver) feedLocked() {
 			c.next++
 			c.active++
 			d.active++
-			d.running[item.N] = begun{shown(item.Source), time.Now()}
+			d.running[item.N] = begun{storage.Public(item.Source), time.Now()}
 			d.wg.Go(func() { d.runItem(c, item) })
 		}
 		if c.state != fleetv1.ChunkRunning || c.busy || c.active > 0 || c.next < c.to {

@@ -142,22 +142,6 @@ func TestFiles(t *testing.T) {
 }
 
 // TestBadSetup: a job that can't be worked on is told as trouble, and begun when it can.
-// TestShownSource: what signs a link is in no line that others read, also when the link is wrong.
-func TestShownSource(t *testing.T) {
-	for source, want := range map[string]string{
-		"https://h/a?sig=secret":      "https://h/a",
-		"https://h/a/../b?sig=secret": "https://h/a/../b",
-		"https://h/a?sig=secret#x":    "https://h/a",
-		"file:///d/a?b":               "file:///d/a?b",
-		"s3://bucket/a?b":             "s3://bucket/a?b",
-		"in.manifest:7":               "in.manifest:7",
-	} {
-		if got := shown(source); got != want {
-			t.Errorf("%s is shown as %s, want %s", source, got, want)
-		}
-	}
-}
-
 func TestBadSetup(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, &fleetv1.JobSpec{}, inputs(10)).add("a")

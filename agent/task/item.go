@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,21 +28,10 @@ func (a *attempts) add(d *driver) {
 	}
 }
 
-// shown is the URL of an input as people see it: what signs a link is a secret.
-func shown(source string) string {
-	if u, err := storage.ParseURL(source); err == nil {
-		return u.String()
-	}
-	if strings.HasPrefix(source, storage.HTTPS+"://") { // a wrong link may be signed all the same
-		source, _, _ = strings.Cut(source, "?")
-	}
-	return source
-}
-
 // runItem runs one item to its end.
 func (d *driver) runItem(c *chunk, item batch.Item) {
 	began := time.Now()
-	o := batch.Outcome{N: item.N, Source: shown(item.Source), Name: item.Name, Result: batch.Failed}
+	o := batch.Outcome{N: item.N, Source: storage.Public(item.Source), Name: item.Name, Result: batch.Failed}
 	w := d.working()
 	result, fail, err := d.outcome(c, w, item, &o)
 	o.Millis = time.Since(began).Milliseconds()

@@ -50,7 +50,7 @@ func (l *lister) retry(job *fleetv1.Job, ledger *fleetv1.JobLedger) error {
 			return err
 		}
 		for _, item := range items {
-			source := keyOf(item.Source)
+			source := keyOf(storage.Public(item.Source))
 			if failed[source] == 0 || stand[keyOf(item.Name)] {
 				continue
 			}
@@ -62,6 +62,11 @@ func (l *lister) retry(job *fleetv1.Job, ledger *fleetv1.JobLedger) error {
 			if err := l.add(batch.Item{Source: item.Source, Size: -1, Name: item.Name, Error: item.Error}); err != nil {
 				return err
 			}
+		}
+	}
+	for _, n := range failed {
+		if n > 0 { // its line would go, and nothing come in its stead
+			return fmt.Errorf("%w: the manifests have %s lines of inputs that the job doesn't have", errDamaged, batch.Failed)
 		}
 	}
 	if err := l.flush(false); err != nil {

@@ -29,9 +29,9 @@ func (l *leader) ended() (failed []batch.Item) {
 		c := &fleetv1.Chunk{From: items[0].N, To: items[len(items)-1].N + 1, Task: task, Attempt: fmt.Sprint("by hand ", number)}
 		var text []byte
 		for _, item := range items {
-			line := batch.ManifestLine{Source: item.Source, Result: batch.Successful, Location: "file:///o/" + item.Name}
+			line := batch.ManifestLine{Source: storage.Public(item.Source), Result: batch.Successful, Location: "file:///o/" + item.Name}
 			if c.Successful++; item.N%3 == 0 {
-				line = batch.ManifestLine{Source: item.Source, Result: batch.Failed, Message: "no"}
+				line = batch.ManifestLine{Source: storage.Public(item.Source), Result: batch.Failed, Message: "no"}
 				failed = append(failed, item)
 				c.Failed++
 				c.Successful--
@@ -157,6 +157,50 @@ func TestRetryOfForgedManifests(t *testing.T) {
 		l.after(3 * time.Second)
 		if f := l.ledger().GetFailure(); !strings.Contains(f, "more lines than the job has items") {
 			t.Errorf("the job goes on: failure %q", f)
+		}
+	})
+}
+
+// TestRetryOfLinks: manifests don't say what signs a link, and several may differ in that alone.
+func TestRetryOfLinks(t *testing.T) {
+	lead(t, 0, func(l *leader) {
+		l.manifest(`{"source":"https://h/x?sig=0"}
+{"source":"https://h/x?sig=1"}
+{"source":"https://h/x?sig=2"}
+{"source":"https://h/y?sig=3"}`)
+		failed := l.ended()
+		l.retry()
+		l.after(3 * time.Second)
+		var again []string
+		for _, item := range l.items()[4:] {
+			again = append(again, item.Source)
+		}
+		if want := []string{"https://h/x?sig=0", "https://h/y?sig=3"}; !slices.Equal(again, want) || len(failed) != 2 || !l.ledger().GetListed() {
+			t.Errorf("again are %q, want %q; failed were %d, failure %q", again, want, len(failed), l.ledger().GetFailure())
+		}
+	})
+}
+
+// TestRetryOfStrangers: a FAILED line of no input of the job stays, rather than that an item is lost.
+func TestRetryOfStrangers(t *testing.T) {
+	lead(t, 4, func(l *leader) {
+		l.ended()
+		name := filepath.Join(l.dir, "out", batch.ManifestName("0", 0))
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = bytes.Replace(text, []byte("0000.json"), []byte("other.json"), 1)
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l.retry()
+		l.after(3 * time.Second)
+		if f := l.ledger().GetFailure(); !strings.Contains(f, "that the job doesn't have") {
+			t.Errorf("the job goes on: failure %q", f)
+		}
+		if now, err := os.ReadFile(name); err != nil || !bytes.Equal(now, text) {
+			t.Errorf("the manifest is %q, error %v", now, err)
 		}
 	})
 }
