@@ -33,9 +33,16 @@ func TestProjectsHaveDirectoriesOfTheirOwn(t *testing.T) {
 		wantError(t, s.Write(t.Context(), u, strings.NewReader("y"), 1), storage.ErrDenied)
 	}
 
+	_, err := s.Empty(t.Context(), parse(t, "file://"+above+"/ab/"))
+	if want := "; use one of them: " + above + "/a"; err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("error %v, want it to end in %q", err, want)
+	}
+	_, err = open(t, storage.Config{Dirs: storage.ProjectDirs(dirs, "")}).Empty(t.Context(), parse(t, "file://"+above+"/a/"))
+	wantError(t, err, storage.ErrForbidden)
+
 	// A project whose directory nobody has made is told which one that is.
 	s = open(t, storage.Config{Dirs: storage.ProjectDirs(dirs, "c")})
-	_, err := s.Empty(t.Context(), parse(t, "file://"+above+"/c/in/"))
+	_, err = s.Empty(t.Context(), parse(t, "file://"+above+"/c/in/"))
 	wantError(t, err, storage.ErrNotFound)
 	if want := "storage directory " + above + "/c isn't there"; !strings.Contains(err.Error(), want) {
 		t.Errorf("error %v doesn't say %q", err, want)

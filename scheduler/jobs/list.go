@@ -73,14 +73,15 @@ func (r *run) listOnce() (done bool, err error) {
 	r.mu.Lock()
 	project := r.book.job.GetMeta().GetProject()
 	r.mu.Unlock()
-	for _, tokens := range []chan struct{}{r.listsFor(project), r.lists} {
-		select {
-		case tokens <- struct{}{}:
-			defer func() { <-tokens }()
-		case <-r.ctx.Done():
-			return false, r.ctx.Err()
-		}
+	own := r.listsFor(project)
+	if err := take(r.ctx, own); err != nil {
+		return false, err
 	}
+	defer func() { <-own }()
+	if err := take(r.ctx, r.lists); err != nil {
+		return false, err
+	}
+	defer func() { <-r.lists }()
 	if err := r.await(0); err != nil && !errors.Is(err, errOvertaken) {
 		return false, err
 	}
@@ -108,6 +109,16 @@ func (r *run) listOnce() (done bool, err error) {
 		r.setTrouble("")
 	}
 	return err == nil, err
+}
+
+// take waits for room for one more token.
+func take(ctx context.Context, tokens chan<- struct{}) error {
+	select {
+	case tokens <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // listsFor holds a token for each input of the project that is being listed, or is next.

@@ -8,6 +8,21 @@ import (
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
+func TestTheJobHasTheLastLine(t *testing.T) {
+	var out bytes.Buffer
+	a := &app{out: &out, err: &out, output: "table", getenv: func(string) string { return "" }}
+	show := a.newProgress("job/j")
+	defer show.end()
+	job := &fleetv1.Job{Meta: &fleetv1.Meta{Name: "j"}, Desired: &fleetv1.JobDesired{Run: 1}, Status: &fleetv1.JobStatus{State: fleetv1.JobRunning, Run: 1}}
+	r := &fleetv1.WatchJobResponse{Job: job, Progress: &fleetv1.JobProgress{Items: 1, Listed: true}, Tasks: []*fleetv1.JobTask{{Task: "0", State: "Running"}}}
+	show.job(r)
+	job.Status.State, r.Tasks[0].State = fleetv1.JobCompleted, "Draining"
+	show.job(r)
+	if got := strings.Split(strings.TrimSpace(out.String()), "\n"); len(got) != 3 || !strings.HasPrefix(got[1], "task/0 Running") || !strings.HasPrefix(got[2], "job/j Completed") {
+		t.Errorf("it prints %q", got)
+	}
+}
+
 func TestWhatTenantsWriteCommandsNoTerminal(t *testing.T) {
 	const evil = "a\x1b]0;owned\x07b\u009b2Jc\u202ed"
 	var out bytes.Buffer
