@@ -14,6 +14,7 @@ import (
 	"time"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/storage"
 )
 
 // Config of an agent. Durations and sizes are in the unit that the name says.
@@ -41,7 +42,7 @@ type Config struct {
 	// MountDirs are the directories below which services may mount.
 	MountDirs []string `yaml:"mount_dirs"`
 	// StorageDirs are the directories in which the file:// inputs and outputs of jobs lie: of shared storage, at the same
-	// path on every node and scheduler.
+	// path on every node and scheduler. storage.ProjectMark in one stands for the name of the job's project.
 	StorageDirs []string `yaml:"storage_dirs"`
 	// Reserved… is kept back for the system; 0 means the default (see the package's doc).
 	ReservedCPUMillis   int64 `yaml:"reserved_cpu_millis"`
@@ -172,6 +173,9 @@ func (c *Config) validateHost(wrong func(field, format string, args ...any)) {
 				wrong(fmt.Sprintf("%s[%d]", field, i), "%q is not an absolute path below /", dir)
 			}
 		}
+	}
+	if err := storage.CheckDirs(c.StorageDirs); err != nil {
+		wrong("storage_dirs", "%v", err)
 	}
 	for field, v := range map[string]int64{
 		"reserved_cpu_millis": c.ReservedCPUMillis, "reserved_memory_bytes": c.ReservedMemoryBytes, "reserved_disk_bytes": c.ReservedDiskBytes,

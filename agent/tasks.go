@@ -24,15 +24,16 @@ func (a *Agent) newTasks() *task.Manager {
 	})
 }
 
-// openStorage answers what a job may reach: this node's directories, and the object storage that the scheduler names.
-func (a *Agent) openStorage(setup *fleetv1.TaskSetup) (_ task.Storage, err error) {
+// openStorage answers what a job of a project may reach: this node's directories, and the object storage that the
+// scheduler names.
+func (a *Agent) openStorage(project string, setup *fleetv1.TaskSetup) (_ task.Storage, err error) {
 	var authorities []string
 	defer func() {
 		for _, path := range authorities { // they have been read
 			err = errors.Join(err, os.Remove(path))
 		}
 	}()
-	cfg := storage.Config{Dirs: a.cfg.StorageDirs, Stores: map[string]storage.Store{}}
+	cfg := storage.Config{Dirs: storage.ProjectDirs(a.cfg.StorageDirs, project), Stores: map[string]storage.Store{}}
 	for _, access := range setup.GetStorage() {
 		s := storage.Store{
 			Endpoint: access.GetEndpoint(), Region: access.GetRegion(), PathStyle: access.GetPathStyle(), Insecure: access.GetInsecure(),

@@ -31,7 +31,7 @@ func TestOpenStorage(t *testing.T) {
 		"not certificates":  {&fleetv1.StorageAccess{Scheme: storage.S3, Endpoint: "s3.example.com", Ca: "nonsense"}, "s3"},
 		"half a key":        {&fleetv1.StorageAccess{Scheme: storage.S3, Endpoint: "s3.example.com", AccessKey: "k"}, "secret key"},
 	} {
-		s, err := a.openStorage(&fleetv1.TaskSetup{Storage: []*fleetv1.StorageAccess{c.access}})
+		s, err := a.openStorage("default", &fleetv1.TaskSetup{Storage: []*fleetv1.StorageAccess{c.access}})
 		if (err != nil) != (c.fails != "") || err != nil && !strings.Contains(err.Error(), c.fails) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -185,6 +185,7 @@ func TestConfigValidate(t *testing.T) {
 		{"max_credentials_per_user", func(c *scheduler.Config) { c.MaxCredentialsPerUser = -1 }},
 		{"max_jobs_per_project", func(c *scheduler.Config) { c.MaxJobsPerProject = 0 }},
 		{"storage_dirs", func(c *scheduler.Config) { c.StorageDirs = []string{"data"} }},
+		{"storage_dirs", func(c *scheduler.Config) { c.StorageDirs = []string{"/srv/{project}", "/srv/all"} }},
 		{"stores.s3", func(c *scheduler.Config) { c.Stores.S3.Endpoint = "https://h" }},
 		{"stores.s3", func(c *scheduler.Config) { c.Stores.S3 = scheduler.Store{Endpoint: "h", CAFile: "/nowhere"} }},
 		{"stores.obs.endpoint", func(c *scheduler.Config) { c.Stores.OBS.Region = "r" }},

@@ -60,7 +60,7 @@ type Config struct {
 	// MaxJobsPerProject is another.
 	MaxJobsPerProject int `yaml:"max_jobs_per_project"`
 	// StorageDirs are the directories that file:// URLs of jobs lie in: absolute, and the same shared storage on every
-	// scheduler and agent.
+	// scheduler and agent. storage.ProjectMark in one stands for the name of the job's project.
 	StorageDirs []string `yaml:"storage_dirs"`
 	// Stores are the object storages that URLs of jobs lead to.
 	Stores Stores `yaml:"stores"`

@@ -36,6 +36,9 @@ func (c Config) validateStorage(bad func(field, format string, args ...any)) {
 	if _, err := storage.Open(storage.Config{Dirs: c.StorageDirs}); err != nil {
 		bad("storage_dirs", "%w", err)
 	}
+	if err := storage.CheckDirs(c.StorageDirs); err != nil {
+		bad("storage_dirs", "%w", err)
+	}
 	for scheme, s := range c.stores() {
 		if _, err := storage.Open(storage.Config{Stores: map[string]storage.Store{scheme: s}}); err != nil {
 			bad("stores."+scheme, "%w", err)
@@ -87,7 +90,7 @@ func (s *Server) storageFor(project string) (*storage.Storage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return storage.Open(storage.Config{Dirs: s.cfg.StorageDirs, Stores: stores})
+	return storage.Open(storage.Config{Dirs: storage.ProjectDirs(s.cfg.StorageDirs, project), Stores: stores})
 }
 
 // storageAccess is what agents need to use what the jobs of a project may use: it holds secrets.

@@ -40,6 +40,7 @@ func TestStorageOfAProject(t *testing.T) {
 	dir := t.TempDir()
 	addr, tried := denying(t)
 	cfg := secureConfig(dir)
+	cfg.StorageDirs = []string{filepath.Join(dir, "shared", "{project}")}
 	cfg.Stores.S3 = scheduler.Store{Endpoint: addr, PathStyle: true, Insecure: true}
 	s := runSecure(t, cfg)
 	pool := &fleetv1.Pool{Meta: &fleetv1.Meta{Name: "own"}, Spec: &fleetv1.PoolSpec{Type: "dedicated", Account: fleetv1.Default, Selector: map[string]string{"zone": "a"}}}
@@ -79,6 +80,14 @@ func TestStorageOfAProject(t *testing.T) {
 	s.must(err)
 	s.must(os.WriteFile(path, []byte(first), 0o600))
 	denied("under another key-encryption key", "Credential=AK-OURS/")
+	for in, want := range map[string]string{
+		"file://" + dir + "/shared/other/in/":   "none of the operator's storage directories",
+		"file://" + dir + "/shared/default/in/": "storage directory " + dir + "/shared/default isn't there",
+	} {
+		if err := submit(in); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", in, err, want)
+		}
+	}
 	s.must(os.WriteFile(path, []byte(base64.StdEncoding.EncodeToString(make([]byte, 32))), 0o600))
 	if err := submit("s3://bkt/in/"); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), `the key of project "default" for s3 storage can't be decrypted`) {
 		t.Errorf("without the key-encryption key: %v", err)

@@ -17,7 +17,7 @@
 //     again, and a link whose server doesn't say where its content ends is refused.
 //   - Time limits are for silence (Config.Idle), not for the whole: a large object may take long. A shared
 //     file system that hangs is not noticed: the kernel lets nobody give up on it.
-//   - Every error has one of seven kinds. Calls that fail with ErrTemporary are made again, here alone and
+//   - Every error has one of seven kinds, one of which has a kind that lasts. Calls that fail with ErrTemporary are made again, here alone and
 //     a bounded number of times: minio-go's own retries are off. Bodies aren't resumed: whoever reads one
 //     knows what to do again.
 //   - The query of a signed link is a secret. URL.Signed alone shows it; texts of net/http, which repeat

@@ -28,6 +28,10 @@ var (
 	ErrInvalid   = errors.New("invalid")             // the same call fails again
 )
 
+// ErrForbidden is the ErrDenied of what the operator, or this package, lets nobody reach: it lasts until the configuration
+// is another one.
+var ErrForbidden = fmt.Errorf("%w for good", ErrDenied)
+
 // Error says on one line what was done to which URL, and why it failed. It never holds a signature, a
 // key, or what a server answered in full.
 type Error struct {
@@ -148,7 +152,7 @@ func kindOfFile(err error) *fault {
 	case errors.Is(err, fs.ErrNotExist):
 		return &fault{ErrNotFound, "there is no such file"}
 	case strings.HasSuffix(err.Error(), "path escapes from parent"): // the error of os.Root has no name
-		return &fault{ErrDenied, "a symbolic link leads out of the operator's directory"}
+		return &fault{ErrForbidden, "a symbolic link leads out of the operator's directory"}
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return &fault{ErrDenied, why}
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

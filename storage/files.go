@@ -34,10 +34,16 @@ func (f files) root(u URL) (*os.Root, string, error) {
 			dir = d
 		}
 	}
-	if dir == "" {
-		return nil, "", faultf(ErrDenied, "it is in none of the operator's storage directories; use one of them")
+	switch {
+	case dir == "" && len(f.dirs) == 0:
+		return nil, "", faultf(ErrForbidden, "the operator has given no storage directories; use object storage")
+	case dir == "":
+		return nil, "", faultf(ErrForbidden, "it is in none of the operator's storage directories; use one of them: %s", strings.Join(f.dirs, ", "))
 	}
 	root, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", faultf(ErrNotFound, "the operator's storage directory %s isn't there", dir)
+	}
 	if err != nil {
 		return nil, "", err
 	}

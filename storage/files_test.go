@@ -41,6 +41,7 @@ func TestOnlyTheOperatorsDirectories(t *testing.T) {
 		u := parse(t, "file://"+name)
 		_, err := read(t.Context(), s, u, storage.ReadOptions{})
 		wantError(t, err, storage.ErrDenied)
+		wantError(t, err, storage.ErrForbidden)
 		wantError(t, s.Write(t.Context(), u, strings.NewReader("y"), 1), storage.ErrDenied)
 		wantError(t, s.Delete(t.Context(), u), storage.ErrDenied)
 		_, err = s.Empty(t.Context(), u)
@@ -55,7 +56,7 @@ func TestOnlyTheOperatorsDirectories(t *testing.T) {
 	write(t, s, join(t, root, "real"), "inside")
 	for _, name := range []string{"file", "absolute"} {
 		_, err := read(t.Context(), s, join(t, root, name), storage.ReadOptions{})
-		wantError(t, err, storage.ErrDenied)
+		wantError(t, err, storage.ErrForbidden)
 	}
 	wantError(t, s.Write(t.Context(), join(t, root, "dir/x"), strings.NewReader("y"), 1), storage.ErrDenied)
 	_, err := s.Empty(t.Context(), join(t, root, "dir/"))

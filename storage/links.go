@@ -35,7 +35,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	req.Header.Del("Referer") // it would hand the signature to another host
 	switch {
 	case req.URL.Scheme != HTTPS:
-		return faultf(ErrDenied, "it leads on to another scheme than https")
+		return faultf(ErrForbidden, "it leads on to another scheme than https")
 	case len(via) > maxRedirects:
 		return faultf(ErrInvalid, "it leads on more than %d times", maxRedirects)
 	}
@@ -50,7 +50,7 @@ func refuseLocal(_, address string, _ syscall.RawConn) error {
 		return faultf(ErrInvalid, "its host has no address that can be dialled")
 	}
 	if ip := addr.Addr().Unmap(); ip.IsLoopback() || ip.IsUnspecified() || ip.IsLinkLocalUnicast() || ip.IsMulticast() {
-		return faultf(ErrDenied, "it leads to this machine or a link-local address, which links may not")
+		return faultf(ErrForbidden, "it leads to this machine or a link-local address, which links may not")
 	}
 	return nil
 }

@@ -140,3 +140,19 @@ func FuzzParseURL(f *testing.F) {
 		}
 	})
 }
+
+// TestUnsignedSources: what signs a link is in no line of a manifest, also when the link is wrong.
+func TestUnsignedSources(t *testing.T) {
+	for source, want := range map[string]string{
+		"https://h/a?sig=secret":      "https://h/a",
+		"https://h/a/../b?sig=secret": "https://h/a/../b",
+		"https://h/a?sig=secret#x":    "https://h/a",
+		"file:///d/a?b":               "file:///d/a?b",
+		"s3://bucket/a?b":             "s3://bucket/a?b",
+		"in.manifest:7":               "in.manifest:7",
+	} {
+		if got := storage.Unsigned(source); got != want {
+			t.Errorf("%s is shown as %s, want %s", source, got, want)
+		}
+	}
+}

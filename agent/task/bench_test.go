@@ -39,8 +39,8 @@ func BenchmarkItem(b *testing.B) {
 			w := newWorld(b, &fleetv1.JobSpec{}, inputs(b.N)).add("a")
 			w.leader.size = 500
 			open := w.m.cfg.Open
-			w.m.cfg.Open = func(setup *fleetv1.TaskSetup) (Storage, error) {
-				s, err := open(setup)
+			w.m.cfg.Open = func(project string, setup *fleetv1.TaskSetup) (Storage, error) {
+				s, err := open(project, setup)
 				return c.wrap(s), err
 			}
 			w.m.cfg.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {

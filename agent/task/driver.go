@@ -340,7 +340,7 @@ func (d *driver) setUp(setup *fleetv1.TaskSetup) {
 	if setup == nil || old != nil && old.setup.GetVersion() == setup.GetVersion() || refused == setup.GetVersion() {
 		return
 	}
-	w, err := newWork(setup, d.m.cfg.Open)
+	w, err := newWork(d.who.Project, setup, d.m.cfg.Open)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil {

@@ -125,13 +125,13 @@ func (d *driver) input(ctx context.Context, source storage.URL, item batch.Item,
 	var in input
 	var denied time.Time
 	err := d.patient(ctx, func(err error) bool {
-		if errors.Is(err, storage.ErrDenied) {
+		if errors.Is(err, storage.ErrDenied) && !errors.Is(err, storage.ErrForbidden) {
 			if denied.IsZero() {
 				denied = time.Now()
 			}
 			return time.Since(denied) < deniedFor
 		}
-		return !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrChanged) &&
+		return !errors.Is(err, storage.ErrForbidden) && !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrChanged) &&
 			!errors.Is(err, storage.ErrTooLarge) && !errors.Is(err, storage.ErrInvalid)
 	}, func() error {
 		body, object, err := d.working().store.Read(ctx, source, storage.ReadOptions{IfETag: item.ETag, Limit: limit})

@@ -14,8 +14,8 @@ import (
 type Config struct {
 	// Exchange calls the scheduler.
 	Exchange func(context.Context, *fleetv1.ExchangeTaskRequest) (*fleetv1.ExchangeTaskResponse, error)
-	// Open answers the storage of a job.
-	Open func(*fleetv1.TaskSetup) (Storage, error)
+	// Open answers the storage of a job, which is of the project.
+	Open func(project string, setup *fleetv1.TaskSetup) (Storage, error)
 	// Dir is for spools alone; it's emptied at the start.
 	Dir string
 	// Dial reaches containers; nil is the network's.

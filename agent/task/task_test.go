@@ -172,6 +172,7 @@ func TestStorageFaults(t *testing.T) {
 			"gone":    {fail(storage.ErrNotFound), "not found: of the test"},
 			"changed": {fail(storage.ErrChanged), "changed: of the test"},
 			"denied":  {fail(storage.ErrDenied), "access denied: of the test"},
+			"outside": {fail(storage.ErrForbidden), "access denied for good: of the test"},
 			"large":   {fail(storage.ErrTooLarge), "too large: of the test"},
 		} {
 			began := time.Now()

@@ -45,7 +45,7 @@ type work struct {
 }
 
 // newWork makes a setup ready.
-func newWork(setup *fleetv1.TaskSetup, open func(*fleetv1.TaskSetup) (Storage, error)) (_ *work, err error) {
+func newWork(project string, setup *fleetv1.TaskSetup, open func(string, *fleetv1.TaskSetup) (Storage, error)) (_ *work, err error) {
 	spec := setup.GetSpec()
 	w := &work{
 		setup: setup, itemRetries: int(spec.GetItemRetries()), modelRetries: defaultModelRetries,
@@ -68,7 +68,7 @@ func newWork(setup *fleetv1.TaskSetup, open func(*fleetv1.TaskSetup) (Storage, e
 		}
 		*to.url = u.Folder()
 	}
-	if w.store, err = open(setup); err != nil {
+	if w.store, err = open(project, setup); err != nil {
 		return nil, err
 	}
 	return w, nil

@@ -205,6 +205,9 @@ func object(fields map[string]any) *structpb.Struct {
 	return s
 }
 
+// ours is the project of the job.
+const ours = "default"
+
 // newWorld lists the inputs of a job; its instances are to be added.
 func newWorld(t testing.TB, spec *fleetv1.JobSpec, files []file) *world {
 	w := &world{t: t, dir: t.TempDir(), containers: map[string]*container{}, requests: map[string]int{}}
@@ -261,7 +264,12 @@ func newWorld(t testing.TB, spec *fleetv1.JobSpec, files []file) *world {
 	w.leader = newLeader(setup, int64(len(files)))
 	w.m = New(Config{
 		Exchange: w.leader.exchange, Dir: filepath.Join(w.dir, "spools"),
-		Open: func(*fleetv1.TaskSetup) (Storage, error) { return trouble{store, w}, nil },
+		Open: func(project string, _ *fleetv1.TaskSetup) (Storage, error) {
+			if project != ours {
+				return nil, fmt.Errorf("opened for project %q, want %q", project, ours)
+			}
+			return trouble{store, w}, nil
+		},
 		Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
 			id, _, _ := net.SplitHostPort(address)
 			c := w.containers[id]
@@ -278,7 +286,7 @@ func newWorld(t testing.TB, spec *fleetv1.JobSpec, files []file) *world {
 func (w *world) add(ids ...string) *world {
 	for _, id := range ids {
 		w.containers[id] = &container{w: w, inst: &fleetv1.Instance{
-			Meta: &fleetv1.Meta{Id: id, Name: id}, Spec: &fleetv1.InstanceSpec{JobId: "job", GracePeriodSeconds: 10},
+			Meta: &fleetv1.Meta{Id: id, Name: id, Project: ours}, Spec: &fleetv1.InstanceSpec{JobId: "job", GracePeriodSeconds: 10},
 		}}
 	}
 	return w

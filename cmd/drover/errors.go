@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
@@ -135,10 +136,21 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
+// harmless takes what a terminal would obey, and what turns the direction of text, out of what came from elsewhere: the
+// names, answers and descriptions of one tenant are shown to others.
+func harmless(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\r' && r != '\t' || unicode.Is(unicode.Bidi_Control, r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
+}
+
 // oneLine joins the lines of a message that came from elsewhere.
 func oneLine(s string) string {
 	var b strings.Builder
-	for line := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == '\n' || r == '\r' }) {
+	for line := range strings.FieldsFuncSeq(harmless(s), func(r rune) bool { return r == '\n' || r == '\r' }) {
 		if line = strings.TrimSpace(line); line == "" {
 			continue
 		}

@@ -140,7 +140,7 @@ func (a *app) drawJobSpec(j *fleetv1.Job) error {
 		p.addf("Placement", "%s", rules)
 	}
 	p.addf("Input", "%s", s.GetInput())
-	format := s.GetInputFormat()
+	format := first(s.GetInputFormat(), "jsonl or json, as the inputs' names end")
 	if s.GetBatchRows() > 1 {
 		format += fmt.Sprintf(", %d rows a request", s.GetBatchRows())
 	}

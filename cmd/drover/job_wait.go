@@ -101,6 +101,9 @@ func (p *progress) job(r *fleetv1.WatchJobResponse) {
 	if why := r.GetWaiting().GetSummary(); why != "" {
 		p.tell(p.name+" waiting:", oneLine(why))
 	}
+	if over(r.GetJob()) { // how its instances end says nothing about it
+		return
+	}
 	for _, t := range jobTasks(r.GetTasks(), r.GetInstances()) {
 		line := first(t.state, "is gone")
 		if trouble := t.GetProgress().GetTrouble(); trouble != "" {

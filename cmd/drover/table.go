@@ -28,7 +28,7 @@ const (
 	leastEnd = 24 // columns of text that a wrapped last column needs
 )
 
-func text(format string, args ...any) cell { return cell{text: fmt.Sprintf(format, args...)} }
+func text(format string, args ...any) cell { return cell{text: harmless(fmt.Sprintf(format, args...))} }
 
 func (t *table) add(cells ...cell) { t.rows = append(t.rows, cells) }
 

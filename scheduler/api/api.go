@@ -126,6 +126,7 @@ type API struct {
 	cfg       Config
 	admission admission
 	submitted submitted
+	looking   *shares // of the storage of projects
 	planner   planner
 	joining   chan struct{} // holds one while a join is under way
 	making    chan struct{} // holds one while a credential is made
@@ -140,7 +141,7 @@ type Identity struct {
 
 // New makes the API.
 func New(cfg Config) *API {
-	return &API{cfg: cfg, admission: admission{pending: map[string]*fleetv1.Service{}}, submitted: submitted{pending: map[string]*fleetv1.Job{}},
+	return &API{cfg: cfg, admission: admission{pending: map[string]*fleetv1.Service{}}, submitted: submitted{pending: map[string]*fleetv1.Job{}}, looking: newShares(),
 		planner: planner{store: cfg.Store}, joining: make(chan struct{}, 1), making: make(chan struct{}, 1)}
 }
 

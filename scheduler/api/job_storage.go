@@ -26,6 +26,11 @@ const (
 
 // inspect looks whether a job's input is there, and whether there is room for its output.
 func (s *jobServer) inspect(ctx context.Context, j *fleetv1.Job) error {
+	leave, err := s.looking.enter(ctx, j.GetMeta().GetProject())
+	if err != nil {
+		return err
+	}
+	defer leave()
 	ctx, cancel := context.WithTimeout(ctx, inspectTime)
 	defer cancel()
 	st, err := s.cfg.Storage(j.GetMeta().GetProject())
@@ -129,6 +134,11 @@ func (s *jobServer) ListJobErrors(req *fleetv1.ListJobErrorsRequest, stream grpc
 	if err != nil {
 		return err
 	}
+	leave, err := s.looking.enter(ctx, j.GetMeta().GetProject())
+	if err != nil {
+		return err
+	}
+	defer leave()
 	st, err := s.cfg.Storage(j.GetMeta().GetProject())
 	if err != nil {
 		return err

@@ -100,7 +100,7 @@ func (v *violations) inputFormat(at string, spec *fleetv1.JobSpec) {
 	}
 	switch {
 	case f == batch.CSV && !mapped:
-		v.add(at+".mapping", "is missing: it says which column of a CSV file fills which part of the request; GetJobMapping answers one to fill in")
+		v.add(at+".mapping", "is missing: it says which column of a CSV file fills which part of the request; `drover job mapping` prints one to fill in")
 	case f != "" && f != batch.CSV && mapped:
 		v.add(at+".mapping", "is for the input_format %q, not for %q: leave one of them out", batch.CSV, f)
 	}

@@ -188,7 +188,7 @@ func (b *book) hear(req *fleetv1.ExchangeTaskRequest, leaving bool, now time.Tim
 		b.holders[h.instance] = h
 		defer b.assign()
 	}
-	h.heard, h.progress = now, req.GetProgress()
+	h.heard, h.progress = now, bounded(req.GetProgress())
 	h.leaving = leaving || req.GetLeaving()
 	return h
 }
@@ -250,9 +250,7 @@ func (b *book) report(h *holder, t *fleetv1.TaskChunk, now time.Time) *fleetv1.T
 			b.drop(l)
 			return nil
 		}
-		packed := proto.CloneOf(c)
-		packed.Task = l.GetTask()
-		l.Chunk, l.packed, l.asked = packed, true, false
+		l.Chunk, l.packed, l.asked = packedOf(l, c), true, false
 	default:
 		l.done = max(0, t.GetDone())
 		b.end(l, min(c.GetTo(), l.GetTo()))
@@ -293,7 +291,8 @@ func (h *holder) grow(l *lease, c *fleetv1.Chunk, now time.Time) {
 
 // adopt leases to a task what it says that an earlier leader has leased to it, unless that is in the way.
 func (b *book) adopt(h *holder, c *fleetv1.Chunk, now time.Time) *lease {
-	if c.GetFrom() < 0 || c.GetFrom() >= c.GetTo() || c.GetTo() > b.ledger.GetItems() || !isTask(c.GetTask()) ||
+	if len(h.leases) >= mostAdopted || len(c.GetAttempt()) > mostAttempt ||
+		c.GetFrom() < 0 || c.GetFrom() >= c.GetTo() || c.GetTo() > b.ledger.GetItems() || !isTask(c.GetTask()) ||
 		state.Ranges(b.ledger.GetCommitted()).Overlaps(c.GetFrom(), c.GetTo()) {
 		return nil
 	}

@@ -2,11 +2,15 @@ package jobs
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -419,6 +423,37 @@ func TestUnsoundReports(t *testing.T) {
 		}
 		w.check()
 	}
+}
+
+// TestBoundedReports: an agent can't have the leader keep, log or show more than its own program would send.
+func TestBoundedReports(t *testing.T) {
+	w := newWorld(t, 1, 1000, 1000)
+	one := w.start()
+	long := strings.Repeat("é", 1<<20)
+	var items []*fleetv1.TaskItem
+	var chunks []*fleetv1.TaskChunk
+	for i := range 2 * mostAdopted {
+		items = append(items, &fleetv1.TaskItem{Source: long, Message: long})
+		chunks = append(chunks, &fleetv1.TaskChunk{State: fleetv1.ChunkRunning,
+			Chunk: &fleetv1.Chunk{From: int64(i), To: int64(i + 1), Task: "0", Attempt: strconv.Itoa(i), Successful: 7}})
+	}
+	chunks[0].Chunk.Attempt = long
+	chunks[1].State, chunks[1].Chunk.Successful = fleetv1.ChunkPacked, 1
+	chunks[1].Chunk.ProtoReflect().SetUnknown(protowire.AppendString(protowire.AppendTag(nil, 1000, protowire.BytesType), long))
+	w.book.exchange(&fleetv1.ExchangeTaskRequest{InstanceId: one.id, Chunks: chunks, Progress: &fleetv1.TaskProgress{
+		Trouble: long, Slow: items, Failing: items, LatencyBuckets: make([]int64, 1<<20), Rate: math.NaN(), Successful: 3, MedianMillis: 4}}, false, w.ready, w.now)
+
+	p := w.book.holders[one.id].progress
+	if proto.Size(p) > 64<<10 || p.GetRate() != 0 || p.GetSuccessful() != 3 || p.GetMedianMillis() != 4 {
+		t.Errorf("%d bytes are kept, with rate %v, successful %d, median %v", proto.Size(p), p.GetRate(), p.GetSuccessful(), p.GetMedianMillis())
+	}
+	if n := len(w.book.leases); n != mostAdopted {
+		t.Errorf("%d chunks are leased", n)
+	}
+	if c := w.book.commit(w.now); len(c.GetChunks()) != 1 || c.GetChunks()[0].GetAttempt() != "1" || proto.Size(c) > 200 {
+		t.Errorf("%d chunks in %d bytes are committed", len(c.GetChunks()), proto.Size(c))
+	}
+	w.check()
 }
 
 func TestWanted(t *testing.T) {

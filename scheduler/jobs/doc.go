@@ -42,6 +42,9 @@
 // that is refused or missing for 2 min, or has changed since it was half listed, fails the job; a storage that is
 // away is waited for.
 //
+// Four inputs are listed at once, two of one project, and a job has 10,000,000 items at most: tenants share the leader's
+// memory. What agents tell is cut to what their own program would send, before it is kept, logged or shown.
+//
 // # Retries
 //
 // A retry lists the FAILED items of the manifests that stand once more, as parts marked "again", under the names of before and

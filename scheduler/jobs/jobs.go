@@ -49,8 +49,12 @@ type Config struct {
 // proposeTimeout bounds each commit; what it brought is found in the store afterwards.
 const proposeTimeout = 10 * time.Second
 
-// listers is how many inputs are listed at once.
-const listers = 4
+// Bounds of listing for all jobs: a lister holds up to 20 bytes of memory for each item.
+const (
+	listers          = 4          // inputs that are listed at once
+	listersOfProject = 2          // of them, so that one whose storage is slow doesn't keep all others waiting
+	mostItemsOfJob   = 10_000_000 // beyond which a job fails
+)
 
 // Coordinator implements fleetv1.TaskServiceServer. Its methods may be called from any goroutine.
 type Coordinator struct {
@@ -72,8 +76,9 @@ type term struct {
 	work   sync.WaitGroup
 	lists  chan struct{} // holds a token for each input that is being listed
 
-	mu   sync.Mutex
-	runs map[string]*run // by job ID
+	mu      sync.Mutex
+	runs    map[string]*run          // by job ID
+	listsOf map[string]chan struct{} // likewise, by project
 }
 
 // New makes a coordinator that does not lead.
@@ -101,7 +106,7 @@ func (c *Coordinator) Lead(ctx context.Context) {
 		return
 	}
 	c.resign()
-	t := &term{Coordinator: c, runs: map[string]*run{}, lists: make(chan struct{}, listers)}
+	t := &term{Coordinator: c, runs: map[string]*run{}, lists: make(chan struct{}, listers), listsOf: map[string]chan struct{}{}}
 	t.ctx, t.cancel = context.WithCancel(ctx)
 	feed := c.cfg.State.Subscribe()
 	t.work.Go(func() { t.follow(feed) })

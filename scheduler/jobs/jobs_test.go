@@ -225,6 +225,23 @@ func (l *leader) instance(id string, change ...func(*fleetv1.Instance)) {
 	l.write(state.Put(0, inst))
 }
 
+// manifest has the job's input be one, and waits until it is listed.
+func (l *leader) manifest(in string) {
+	l.t.Helper()
+	l.c.Resign()
+	if err := os.WriteFile(filepath.Join(l.dir, "in", "a.manifest"), []byte(in), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	job := proto.CloneOf(l.job())
+	job.Spec.Input += "a.manifest"
+	l.write(state.Put(job.GetMeta().GetRevision(), job))
+	led := proto.CloneOf(l.ledger())
+	led.Parts, led.Items, led.Listed, led.Position = nil, 0, false, ""
+	l.write(state.Put(led.GetMeta().GetRevision(), led))
+	l.c.Lead(l.t.Context())
+	l.after(5 * time.Second)
+}
+
 func (l *leader) call(req *fleetv1.ExchangeTaskRequest) *fleetv1.ExchangeTaskResponse {
 	l.t.Helper()
 	resp, err := l.c.ExchangeTask(l.t.Context(), req)
@@ -374,7 +391,7 @@ func TestListGoesOn(t *testing.T) {
 // TestManifestInput: lines that can't be used are items that say why.
 func TestManifestInput(t *testing.T) {
 	lead(t, 0, func(l *leader) {
-		l.listManifest(`{"source":"s3://b/one.json"}` + "\n" + `{"nothing":1}` + "\n\n" + `no` + "\n" + `{"source":"https://h/x.json?sig=1"}`)
+		l.manifest(`{"source":"s3://b/one.json"}` + "\n" + `{"nothing":1}` + "\n\n" + `no` + "\n" + `{"source":"https://h/x.json?sig=1"}`)
 		l.after(5 * time.Second)
 		var got []string
 		for _, item := range l.items() {

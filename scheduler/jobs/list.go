@@ -77,12 +77,18 @@ func (r *run) list() {
 
 // listOnce lists until the end, which it answers, or an error.
 func (r *run) listOnce() (done bool, err error) {
-	select {
-	case r.lists <- struct{}{}:
-		defer func() { <-r.lists }()
-	case <-r.ctx.Done():
-		return false, r.ctx.Err()
+	r.mu.Lock()
+	project := r.book.job.GetMeta().GetProject()
+	r.mu.Unlock()
+	own := r.listsFor(project)
+	if err := take(r.ctx, own); err != nil {
+		return false, err
 	}
+	defer func() { <-own }()
+	if err := take(r.ctx, r.lists); err != nil {
+		return false, err
+	}
+	defer func() { <-r.lists }()
 	if err := r.await(0); err != nil && !errors.Is(err, errOvertaken) {
 		return false, err
 	}
@@ -110,6 +116,26 @@ func (r *run) listOnce() (done bool, err error) {
 		r.setTrouble("")
 	}
 	return err == nil, err
+}
+
+// take waits for room for one more token.
+func take(ctx context.Context, tokens chan<- struct{}) error {
+	select {
+	case tokens <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// listsFor holds a token for each input of the project that is being listed, or is next.
+func (t *term) listsFor(project string) chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.listsOf[project] == nil {
+		t.listsOf[project] = make(chan struct{}, listersOfProject)
+	}
+	return t.listsOf[project]
 }
 
 // all lists what the ledger doesn't have yet.
@@ -210,7 +236,7 @@ func (l *lister) names(ledger *fleetv1.JobLedger) error {
 }
 
 // errDamaged: what Drover has written itself can't be read any more.
-var errDamaged = errors.New("the index of the input is damaged")
+var errDamaged = errors.New("what lies beside the output is damaged")
 
 // readPart reads all items of a part.
 func readPart(ctx context.Context, store Storage, dir storage.URL, part *fleetv1.InputPart) ([]batch.Item, error) {
@@ -313,6 +339,9 @@ func (l *lister) manifest(u storage.URL) error {
 
 // add gives an item its number, and a name if it has none, and ends a part that is full.
 func (l *lister) add(item batch.Item) error {
+	if l.from >= mostItemsOfJob && !l.again {
+		return fmt.Errorf("%w: it has more than %d items; make several jobs of it", storage.ErrInvalid, mostItemsOfJob)
+	}
 	if l.writer == nil {
 		l.buffer.Reset()
 		l.writer = batch.NewPartWriter(&l.buffer, l.from)

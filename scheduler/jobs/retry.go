@@ -97,15 +97,16 @@ func (l *lister) failed(output storage.URL, manifests []*fleetv1.TaskManifests) 
 	return failed, stand, err
 }
 
-// lines reads manifests.
+// lines reads manifests. They lie where the project can write: of more lines than the job has items they aren't its own.
 func (l *lister) lines(output storage.URL, manifests []*fleetv1.TaskManifests, each func(storage.URL, batch.ManifestLine)) error {
+	left := l.from
 	for _, t := range manifests {
 		for n := range t.GetManifests() {
 			u, err := output.Join(batch.ManifestName(t.GetTask(), n))
 			if err != nil {
 				return err
 			}
-			if err := l.manifestLines(u, func(line batch.ManifestLine) { each(u, line) }); err != nil {
+			if err := l.manifestLines(u, &left, func(line batch.ManifestLine) { each(u, line) }); err != nil {
 				return err
 			}
 		}
@@ -113,7 +114,7 @@ func (l *lister) lines(output storage.URL, manifests []*fleetv1.TaskManifests, e
 	return nil
 }
 
-func (l *lister) manifestLines(u storage.URL, each func(batch.ManifestLine)) error {
+func (l *lister) manifestLines(u storage.URL, left *int64, each func(batch.ManifestLine)) error {
 	body, _, err := l.store.Read(l.ctx, u, storage.ReadOptions{})
 	if err != nil {
 		return err
@@ -130,7 +131,10 @@ func (l *lister) manifestLines(u storage.URL, each func(batch.ManifestLine)) err
 			return faults.err
 		case err != nil:
 			return fmt.Errorf("%w: %s: %w", errDamaged, u, err)
+		case *left == 0:
+			return fmt.Errorf("%w: with %s, the manifests have more lines than the job has items", errDamaged, u)
 		}
+		*left--
 		each(line)
 	}
 }
@@ -144,8 +148,8 @@ func (l *lister) strip(output storage.URL, manifests []*fleetv1.TaskManifests) e
 				return err
 			}
 			var kept []byte
-			had := false
-			if err := l.manifestLines(u, func(line batch.ManifestLine) {
+			had, left := false, l.from
+			if err := l.manifestLines(u, &left, func(line batch.ManifestLine) {
 				if line.Result == batch.Failed {
 					had = true
 				} else {

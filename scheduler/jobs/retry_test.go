@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -125,38 +126,6 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-// listManifest has the job list a manifest anew, of such lines.
-func (l *leader) listManifest(lines string) {
-	l.t.Helper()
-	l.c.Resign()
-	if err := os.WriteFile(filepath.Join(l.dir, "in", "a.manifest"), []byte(lines), 0o600); err != nil {
-		l.t.Fatal(err)
-	}
-	job, led := proto.CloneOf(l.job()), proto.CloneOf(l.ledger())
-	job.Spec.Input += "a.manifest"
-	led.Parts, led.Items, led.Listed, led.Position = nil, 0, false, ""
-	l.write(state.Put(job.GetMeta().GetRevision(), job), state.Put(led.GetMeta().GetRevision(), led))
-	l.c.Lead(l.t.Context())
-}
-
-// TestRetryOfLinks: manifests don't have the signatures of links, and the items that are listed again do.
-func TestRetryOfLinks(t *testing.T) {
-	lead(t, 0, func(l *leader) {
-		var lines string
-		for i := range 6 {
-			lines += fmt.Sprintf(`{"source":"https://h/a%%20b/%d.json?sig=%d"}`+"\n", i, i)
-		}
-		l.listManifest(lines + `{"source":"nothing"}`)
-		failed := l.ended()
-		l.retry()
-		l.after(time.Minute)
-		again := l.items()[7:]
-		if !slices.EqualFunc(again, failed, func(a, b batch.Item) bool { return a.Source == b.Source && a.Name == b.Name && a.Error == b.Error }) {
-			t.Errorf("again are %v, want %v", again, failed)
-		}
-	})
-}
-
 // TestRetryAtOnce: a retry, or another start, may come before the coordinator has heard that the run is over.
 func TestRetryAtOnce(t *testing.T) {
 	lead(t, 6, func(l *leader) {
@@ -227,4 +196,87 @@ func FuzzRetryPosition(f *testing.F) {
 			t.Errorf("%q: read %d %v, then %d %v, %v", position, listed, manifests, again, same, err)
 		}
 	})
+}
+
+// TestRetryOfForgedManifests: manifests lie where the project can write, and one that never ends mustn't take the memory of
+// all.
+func TestRetryOfForgedManifests(t *testing.T) {
+	lead(t, 20, func(l *leader) {
+		l.ended()
+		name := filepath.Join(l.dir, "out", batch.ManifestName("0", 1))
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, bytes.Repeat(text, 2), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l.retry()
+		l.after(3 * time.Second)
+		if f := l.ledger().GetFailure(); !strings.Contains(f, "more lines than the job has items") {
+			t.Errorf("the job goes on: failure %q", f)
+		}
+	})
+}
+
+// TestRetryOfLinks: manifests don't say what signs a link, and several may differ in that alone.
+func TestRetryOfLinks(t *testing.T) {
+	lead(t, 0, func(l *leader) {
+		l.manifest(`{"source":"https://h/x?sig=0"}
+{"source":"https://h/x?sig=1"}
+{"source":"https://h/x?sig=2"}
+{"source":"https://h/y?sig=3"}`)
+		failed := l.ended()
+		l.retry()
+		l.after(3 * time.Second)
+		var again []string
+		for _, item := range l.items()[4:] {
+			again = append(again, item.Source)
+		}
+		if want := []string{"https://h/x?sig=0", "https://h/y?sig=3"}; !slices.Equal(again, want) || len(failed) != 2 || !l.ledger().GetListed() {
+			t.Errorf("again are %q, want %q; failed were %d, failure %q", again, want, len(failed), l.ledger().GetFailure())
+		}
+	})
+}
+
+// TestListersArePerProject: inputs of one project that are slow don't keep another's from being listed.
+func TestListersArePerProject(t *testing.T) {
+	lead(t, 1, func(l *leader) {
+		term := l.c.current()
+		tokens := term.listsFor("slow")
+		for range listersOfProject {
+			tokens <- struct{}{}
+			term.lists <- struct{}{}
+		}
+		l.after(3 * time.Second)
+		if !l.ledger().GetListed() {
+			t.Error("the job of another project isn't listed")
+		}
+	})
+	lead(t, 1, func(l *leader) {
+		tokens := l.c.current().listsFor("default")
+		for range listersOfProject {
+			tokens <- struct{}{}
+		}
+		l.after(3 * time.Second)
+		if l.ledger().GetListed() {
+			t.Error("a project has more inputs listed at once than it may")
+		}
+		<-tokens
+		l.after(3 * time.Second)
+		if !l.ledger().GetListed() {
+			t.Error("an input isn't listed though another one of the project has ended")
+		}
+	})
+}
+
+func TestMostItems(t *testing.T) {
+	l := &lister{from: mostItemsOfJob, namer: batch.NewNamer()}
+	if err := l.add(batch.Item{Source: "file:///i/x", Size: -1}); !errors.Is(err, storage.ErrInvalid) {
+		t.Errorf("one item too many: %v", err)
+	}
+	l.again = true // of those that are there already
+	if err := l.add(batch.Item{Source: "file:///i/x", Size: -1, Name: "x_result.txt"}); err != nil {
+		t.Error(err)
+	}
 }
