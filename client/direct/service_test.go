@@ -370,6 +370,7 @@ func TestStaleSchedulerIsLeft(t *testing.T) {
 		if err := s.Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // the answer comes before the judgement of it
 		if list, age, err := s.Endpoints(); !list.Stale || age < 7*time.Second || !errors.Is(err, errStale) {
 			t.Errorf("stale %v, age %v, error %v", list.Stale, age, err)
 		}

@@ -32,7 +32,7 @@ func newStoreLab(t *testing.T) (*lab, *storagetest.Faults) {
 func TestStorageFails(t *testing.T) {
 	t.Parallel()
 	l, faults := newStoreLab(t)
-	const items, gone = 400, 399
+	const items, gone = 600, 599
 	l.items(items, every("sleep:50ms"))
 	faults.Add(storagetest.Fault{Match: storagetest.Key(name(gone)), Status: http.StatusNotFound})
 	l.submit("job", func(s *fleetv1.JobSpec) { s.MaxConcurrency = 2 })
@@ -40,9 +40,13 @@ func TestStorageFails(t *testing.T) {
 	moves := func() {
 		t.Helper()
 		done = l.until("job", "more items are done", 2*limit, func(j *fleetv1.GetJobResponse) bool {
-			return j.GetProgress().GetSuccessful() > done
+			return j.GetProgress().GetSuccessful() > done || j.GetJob().GetStatus().GetState() == fleetv1.JobCompleted
 		}).GetProgress().GetSuccessful()
 	}
+	moves()
+	faults.Down()
+	time.Sleep(10 * time.Second) // the fault itself
+	faults.Up(t)
 	moves()
 	for what, fault := range map[string]storagetest.Fault{
 		"500":       {Status: http.StatusInternalServerError, Times: 40},
@@ -56,10 +60,6 @@ func TestStorageFails(t *testing.T) {
 		faults.Add(fault)
 		moves()
 	}
-	faults.Down()
-	time.Sleep(10 * time.Second) // the fault itself
-	faults.Up(t)
-	moves()
 	l.ends("job", fleetv1.JobCompleted, 3*limit)
 	l.check("job", items, func(i int) string {
 		if i == gone {
