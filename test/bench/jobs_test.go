@@ -30,7 +30,7 @@ const (
 	jobConcurrency = 64
 	jobCPU         = 400 // millicores of an instance: four of them find room on two cores
 	jobKeys        = 1_000_000
-	killItems      = 200_000 // of 200 ms: some minutes
+	killItems      = 120_000 // of 200 ms: some minutes
 )
 
 // TestJobFigures measures batch jobs, prints the table, and writes it down.
