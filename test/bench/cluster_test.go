@@ -5,7 +5,6 @@ package bench
 import (
 	"bytes"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -32,29 +31,7 @@ const (
 func TestClusterFigures(t *testing.T) {
 	b := &bench{t: t, report: &report{name: clusterReport, title: "Figures of several schedulers"}}
 	b.report.describeMachine()
-	groups := []struct {
-		name    string
-		measure func()
-	}{{"founding", b.founding}, {"snapshot", b.snapshots}, {"streams", b.streams}, {"failover", b.failover}, {"fleet", b.fleet}}
-	measured := 0
-	for _, group := range groups {
-		t.Run(group.name, func(t *testing.T) {
-			before := len(b.report.Figures)
-			b.t = t
-			group.measure()
-			measured++
-			for _, f := range b.report.Figures[before:] {
-				t.Log(strings.Join(f.cells(), " | "))
-			}
-		})
-	}
-	if measured < len(groups) {
-		return // one has failed, or only some were asked for
-	}
-	if err := b.report.write(); err != nil {
-		t.Fatal(err)
-	}
-	fmt.Print(b.report.text())
+	b.measureGroups([]group{{"founding", b.founding}, {"snapshot", b.snapshots}, {"streams", b.streams}, {"failover", b.failover}, {"fleet", b.fleet}})
 }
 
 // fleet measures silent nodes in a small and a large fleet, and what becomes of the large one when its leader dies.

@@ -90,6 +90,36 @@ func (b *bench) must(err error) {
 	}
 }
 
+// group is figures that can be measured without the others.
+type group struct {
+	name    string
+	measure func()
+}
+
+// measureGroups measures each group in a test of its own. When all have been asked for, and none has failed, it prints the table
+// and writes it down.
+func (b *bench) measureGroups(groups []group) {
+	whole, measured := b.t, 0
+	for _, g := range groups {
+		whole.Run(g.name, func(t *testing.T) {
+			before := len(b.report.Figures)
+			b.t = t
+			g.measure()
+			measured++
+			for _, f := range b.report.Figures[before:] {
+				t.Log(strings.Join(f.cells(), " | "))
+			}
+		})
+	}
+	if measured < len(groups) {
+		return
+	}
+	if err := b.report.write(); err != nil {
+		whole.Fatal(err)
+	}
+	fmt.Print(b.report.text())
+}
+
 // prepare makes what services need: one flavor as large as the bare client's container, one small.
 func (b *bench) prepare() {
 	ctx, c := b.t.Context(), b.m.Client

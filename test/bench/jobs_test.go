@@ -37,29 +37,7 @@ const (
 func TestJobFigures(t *testing.T) {
 	b := &bench{t: t, report: &report{name: jobReport, title: "Figures of batch jobs"}}
 	b.report.describeMachine()
-	groups := []struct {
-		name    string
-		measure func()
-	}{{"items", b.jobItems}, {"keys", b.jobKeys}, {"kills", b.jobKills}, {"resume", b.jobResumes}}
-	measured := 0
-	for _, group := range groups {
-		t.Run(group.name, func(t *testing.T) {
-			before := len(b.report.Figures)
-			b.t = t
-			group.measure()
-			measured++
-			for _, f := range b.report.Figures[before:] {
-				t.Log(strings.Join(f.cells(), " | "))
-			}
-		})
-	}
-	if measured < len(groups) {
-		return // one has failed, or only some were asked for
-	}
-	if err := b.report.write(); err != nil {
-		t.Fatal(err)
-	}
-	fmt.Print(b.report.text())
+	b.measureGroups([]group{{"items", b.jobItems}, {"keys", b.jobKeys}, {"kills", b.jobKills}, {"resume", b.jobResumes}})
 }
 
 // jobBench is a machine with a directory that its scheduler and its agent share.

@@ -41,29 +41,7 @@ const (
 func TestLookupFigures(t *testing.T) {
 	b := &bench{t: t, report: &report{name: lookupReport, title: "Figures of look-ups"}}
 	b.report.describeMachine()
-	groups := []struct {
-		name    string
-		measure func()
-	}{{"changing", b.changing}, {"unhealthy", b.unhealthy}, {"watches over HTTPS", b.watchesHTTPS}, {"watches over gRPC", b.watchesGRPC}}
-	measured := 0
-	for _, group := range groups {
-		t.Run(group.name, func(t *testing.T) {
-			before := len(b.report.Figures)
-			b.t = t
-			group.measure()
-			measured++
-			for _, f := range b.report.Figures[before:] {
-				t.Log(strings.Join(f.cells(), " | "))
-			}
-		})
-	}
-	if measured < len(groups) {
-		return // one has failed, or only some were asked for
-	}
-	if err := b.report.write(); err != nil {
-		t.Fatal(err)
-	}
-	fmt.Print(b.report.text())
+	b.measureGroups([]group{{"changing", b.changing}, {"unhealthy", b.unhealthy}, {"watches over HTTPS", b.watchesHTTPS}, {"watches over gRPC", b.watchesGRPC}})
 }
 
 // flapper makes instances of a service not ready, and ready again.

@@ -26,29 +26,7 @@ const (
 func TestPlacementFigures(t *testing.T) {
 	b := &bench{t: t, report: &report{name: placementReport, title: "Figures of placement"}}
 	b.report.describeMachine()
-	groups := []struct {
-		name    string
-		measure func()
-	}{{"planner", b.planning}, {"one scheduler", b.throughput}, {"three schedulers", b.threeSchedulers}, {"steady state", b.steady}, {"quality", b.quality}}
-	measured := 0
-	for _, group := range groups {
-		t.Run(group.name, func(t *testing.T) {
-			before := len(b.report.Figures)
-			b.t = t
-			group.measure()
-			measured++
-			for _, f := range b.report.Figures[before:] {
-				t.Log(strings.Join(f.cells(), " | "))
-			}
-		})
-	}
-	if measured < len(groups) {
-		return // one has failed, or only some were asked for
-	}
-	if err := b.report.write(); err != nil {
-		t.Fatal(err)
-	}
-	fmt.Print(b.report.text())
+	b.measureGroups([]group{{"planner", b.planning}, {"one scheduler", b.throughput}, {"three schedulers", b.threeSchedulers}, {"steady state", b.steady}, {"quality", b.quality}})
 }
 
 // planLine is a result of scheduler/place's own benchmark.
