@@ -25,6 +25,24 @@ const (
 	File      = "file"
 )
 
+// What a model's apis take and answer: Content-type.
+const (
+	ContentJSON = "application/json"
+	ContentForm = "multipart/form-data"
+)
+
+// DefaultFormat is the format of a job's inputs when none is named, by whether there is a mapping and by what the model takes;
+// empty when it goes by the inputs' names.
+func DefaultFormat(mapped bool, contentType string) string {
+	switch {
+	case mapped:
+		return CSV
+	case contentType == ContentForm:
+		return File
+	}
+	return ""
+}
+
 // CheckSize refuses an input that is too large for its format; what it says is the item's error message. A size that
 // isn't known, -1, passes: whoever reads such an input has to stop at SizeLimit.
 func CheckSize(format, source string, size int64) error {

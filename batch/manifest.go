@@ -157,5 +157,8 @@ func IsManifest(name string) bool {
 	return strings.HasPrefix(name, ResultDirectory("")) && strings.HasSuffix(name, ".manifest")
 }
 
+// OwnFolder is the folder beside an output that holds what jobs work by, each in a folder of its own.
+const OwnFolder = ".drover/"
+
 // ResultDirectory is the name of the directory of a task's results.
 func ResultDirectory(task string) string { return "infer-result-" + task }

@@ -42,7 +42,7 @@ func NewResponse(contentType string, schema []byte) (*Response, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the model's response schema: %s", reason(err))
 	}
-	r := &Response{json: contentType == "" || contentType == "application/json", schema: compiled}
+	r := &Response{json: contentType == "" || contentType == ContentJSON, schema: compiled}
 	r.array, r.splits = firstArray(root)
 	return r, nil
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drover-fleet/drover/batch"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/storage"
 )
@@ -64,7 +65,7 @@ func BenchmarkItem(b *testing.B) {
 		for range 16 {
 			wg.Go(func() {
 				for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
-					resp, err := client.Post("http://"+address+"/infer", contentJSON, strings.NewReader(fmt.Sprintf(`{"n":%d}`, n)))
+					resp, err := client.Post("http://"+address+"/infer", batch.ContentJSON, strings.NewReader(fmt.Sprintf(`{"n":%d}`, n)))
 					if err != nil {
 						b.Error(err)
 						return

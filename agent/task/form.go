@@ -13,14 +13,10 @@ import (
 	"slices"
 	"strings"
 
-	"google.golang.org/protobuf/types/known/structpb"
-
 	"github.com/drover-fleet/drover/batch"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/storage"
 )
-
-const contentJSON = "application/json"
 
 // form is how inputs become requests, and answers results. It doesn't change.
 type form struct {
@@ -35,24 +31,17 @@ type form struct {
 
 func newForm(spec *fleetv1.JobSpec, route *fleetv1.APIRoute) (_ *form, err error) {
 	f := &form{
-		method: cmp.Or(route.GetMethod(), http.MethodPost), path: cmp.Or(route.GetUrl(), "/"), format: spec.GetInputFormat(),
-		rows: max(int(spec.GetBatchRows()), 1), strict: spec.GetStrict(),
-	}
-	multipart := route.GetRequest().GetContentType() == "multipart/form-data"
-	switch {
-	case f.format != "":
-	case spec.GetMapping() != nil:
-		f.format = batch.CSV
-	case multipart:
-		f.format = batch.File
+		method: cmp.Or(route.GetMethod(), http.MethodPost), path: cmp.Or(route.GetUrl(), "/"),
+		format: cmp.Or(spec.GetInputFormat(), batch.DefaultFormat(spec.GetMapping() != nil, route.GetRequest().GetContentType())),
+		rows:   max(int(spec.GetBatchRows()), 1), strict: spec.GetStrict(),
 	}
 	if f.format == batch.CSV {
 		if f.mapping, err = batch.NewMapping(spec.GetMapping(), route.GetRequest().GetData()); err != nil {
 			return nil, err
 		}
 	}
-	if multipart && f.format == batch.File {
-		schema, err := schemaJSON(route.GetRequest().GetData())
+	if route.GetRequest().GetContentType() == batch.ContentForm && f.format == batch.File {
+		schema, err := batch.SchemaJSON(route.GetRequest().GetData())
 		if err != nil {
 			return nil, err
 		}
@@ -60,20 +49,12 @@ func newForm(spec *fleetv1.JobSpec, route *fleetv1.APIRoute) (_ *form, err error
 			return nil, err
 		}
 	}
-	schema, err := schemaJSON(route.GetResponse().GetData())
+	schema, err := batch.SchemaJSON(route.GetResponse().GetData())
 	if err != nil {
 		return nil, err
 	}
 	f.response, err = batch.NewResponse(route.GetResponse().GetContentType(), schema)
 	return f, err
-}
-
-// schemaJSON answers a stored schema as JSON; where there is none, everything matches.
-func schemaJSON(schema *structpb.Struct) ([]byte, error) {
-	if schema == nil {
-		return []byte("{}"), nil
-	}
-	return batch.SchemaJSON(schema)
 }
 
 // formatOf an input.
@@ -109,7 +90,9 @@ func (r *request) row() int {
 }
 
 func jsonBody(b []byte) func() (io.Reader, string, int64, error) {
-	return func() (io.Reader, string, int64, error) { return bytes.NewReader(b), contentJSON, int64(len(b)), nil }
+	return func() (io.Reader, string, int64, error) {
+		return bytes.NewReader(b), batch.ContentJSON, int64(len(b)), nil
+	}
 }
 
 // whole answers the request that an input is.
@@ -122,7 +105,7 @@ func (f *form) whole(format string, source storage.URL, in *io.SectionReader) *r
 		case format == batch.File:
 			return again, "application/octet-stream", in.Size(), nil
 		}
-		return again, contentJSON, in.Size(), nil
+		return again, batch.ContentJSON, in.Size(), nil
 	}}
 }
 

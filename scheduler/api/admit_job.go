@@ -12,12 +12,10 @@ import (
 	"github.com/drover-fleet/drover/scheduler/state"
 )
 
-const multipartContent = "multipart/form-data"
-
 // admitJob checks a new job against everything that it refers to, and fills in what depends on the model.
 func admitJob(view state.ReadView, j *fleetv1.Job) error {
 	const at = "job.spec"
-	spec, version := j.GetSpec(), versionOfJob(j.GetSpec())
+	spec, version := j.GetSpec(), state.VersionOfJob(j.GetSpec())
 	service := serviceOfJob(j, version)
 	pool, err := admitPool(view, at, service)
 	if err != nil {
@@ -54,7 +52,7 @@ func withinQuota(view state.ReadView, j *fleetv1.Job) error {
 	if quota == nil {
 		return nil
 	}
-	version := versionOfJob(j.GetSpec())
+	version := state.VersionOfJob(j.GetSpec())
 	version.Instances = j.GetSpec().GetMinInstances()
 	e := state.Exceeded(quota, state.Usage{}, asks(view, serviceOfJob(j, version)))
 	if e == nil {
@@ -105,17 +103,12 @@ func batchRoute(field string, model *fleetv1.Model, path string) (*fleetv1.APIRo
 // admitFormat checks how the input is read against what the route takes.
 func admitFormat(at string, spec *fleetv1.JobSpec, route *fleetv1.APIRoute) error {
 	takes := route.GetRequest().GetContentType()
-	switch {
-	case spec.GetMapping() != nil:
-		fill(&spec.InputFormat, batch.CSV)
-	case takes == multipartContent:
-		fill(&spec.InputFormat, batch.File)
-	}
+	fill(&spec.InputFormat, batch.DefaultFormat(spec.GetMapping() != nil, takes))
 	switch f := spec.GetInputFormat(); {
-	case takes == multipartContent && f != batch.File:
+	case takes == batch.ContentForm && f != batch.File:
 		return unfit(at+".input_format", "%q gives JSON, but %s takes %s: use %q", f, spec.GetRequestPath(), takes, batch.File)
-	case takes != multipartContent && f == batch.File:
-		return unfit(at+".input_format", "%q gives %s, but %s takes %s: use one of %s", f, multipartContent, spec.GetRequestPath(), takes,
+	case takes != batch.ContentForm && f == batch.File:
+		return unfit(at+".input_format", "%q gives %s, but %s takes %s: use one of %s", f, batch.ContentForm, spec.GetRequestPath(), takes,
 			strings.Join([]string{batch.CSV, batch.JSONLines, batch.JSON}, ", "))
 	}
 	schema, err := batch.SchemaJSON(route.GetResponse().GetData())

@@ -160,7 +160,7 @@ func inUse(view state.ReadView, kind, name string, uses func(*fleetv1.Service, *
 		}
 	}
 	for _, j := range view.Jobs("") {
-		if version := versionOfJob(j.GetSpec()); uses(serviceOfJob(j, version), version) {
+		if version := state.VersionOfJob(j.GetSpec()); uses(serviceOfJob(j, version), version) {
 			jobs = append(jobs, j.GetMeta().GetProject()+"/"+j.GetMeta().GetName())
 		}
 	}

@@ -2,8 +2,6 @@ package api
 
 import (
 	"context"
-	"slices"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -25,9 +23,6 @@ const (
 
 // beingStopped is how a job is called that was asked to stop and whose items have not ended.
 const beingStopped = "being stopped"
-
-// positionOfRetry has the leader's lister list the FAILED items of the manifests.
-const positionOfRetry = "retry"
 
 // jobOps is what may be done with a job in a state.
 func jobOps(jobState string) []operation {
@@ -80,18 +75,7 @@ func shownJob(j *fleetv1.Job) *fleetv1.Job {
 // jobPermits refuses what the job's state forbids. verb is how the operation was called.
 func jobPermits(j *fleetv1.Job, op operation, verb string) error {
 	now := jobState(j)
-	allowed := jobOps(now)
-	if slices.Contains(allowed, op) {
-		return nil
-	}
-	words := []string{"nothing"}
-	if len(allowed) > 0 {
-		words = nil
-		for _, a := range allowed {
-			words = append(words, string(a))
-		}
-	}
-	return refuse(codes.FailedPrecondition, "job %q is %s and can't be %s now; allowed: %s", j.GetMeta().GetName(), now, verb, strings.Join(words, ", "))
+	return permit("job", j.GetMeta().GetName(), now, op, verb, jobOps(now))
 }
 
 // change carries out an operation on one job: edit changes the copies that it gets, or refuses. The ledger is written
@@ -172,7 +156,7 @@ func (s *jobServer) RetryJob(ctx context.Context, req *fleetv1.RetryJobRequest) 
 		}
 		run(j, now)
 		j.Desired.RetryRun = j.GetDesired().GetRun()
-		l.Listed, l.Position, l.Failure = false, positionOfRetry, ""
+		l.Listed, l.Position, l.Failure = false, fleetv1.PositionOfRetry, ""
 		return true, nil
 	})
 	return &fleetv1.RetryJobResponse{Job: j}, err

@@ -18,8 +18,6 @@ import (
 const (
 	// inspectTime is how long a submission looks at input and output: less than a mutation may take.
 	inspectTime = 20 * time.Second
-	// ownFolder is the folder beside an output that jobs keep what they work by in.
-	ownFolder = ".drover/"
 	// errorsAtOnce is how many FAILED lines are sent together.
 	errorsAtOnce = 200
 )
@@ -109,10 +107,10 @@ func inspectOutput(ctx context.Context, st *storage.Storage, output storage.URL)
 			if err != nil {
 				return unreadable(field, err)
 			}
-			if !strings.HasPrefix(o.URL.Key, output.Key+ownFolder) {
+			if !strings.HasPrefix(o.URL.Key, output.Key+batch.OwnFolder) {
 				return unfit(field, "%s isn't empty, %s is in it: choose another folder, so that nothing is overwritten", output, o.URL)
 			}
-			skip = output.Key + strings.TrimSuffix(ownFolder, "/") + "/\U0010FFFF" // behind all that is in the folder
+			skip = output.Key + strings.TrimSuffix(batch.OwnFolder, "/") + "/\U0010FFFF" // behind all that is in the folder
 			break
 		}
 		if skip == "" || skip == after {
@@ -243,7 +241,7 @@ func (s *jobServer) GetJobMapping(ctx context.Context, req *fleetv1.GetJobMappin
 	if err != nil {
 		return nil, err
 	}
-	if t := route.GetRequest().GetContentType(); t == multipartContent {
+	if t := route.GetRequest().GetContentType(); t == batch.ContentForm {
 		return nil, unfit("request_path", "%s takes %s, a file as it is: it needs no mapping", path, t)
 	}
 	schema, err := batch.SchemaJSON(route.GetRequest().GetData())

@@ -46,7 +46,11 @@ func allowedOps(serviceState string) []operation {
 // permitted refuses what the service's state forbids. verb is how the operation was called.
 func permitted(s *fleetv1.Service, op operation, verb string) error {
 	now := effectiveState(s)
-	allowed := allowedOps(now)
+	return permit("service", s.GetMeta().GetName(), now, op, verb, allowedOps(now))
+}
+
+// permit refuses an operation that isn't among those allowed in the state that an object is in now.
+func permit(kind, name, now string, op operation, verb string, allowed []operation) error {
 	if slices.Contains(allowed, op) {
 		return nil
 	}
@@ -57,8 +61,7 @@ func permitted(s *fleetv1.Service, op operation, verb string) error {
 			words = append(words, string(a))
 		}
 	}
-	return refuse(codes.FailedPrecondition, "service %q is %s and can't be %s now; allowed: %s",
-		s.GetMeta().GetName(), now, verb, strings.Join(words, ", "))
+	return refuse(codes.FailedPrecondition, "%s %q is %s and can't be %s now; allowed: %s", kind, name, now, verb, strings.Join(words, ", "))
 }
 
 // change carries out an operation on one service: edit changes the copy that it gets, or

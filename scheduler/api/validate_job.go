@@ -7,6 +7,7 @@ import (
 
 	"github.com/drover-fleet/drover/batch"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/scheduler/state"
 	"github.com/drover-fleet/drover/storage"
 )
 
@@ -58,15 +59,6 @@ func completeJobSpec(s *fleetv1.JobSpec) {
 // isManifest says whether an input is a file that lists inputs, and not a folder of them.
 func isManifest(u storage.URL) bool { return strings.HasSuffix(u.Key, ".manifest") }
 
-// versionOfJob is the part of a job that a version of a service has too.
-func versionOfJob(s *fleetv1.JobSpec) *fleetv1.ServiceVersion {
-	return &fleetv1.ServiceVersion{
-		Model: s.GetModel(), ModelVersion: s.GetModelVersion(), Weight: allWeight, Flavor: s.GetFlavor(), Instances: s.GetInstances(), Env: s.GetEnv(),
-		TimeoutMinutes: s.GetTimeoutMinutes(), Mounts: s.GetMounts(), Limits: s.GetLimits(), Placement: s.GetPlacement(), Priority: s.GetPriority(),
-		Nodes: s.GetNodes(), Preemptible: true,
-	}
-}
-
 // job checks a completed job by itself, without what it refers to.
 func (v *violations) job(field string, j *fleetv1.Job) {
 	v.meta(field, j.GetMeta(), false)
@@ -77,7 +69,7 @@ func (v *violations) job(field string, j *fleetv1.Job) {
 	if n := spec.GetInstances(); n > maxTasks {
 		v.between(at+".instances", int64(n), 1, maxTasks)
 	} else {
-		v.serviceVersion(at, versionOfJob(spec), spec.GetNetwork())
+		v.serviceVersion(at, state.VersionOfJob(spec), spec.GetNetwork())
 	}
 	if n := spec.GetMinInstances(); n < 1 || n > spec.GetInstances() && spec.GetInstances() > 0 {
 		v.add(at+".min_instances", "%d is out of range 1–%d (instances)", n, spec.GetInstances())

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/drover-fleet/drover/batch"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/registry"
 )
@@ -38,7 +39,7 @@ func completeModelSpec(s *fleetv1.ModelSpec) {
 		fill(&r.Method, "POST")
 		for _, schema := range []*fleetv1.APISchema{r.GetRequest(), r.GetResponse()} {
 			if schema != nil {
-				fill(&schema.ContentType, "application/json")
+				fill(&schema.ContentType, batch.ContentJSON)
 			}
 		}
 	}
@@ -168,7 +169,7 @@ func (v *violations) routes(field string, routes []*fleetv1.APIRoute) {
 		}
 		for part, schema := range map[string]*fleetv1.APISchema{"request": r.GetRequest(), "response": r.GetResponse()} {
 			if schema != nil {
-				v.oneOf(at+"."+part+".Content-type", schema.GetContentType(), "application/json", "multipart/form-data")
+				v.oneOf(at+"."+part+".Content-type", schema.GetContentType(), batch.ContentJSON, batch.ContentForm)
 			}
 		}
 	}

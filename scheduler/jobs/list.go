@@ -143,7 +143,7 @@ func (l *lister) all(job *fleetv1.Job, ledger *fleetv1.JobLedger) (err error) {
 	if l.dir, err = storage.ParseURL(directoryOf(job)); err != nil {
 		return err
 	}
-	if strings.HasPrefix(l.position, positionOfRetry) {
+	if strings.HasPrefix(l.position, fleetv1.PositionOfRetry) {
 		return l.retry(job, ledger)
 	}
 	if err := l.names(ledger); err != nil {
@@ -274,11 +274,10 @@ func (f *readFaults) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// How positions begin. What follows positionOfRetry, which the API writes, is how far a retry has got.
+// How positions begin, besides fleetv1.PositionOfRetry.
 const (
-	positionOfKey   = "key "
-	positionOfLine  = "line "
-	positionOfRetry = "retry"
+	positionOfKey  = "key "
+	positionOfLine = "line "
 )
 
 // folder lists what is in one, in the order of the keys. The position is the last key. One that is empty at the end, though the

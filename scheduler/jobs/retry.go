@@ -171,7 +171,7 @@ func (l *lister) strip(output storage.URL, manifests []*fleetv1.TaskManifests) e
 
 // retryPosition says how many FAILED items are listed, of the lines of which manifests: of each task so many.
 func retryPosition(listed int64, manifests []*fleetv1.TaskManifests) string {
-	b := fmt.Appendf(nil, "%s %d", positionOfRetry, listed)
+	b := fmt.Appendf(nil, "%s %d", fleetv1.PositionOfRetry, listed)
 	for _, t := range manifests {
 		b = fmt.Appendf(b, " %s:%d", t.GetTask(), t.GetManifests())
 	}
@@ -180,12 +180,12 @@ func retryPosition(listed int64, manifests []*fleetv1.TaskManifests) string {
 
 // parseRetry reads a position. Before the first part is committed there are no other manifests than those of before.
 func parseRetry(position string, ledger *fleetv1.JobLedger) (listed int64, manifests []*fleetv1.TaskManifests, err error) {
-	if position == positionOfRetry {
+	if position == fleetv1.PositionOfRetry {
 		return 0, ledger.GetTasks(), nil
 	}
 	bad := fmt.Errorf("%w: its position %q is none of a retry", errDamaged, position)
 	fields := strings.Fields(position)
-	if len(fields) < 2 || fields[0] != positionOfRetry {
+	if len(fields) < 2 || fields[0] != fleetv1.PositionOfRetry {
 		return 0, nil, bad
 	}
 	if listed, err = strconv.ParseInt(fields[1], 10, 64); err != nil {

@@ -69,7 +69,7 @@ func (l *leader) retry() {
 // askRetry asks for a retry as the API does.
 func (l *leader) askRetry() {
 	led, job := proto.CloneOf(l.ledger()), proto.CloneOf(l.job())
-	led.Listed, led.Position = false, positionOfRetry
+	led.Listed, led.Position = false, fleetv1.PositionOfRetry
 	job.Desired.Run++
 	l.write(state.Put(led.GetMeta().GetRevision(), led), state.Put(job.GetMeta().GetRevision(), job))
 }

@@ -330,7 +330,7 @@ func (r *run) ensureSetup(view state.ReadView) bool {
 
 // directoryOf is where what belongs to a job lies beside its output.
 func directoryOf(job *fleetv1.Job) string {
-	return strings.TrimSuffix(job.GetSpec().GetOutput(), "/") + "/.drover/" + job.GetMeta().GetId() + "/"
+	return strings.TrimSuffix(job.GetSpec().GetOutput(), "/") + "/" + batch.OwnFolder + job.GetMeta().GetId() + "/"
 }
 
 // troubles is one line about what keeps the job from going on.

@@ -14,7 +14,7 @@ import (
 // from which the cluster was restored, and is run again. What a retry had done isn't run again: its manifests stay.
 func mayHaveStrays(view state.ReadView, jobID string) bool {
 	l := view.JobLedger(jobID)
-	return view.Cluster().GetRestoreEpoch() > 0 && l.GetAgain() == 0 && !strings.HasPrefix(l.GetPosition(), positionOfRetry)
+	return view.Cluster().GetRestoreEpoch() > 0 && l.GetAgain() == 0 && !strings.HasPrefix(l.GetPosition(), fleetv1.PositionOfRetry)
 }
 
 // clears says that strays are to be removed now: when the tasks have given up the manifests of then, and an operator has

@@ -75,7 +75,7 @@ func TestRestoredLedger(t *testing.T) {
 				l.after(3 * time.Second)
 				if c.retried {
 					led := proto.CloneOf(l.ledger())
-					led.Position = positionOfRetry
+					led.Position = fleetv1.PositionOfRetry
 					l.write(state.Put(led.GetMeta().GetRevision(), led))
 				}
 				l.set(func() {

@@ -392,13 +392,13 @@ func (s *jobStep) abnormal() string {
 // service is the one that places the job's tasks.
 func (s *jobStep) service(tasks int32) *fleetv1.Service {
 	meta, spec := s.job.GetMeta(), s.job.GetSpec()
+	version := state.VersionOfJob(spec)
+	version.Instances = tasks
 	return &fleetv1.Service{
 		Meta: &fleetv1.Meta{Name: serviceName(s.job), Id: s.cfg.NewID(), Account: meta.GetAccount(), Project: meta.GetProject(), Generation: 1,
 			CreateTime: timestamppb.New(s.now), CreatedBy: meta.GetCreatedBy()},
 		Spec: &fleetv1.ServiceSpec{Pool: spec.GetPool(), Network: spec.GetNetwork(), JobId: s.id(), MaxInvalidInstances: 1,
-			Versions: []*fleetv1.ServiceVersion{{Model: spec.GetModel(), ModelVersion: spec.GetModelVersion(), Weight: 100, Flavor: spec.GetFlavor(), Instances: tasks,
-				Env: spec.GetEnv(), TimeoutMinutes: spec.GetTimeoutMinutes(), Mounts: spec.GetMounts(), Limits: spec.GetLimits(), Placement: spec.GetPlacement(),
-				Priority: spec.GetPriority(), Preemptible: true, Nodes: spec.GetNodes()}}},
+			Versions: []*fleetv1.ServiceVersion{version}},
 		Desired: &fleetv1.ServiceDesired{State: fleetv1.DesiredRunning, StartTime: timestamppb.New(s.now), Caller: "scheduler"},
 	}
 }

@@ -142,6 +142,15 @@ func (l *nextLedger) wrote(m *fleetv1.Manifest) {
 	}
 }
 
+// VersionOfJob is what a service that places the tasks of a job asks for.
+func VersionOfJob(s *fleetv1.JobSpec) *fleetv1.ServiceVersion {
+	return &fleetv1.ServiceVersion{
+		Model: s.GetModel(), ModelVersion: s.GetModelVersion(), Weight: 100, Flavor: s.GetFlavor(), Instances: s.GetInstances(), Env: s.GetEnv(),
+		TimeoutMinutes: s.GetTimeoutMinutes(), Mounts: s.GetMounts(), Limits: s.GetLimits(), Placement: s.GetPlacement(), Priority: s.GetPriority(),
+		Nodes: s.GetNodes(), Preemptible: true,
+	}
+}
+
 // JobEnded says whether the last run that was asked for is over.
 func JobEnded(j *fleetv1.Job) bool {
 	switch j.GetStatus().GetState() {

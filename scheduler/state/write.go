@@ -185,11 +185,11 @@ func (a *applying) user(o *fleetv1.Object) string {
 // missingOfJob is missing for a job.
 func (a *applying) missingOfJob(j, before *fleetv1.Job) string {
 	spec := j.GetSpec()
-	return a.missing(&fleetv1.Service{Meta: j.GetMeta(), Spec: versionOfJob(spec)}, &fleetv1.Service{Spec: versionOfJob(before.GetSpec())})
+	return a.missing(&fleetv1.Service{Meta: j.GetMeta(), Spec: referredBy(spec)}, &fleetv1.Service{Spec: referredBy(before.GetSpec())})
 }
 
-// versionOfJob is what a job refers to, as a service would.
-func versionOfJob(spec *fleetv1.JobSpec) *fleetv1.ServiceSpec {
+// referredBy is what a job refers to, as a service would.
+func referredBy(spec *fleetv1.JobSpec) *fleetv1.ServiceSpec {
 	if spec == nil {
 		return nil
 	}
@@ -214,7 +214,7 @@ func (a *applying) userOf(service func(*fleetv1.Service) bool, instance func(*fl
 		}
 	}
 	for _, j := range a.Jobs("") {
-		if service(&fleetv1.Service{Meta: j.GetMeta(), Spec: versionOfJob(j.GetSpec())}) {
+		if service(&fleetv1.Service{Meta: j.GetMeta(), Spec: referredBy(j.GetSpec())}) {
 			return "job " + j.GetMeta().GetProject() + "/" + j.GetMeta().GetName() + " uses it"
 		}
 	}

@@ -154,6 +154,10 @@ const (
 // JobServicePrefix and the name of a job are the name of the service that places its instances.
 const JobServicePrefix = "job."
 
+// PositionOfRetry is the JobLedger.position with which a retry begins: the leader lists the FAILED items of the manifests. What
+// follows it there is how far that has got.
+const PositionOfRetry = "retry"
+
 // TaskChunk.state.
 const (
 	ChunkRunning    = "running"
