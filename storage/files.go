@@ -19,14 +19,15 @@ import (
 // unfinished begins the names of files that are being written.
 const unfinished = ".drover-unfinished-"
 
-// files is what lies in the operator's directories. A directory is opened for each call, so that one that
-// is mounted later, or again, is found.
+// files is what lies in the operator's directories. They are opened anew for each call, so that one that is mounted
+// later, or again, is found; but folders of files that are read and written are kept for a moment.
 type files struct {
-	dirs []string // absolute, clean
+	dirs    []string // absolute, clean
+	folders folders
 }
 
 // root opens the operator's directory that holds u, and names u in it.
-func (f files) root(u URL) (*os.Root, string, error) {
+func (f *files) root(u URL) (*os.Root, string, error) {
 	name := filepath.Clean("/" + u.Key)
 	dir := ""
 	for _, d := range f.dirs {
@@ -82,13 +83,8 @@ func (b *fileBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (f files) read(_ context.Context, u URL) (io.ReadCloser, Object, error) {
-	root, name, err := f.root(u)
-	if err != nil {
-		return nil, Object{}, err
-	}
-	defer root.Close()
-	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO without a writer mustn't block
+func (f *files) read(_ context.Context, u URL) (io.ReadCloser, Object, error) {
+	file, err := f.open(u)
 	if err != nil {
 		return nil, Object{}, err
 	}
@@ -103,7 +99,26 @@ func (f files) read(_ context.Context, u URL) (io.ReadCloser, Object, error) {
 	return &fileBody{file, object}, object, nil
 }
 
-func (f files) stat(ctx context.Context, u URL) (Object, error) {
+// open opens a file to read it. What isn't found in its folder is looked for from the operator's directory on: a link may lead
+// out of the one and not of the other, and the folder may be another one now.
+func (f *files) open(u URL) (*os.File, error) {
+	const flags = os.O_RDONLY | syscall.O_NONBLOCK // a FIFO without a writer mustn't block
+	if d, name, err := f.folder(u, false); err == nil {
+		file, err := d.OpenFile(name, flags, 0)
+		f.folders.leave(d)
+		if err == nil {
+			return file, nil
+		}
+	}
+	root, name, err := f.root(u)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return root.OpenFile(name, flags, 0)
+}
+
+func (f *files) stat(ctx context.Context, u URL) (Object, error) {
 	body, object, err := f.read(ctx, u)
 	if err != nil {
 		return Object{}, err
@@ -112,43 +127,45 @@ func (f files) stat(ctx context.Context, u URL) (Object, error) {
 }
 
 // write makes the file beside its place, and moves it there once it is on the disk, or with the sync of all.
-func (f files) write(ctx context.Context, u URL, r io.ReaderAt, size int64, sync bool) error {
-	root, name, err := f.root(u)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	if strings.HasPrefix(path.Base(name), unfinished) {
+func (f *files) write(ctx context.Context, u URL, r io.ReaderAt, size int64, sync bool) error {
+	if strings.HasPrefix(path.Base(u.Key), unfinished) {
 		return faultf(ErrInvalid, "names that begin with %q are those of unfinished files; choose another", unfinished)
 	}
-	dir := filepath.Dir(name)
-	temp := filepath.Join(dir, unfinished+rand.Text())
-	file, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	made := errors.Is(err, fs.ErrNotExist)
-	if made {
-		if err = root.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-		file, err = root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	}
+	temp := unfinished + rand.Text()
+	d, name, file, err := f.create(u, temp)
 	if err != nil {
 		return err
 	}
+	defer f.folders.leave(d)
 	err = fill(ctx, file, io.NewSectionReader(r, 0, size), size, sync)
 	if err == nil {
-		err = root.Rename(temp, name)
+		err = d.Rename(temp, name)
 	}
 	if err != nil {
-		return errors.Join(err, root.Remove(temp))
+		return errors.Join(err, d.Remove(temp))
 	}
-	if !sync {
-		return nil
+	if sync {
+		return syncDir(d.Root, ".")
 	}
-	for {
-		if err := syncDir(root, dir); err != nil || !made || dir == "." {
-			return err
+	return nil
+}
+
+// create makes a file beside that of u, in a folder that is to be left.
+func (f *files) create(u URL, beside string) (d *folder, name string, file *os.File, err error) {
+	for tries := 1; ; tries++ {
+		d, name, err = f.folder(u, true)
+		if err != nil {
+			return nil, "", nil, err
 		}
-		dir = filepath.Dir(dir)
+		file, err = d.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if err == nil {
+			return d, name, file, nil
+		}
+		f.folders.forget(d) // it may have been removed meanwhile
+		f.folders.leave(d)
+		if tries == 2 || !errors.Is(err, fs.ErrNotExist) {
+			return nil, "", nil, err
+		}
 	}
 }
 
@@ -180,7 +197,7 @@ func (r *interruptible) Read(p []byte) (int, error) {
 	return r.Reader.Read(p)
 }
 
-func (f files) sync(_ context.Context, u URL) error {
+func (f *files) sync(_ context.Context, u URL) error {
 	root, name, err := f.root(u)
 	if err != nil {
 		return err
@@ -201,7 +218,7 @@ func syncDir(root *os.Root, dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func (f files) remove(_ context.Context, u URL) error {
+func (f *files) remove(_ context.Context, u URL) error {
 	root, name, err := f.root(u)
 	if err != nil {
 		return err

@@ -7,9 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/drover-fleet/drover/storage"
 )
@@ -178,12 +180,72 @@ func TestDirectoryIsNotThere(t *testing.T) {
 	write(t, s, join(t, root, "x"), "x")
 }
 
+// A folder is kept open for a moment; what happens to it meanwhile must lose nothing.
+func TestFolderIsAnotherOne(t *testing.T) {
+	s, root, above := openDirs(t)
+	folder, x, y := above+"/jobs/a/b", join(t, root, "a/b/x"), join(t, root, "a/b/y")
+	write(t, s, x, "x")
+	wantContent(t, s, x, "x")
+	if err := os.RemoveAll(above + "/jobs/a"); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := s.Read(t.Context(), x, storage.ReadOptions{})
+	wantError(t, err, storage.ErrNotFound)
+	write(t, s, y, "y") // makes the folder anew
+	if got, err := os.ReadFile(folder + "/y"); err != nil || string(got) != "y" {
+		t.Errorf("read %q, error %v", got, err)
+	}
+	if err := errors.Join(os.RemoveAll(folder), os.Mkdir(folder, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, folder+"/x", "new")
+	wantContent(t, s, x, "new")
+	// A link out of its folder stays within the operator's directory, or isn't followed.
+	writeFile(t, above+"/jobs/beside", "beside")
+	writeFile(t, above+"/outside", "outside")
+	if err := errors.Join(os.Symlink("../../beside", folder+"/in"), os.Symlink("../../../outside", folder+"/out")); err != nil {
+		t.Fatal(err)
+	}
+	wantContent(t, s, join(t, root, "a/b/in"), "beside")
+	_, _, err = s.Read(t.Context(), join(t, root, "a/b/out"), storage.ReadOptions{})
+	wantError(t, err, storage.ErrForbidden)
+}
+
+// Open folders are bounded, and closed after a while.
+func TestManyFolders(t *testing.T) {
+	s, root, above := openDirs(t)
+	open := func() (n int) {
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, fd := range fds {
+			if to, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.HasPrefix(to, above+"/") {
+				n++
+			}
+		}
+		return n
+	}
+	for i := range 200 {
+		write(t, s, join(t, root, strconv.Itoa(i)+"/x"), "x")
+	}
+	if n := open(); n == 0 || n > 64 {
+		t.Errorf("%d folders are open", n)
+	}
+	for deadline := time.Now().Add(10 * time.Second); open() > 0; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d folders are still open", open())
+		}
+	}
+}
+
 func TestFullDisk(t *testing.T) {
 	s, root, above := openDirs(t)
 	if err := syscall.Mount("tmpfs", above+"/jobs", "tmpfs", 0, "size=64k"); err != nil {
 		t.Skipf("SKIPPED: a small file system can't be mounted, which needs root: %v", err)
 	}
 	t.Cleanup(func() {
+		s.Close()
 		if err := syscall.Unmount(above+"/jobs", 0); err != nil {
 			t.Error(err)
 		}

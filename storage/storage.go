@@ -76,7 +76,7 @@ func Open(cfg Config) (*Storage, error) {
 	}
 	idle := cmp.Or(cfg.Idle, 30*time.Second)
 	s := &Storage{backends: map[string]backend{}, attempts: cmp.Or(cfg.Attempts, 4)}
-	var dirs files
+	dirs := &files{}
 	for _, d := range cfg.Dirs {
 		if !filepath.IsAbs(d) {
 			return nil, fmt.Errorf("%w: storage directory %q isn't an absolute path; write it from /", ErrInvalid, d)
@@ -84,6 +84,7 @@ func Open(cfg Config) (*Storage, error) {
 		dirs.dirs = append(dirs.dirs, filepath.Clean(d))
 	}
 	s.backends[File] = dirs
+	s.closers = append(s.closers, dirs.folders.close)
 	links, err := newLinks(cfg, idle)
 	if err != nil {
 		return nil, err
@@ -104,7 +105,7 @@ func Open(cfg Config) (*Storage, error) {
 	return s, nil
 }
 
-// Close ends idle connections. Calls in progress go on.
+// Close ends idle connections, and closes what is kept open. Calls in progress go on.
 func (s *Storage) Close() {
 	for _, c := range s.closers {
 		c()

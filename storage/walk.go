@@ -15,7 +15,7 @@ import (
 // namesAtOnce bounds what is held of one directory. A larger one is read again for each such part.
 const namesAtOnce = 1 << 16
 
-func (f files) list(ctx context.Context, folder URL, after string) iter.Seq2[Object, error] {
+func (f *files) list(ctx context.Context, folder URL, after string) iter.Seq2[Object, error] {
 	return func(yield func(Object, error) bool) {
 		root, name, err := f.root(folder)
 		if err != nil {
