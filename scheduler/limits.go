@@ -91,6 +91,11 @@ func (l *limits) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	if info.FullMethod == fleetv1.LookupService_Watch_FullMethodName { // it calls hold
 		return next(srv, &limitedStream{ss, l})
 	}
+	return l.counted(srv, ss, info, next)
+}
+
+// counted is a stream that counts among those of its client and account.
+func (l *limits) counted(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	caller, _ := auth.FromContext(ss.Context())
 	shares := []share{{account: caller.Account}}
 	if info.FullMethod == fleetv1.InstanceService_GetInstanceLogs_FullMethodName || info.FullMethod == fleetv1.InstanceService_ExecInstance_FullMethodName {

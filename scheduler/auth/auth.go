@@ -241,19 +241,23 @@ func (i *Interceptors) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 		return err
 	}
 	s := &stream{ServerStream: ss}
-	a := i.accessTo(info.FullMethod)
-	if selfChecking(info.FullMethod, a) {
+	if selfChecking(info.FullMethod, i.accessTo(info.FullMethod)) {
 		s.ctx.Store(&ctx)
 		return i.asking(srv, s, info, next)
 	}
+	return i.checking(ctx, srv, s, info, next)
+}
+
+// checking serves a stream for as long as its caller would be let in.
+func (i *Interceptors) checking(ctx context.Context, srv any, s *stream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s.ctx.Store(&ctx)
 	var checking sync.WaitGroup
 	defer checking.Wait()
 	defer cancel(nil)
 	checking.Go(func() { cancel(i.recheck(ctx, s, info.FullMethod)) })
-	err = i.asking(srv, s, info, next)
-	if cause := context.Cause(ctx); ss.Context().Err() == nil && cause != nil {
+	err := i.asking(srv, s, info, next)
+	if cause := context.Cause(ctx); s.ServerStream.Context().Err() == nil && cause != nil {
 		return cause
 	}
 	return err

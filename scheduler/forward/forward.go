@@ -105,10 +105,14 @@ func (f *Forwarder) unary(ctx context.Context, m method, req any, info *grpc.Una
 
 // Stream is the interceptor of streams.
 func (f *Forwarder) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	m, ok := f.methods[info.FullMethod]
-	if !ok {
-		return next(srv, ss)
+	if m, ok := f.methods[info.FullMethod]; ok {
+		return f.pass(srv, ss, info, m, next)
 	}
+	return next(srv, ss)
+}
+
+// pass has the leader serve a stream, or serves it where this scheduler leads.
+func (f *Forwarder) pass(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, m method, next grpc.StreamHandler) error {
 	conn, ctx, err := f.route(ss.Context(), m)
 	if err != nil {
 		return err

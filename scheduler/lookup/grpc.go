@@ -99,16 +99,22 @@ func (s *Service) Get(ctx context.Context, req *fleetv1.LookupServiceGetRequest)
 // Watch implements fleetv1.LookupServiceServer.
 func (s *Service) Watch(req *fleetv1.LookupServiceWatchRequest, stream grpc.ServerStreamingServer[fleetv1.LookupServiceWatchResponse]) error {
 	ctx := stream.Context()
-	c, e, q, no := s.find(ctx, req)
-	if no != nil {
-		return no
-	}
-	release, no := s.t.hold(c, false)
+	e, q, release, no := s.begin(ctx, req)
 	if no != nil {
 		return no
 	}
 	defer release()
 	return s.t.follow(ctx, e, q, func() error { return s.t.cfg.Valid(ctx) }, messages{s.t, stream})
+}
+
+// begin admits a watch. It stands alone for the stacks of ten thousand watches not to hold what it needs.
+func (s *Service) begin(ctx context.Context, req *fleetv1.LookupServiceWatchRequest) (*entry, question, func(), *refusal) {
+	c, e, q, no := s.find(ctx, req)
+	if no != nil {
+		return nil, q, nil, no
+	}
+	release, no := s.t.hold(c, false)
+	return e, q, release, no
 }
 
 // messages are a watch over gRPC. A client that doesn't read makes send wait, and is sent the last answer then; what lies
