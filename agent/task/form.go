@@ -57,15 +57,18 @@ func newForm(spec *fleetv1.JobSpec, route *fleetv1.APIRoute) (_ *form, err error
 	return f, err
 }
 
-// formatOf an input.
-func (f *form) formatOf(source storage.URL) string {
+// formatOf answers the format of an input, or why it has none.
+func (f *form) formatOf(source storage.URL) (string, error) {
+	name := strings.ToLower(source.Key)
 	switch {
 	case f.format != "":
-		return f.format
-	case strings.HasSuffix(strings.ToLower(source.Key), ".jsonl"):
-		return batch.JSONLines
+		return f.format, nil
+	case strings.HasSuffix(name, ".jsonl"):
+		return batch.JSONLines, nil
+	case strings.HasSuffix(name, ".csv"):
+		return "", errors.New("a CSV file needs a mapping, which the job hasn't: print one with drover job mapping, fill it in, and submit the job with it")
 	}
-	return batch.JSON
+	return batch.JSON, nil
 }
 
 // byRow tells whether the result has a line for each row.

@@ -88,10 +88,10 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// TestLines: of JSON Lines each line is a request, and its result's line stands in its place.
+// TestLines: of JSON Lines each line is a request, and its result's line stands in its place. A table without a mapping isn't sent.
 func TestLines(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := newWorld(t, &fleetv1.JobSpec{}, []file{{"x.jsonl", "{\"n\":1}\n\n{\"n\": 2}\n"}, {"y.JSONL", "{\"n\":1}\n{\n"}, {"z.json", `{"n":3}`}}).add("a").begin()
+		w := newWorld(t, &fleetv1.JobSpec{}, []file{{"x.jsonl", "{\"n\":1}\n\n{\"n\": 2}\n"}, {"y.JSONL", "{\"n\":1}\n{\n"}, {"a.CSV", "1,2\n"}, {"z.json", `{"n":3}`}}).add("a").begin()
 		lines := w.finish(time.Minute)
 		if got, want := w.result(lines["x.jsonl"]), "{\"echo\":{\"n\":1}}\n{\"echo\":{\"n\":2}}\n"; got != want {
 			t.Errorf("%q", got)
@@ -101,6 +101,9 @@ func TestLines(t *testing.T) {
 		}
 		if got := w.result(lines["z.json"]); got != `{"echo":{"n":3}}` {
 			t.Errorf("%q", got)
+		}
+		if line := lines["a.CSV"]; line.Result != batch.Failed || !strings.Contains(line.Message, "needs a mapping") {
+			t.Errorf("%+v", line)
 		}
 	})
 }

@@ -79,7 +79,10 @@ func (d *driver) outcome(c *chunk, w *work, item batch.Item, o *batch.Outcome) (
 	if err != nil {
 		return extent{}, &failure{fault: batch.ItemFault, message: err.Error()}, nil
 	}
-	format := w.form.formatOf(source)
+	format, err := w.form.formatOf(source)
+	if err != nil {
+		return extent{}, &failure{fault: batch.ItemFault, message: err.Error()}, nil
+	}
 	if err := batch.CheckSize(format, item.Source, item.Size); err != nil {
 		return extent{}, &failure{fault: batch.ItemFault, message: err.Error()}, nil
 	}
