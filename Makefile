@@ -97,6 +97,7 @@ soak: ## inject every fault as long and as often as before a release (hours; nee
 	@[ "$$(id -u)" = 0 ] || { echo "make soak: containers and network namespaces need root; run it as root" >&2; exit 1; }
 	@scripts/setup run build test
 	go test -C test/fault -count=1 -v -timeout 3h . -args -full
+	go test -C test/fault/jobs -count=1 -v -timeout 1h . -args -full
 	go test -C test/sim -run '^TestRandomFaults$$' -count=1 -v -timeout 12h . -args -sim.soak=100 -sim.hours=72
 
 fuzz: ## fuzz each parser for FUZZTIME (30s)

@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"github.com/drover-fleet/drover/storage/storagetest"
 	"github.com/drover-fleet/drover/test/machine"
 )
+
+var full = flag.Bool("full", false, "inject faults as long as before a release")
 
 // newStoreLab has its input and output in object storage, with faults between.
 func newStoreLab(t *testing.T) (*lab, *storagetest.Faults) {
@@ -44,8 +47,12 @@ func TestStorageFails(t *testing.T) {
 		}).GetProgress().GetSuccessful()
 	}
 	moves()
+	away := 10 * time.Second
+	if *full {
+		away = time.Minute
+	}
 	faults.Down()
-	time.Sleep(10 * time.Second) // the fault itself
+	time.Sleep(away) // the fault itself
 	faults.Up(t)
 	moves()
 	for what, fault := range map[string]storagetest.Fault{
