@@ -38,7 +38,7 @@ func (d *driver) takeManifestsLocked(all []*fleetv1.Manifest) {
 			close(before)
 		} else if proto.Equal(old.Manifest, m) {
 			continue
-		} else { // it is of before the schedulers were restored from a backup
+		} else { // a pack was lost since, or it is of before the schedulers were restored from a backup
 			old.cancel()
 			before = old.over
 		}

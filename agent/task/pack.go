@@ -110,7 +110,7 @@ func (d *driver) publishAgain(c *chunk) {
 	}
 }
 
-// publishPack publishes what a pack holds.
+// publishPack publishes what a pack holds. While the pack isn't there, the scheduler is told so: it may have the items run again.
 func (d *driver) publishPack(ctx context.Context, chunk *fleetv1.Chunk) ([]byte, error) {
 	var s *spool
 	var done []*ended
@@ -121,8 +121,10 @@ func (d *driver) publishPack(ctx context.Context, chunk *fleetv1.Chunk) ([]byte,
 			}
 		}
 		done, err = d.readPack(ctx, chunk, s)
+		d.misses(chunk, errors.Is(err, storage.ErrNotFound))
 		return err
 	})
+	d.misses(chunk, false)
 	if s != nil {
 		defer s.close()
 	}
@@ -130,6 +132,18 @@ func (d *driver) publishPack(ctx context.Context, chunk *fleetv1.Chunk) ([]byte,
 		return nil, err
 	}
 	return d.publishResults(ctx, chunk.GetTask(), s, done)
+}
+
+// misses notes whether the pack of a chunk isn't there.
+func (d *driver) misses(chunk *fleetv1.Chunk, yes bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if yes && !d.lost[chunk.GetAttempt()] {
+		d.tell()
+	}
+	if delete(d.lost, chunk.GetAttempt()); yes {
+		d.lost[chunk.GetAttempt()] = true
+	}
 }
 
 // readPack copies the results of a chunk from its pack into a spool.
