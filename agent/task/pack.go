@@ -105,16 +105,18 @@ func (d *driver) publishedNow(c *chunk, lines []byte) {
 
 // publishAgain publishes a chunk from its pack: who ran it is gone, or was this node's agent before it was restarted.
 func (d *driver) publishAgain(c *chunk) {
-	if lines, err := d.publishPack(c.ctx, c.lease); err == nil {
+	defer d.misses(c.lease, false)
+	if lines, err := d.publishPack(c.ctx, c.lease, always); err == nil {
 		d.publishedNow(c, lines)
 	}
 }
 
-// publishPack publishes what a pack holds. While the pack isn't there, the scheduler is told so: it may have the items run again.
-func (d *driver) publishPack(ctx context.Context, chunk *fleetv1.Chunk) ([]byte, error) {
+// publishPack publishes what a pack holds. When the pack isn't there, the scheduler is told so until misses is called: it may have
+// the items run again.
+func (d *driver) publishPack(ctx context.Context, chunk *fleetv1.Chunk, mayPass func(error) bool) ([]byte, error) {
 	var s *spool
 	var done []*ended
-	err := d.patient(ctx, always, func() (err error) {
+	err := d.patient(ctx, mayPass, func() (err error) {
 		if s == nil {
 			if s, err = newSpool(d.m.cfg.Dir); err != nil {
 				return err
@@ -124,7 +126,6 @@ func (d *driver) publishPack(ctx context.Context, chunk *fleetv1.Chunk) ([]byte,
 		d.misses(chunk, errors.Is(err, storage.ErrNotFound))
 		return err
 	})
-	d.misses(chunk, false)
 	if s != nil {
 		defer s.close()
 	}
