@@ -187,7 +187,7 @@ func VersionOfJob(s *fleetv1.JobSpec) *fleetv1.ServiceVersion {
 
 // JobComplete says that every item is in a manifest that stands.
 func JobComplete(l *fleetv1.JobLedger) bool {
-	return l.GetListed() && l.GetFailure() == "" && Ranges(l.GetCommitted()).Items() == l.GetItems() && len(l.GetUnsealed())+len(l.GetSealed()) == 0
+	return l.GetListed() && l.GetFailure() == "" && len(l.GetUnsealed())+len(l.GetSealed()) == 0 && Ranges(l.GetCommitted()).Items() == l.GetItems()
 }
 
 // JobEnded says whether the last run that was asked for is over.
