@@ -160,5 +160,18 @@ func IsManifest(name string) bool {
 // OwnFolder is the folder beside an output that holds what jobs work by, each in a folder of its own.
 const OwnFolder = ".drover/"
 
+// packPrefix is how the names of packs begin, in the folder of a job.
+const packPrefix = "pack-"
+
+// PackName is the name of the pack of the chunk that begins with an item.
+func PackName(from int64, attempt string) string {
+	return fmt.Sprintf("%s%d-%s", packPrefix, from, attempt)
+}
+
+// IsPack says whether a name in the folder of a job is that of a pack.
+func IsPack(name string) bool {
+	return strings.HasPrefix(name, packPrefix) && !strings.Contains(name, "/")
+}
+
 // ResultDirectory is the name of the directory of a task's results.
 func ResultDirectory(task string) string { return "infer-result-" + task }

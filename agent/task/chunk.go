@@ -95,7 +95,7 @@ func (d *driver) take(req *fleetv1.ExchangeTaskRequest, resp *fleetv1.ExchangeTa
 		told[tc.GetChunk().GetAttempt()] = true
 	}
 	for _, c := range slices.Clone(d.chunks) {
-		if attempt := c.lease.GetAttempt(); told[attempt] && !named[attempt] && c.state != fleetv1.ChunkPublishing {
+		if attempt := c.lease.GetAttempt(); told[attempt] && !named[attempt] && (c.state != fleetv1.ChunkPublishing || d.lost[attempt]) {
 			d.dropLocked(c)
 		}
 	}

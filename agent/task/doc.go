@@ -13,7 +13,9 @@
 //   - published: until the scheduler has taken note.
 //
 // A manifest is written when all results that it lists have their names, from their packs where this driver hasn't
-// done it itself. Its content follows from the packs, so that two who write the same write it alike.
+// done it itself. Its content follows from the packs, so that two who write the same write it alike. A pack that isn't there is
+// told to the scheduler, which may have its items run again: then the manifest comes without them, as a later version, and is
+// written again. Who has the results itself doesn't need the pack, and says nothing.
 //
 // Whose fault it is that a request fails decides what follows: the item's and the model's count against the item, each
 // to the job's limit, with growing pauses. Nothing of the infrastructure counts: what the storage or the local
@@ -30,7 +32,8 @@
 // What is large goes through spools, and of answers above 1 MiB, which stay in memory, eight are taken in at a time.
 //
 // Spools are files without a name in the agent's data directory: they end with the process. Results reach the storage
-// twice, in a pack and under their names: a store renames nothing, and nothing that isn't committed may have a name.
+// twice, in a pack and under their names: a store renames nothing, and nothing that isn't committed may have a name. The
+// scheduler removes the packs: only it knows when nobody needs them.
 //
 // Requests go to the container's own address. A certificate is not checked, for none can be valid there, redirects aren't
 // followed, and connections are kept.

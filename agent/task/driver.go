@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -59,6 +60,7 @@ type driver struct {
 	chunks    []*chunk
 	manifests map[manifestKey]*manifest
 	published map[string][]byte // by attempt: what its items are in a manifest
+	lost      map[string]bool   // by attempt: it is to be published, and its pack isn't there
 
 	pace     *pace
 	inFlight int
@@ -89,7 +91,7 @@ func newDriver(m *Manager, inst *fleetv1.Instance) *driver {
 	return &driver{
 		m: m, id: inst.GetMeta().GetId(), who: labels(inst), wake: make(chan struct{}, 1), call: newCaller(inst.GetSpec().GetApi(), m.cfg.Dial),
 		answers: make(chan struct{}, maxLarge), changed: make(chan struct{}),
-		manifests: map[manifestKey]*manifest{}, published: map[string][]byte{}, pace: newPace(defaultConcurrency),
+		manifests: map[manifestKey]*manifest{}, published: map[string][]byte{}, lost: map[string]bool{}, pace: newPace(defaultConcurrency),
 		suspects: map[key]int{}, running: map[int64]begun{}, troubles: map[int]string{}, tally: newTally(),
 	}
 }
@@ -267,6 +269,7 @@ func (d *driver) request(now time.Time) *fleetv1.ExchangeTaskRequest {
 	if d.work != nil {
 		req.SetupVersion = d.work.setup.GetVersion()
 	}
+	req.Lost = slices.Sorted(maps.Keys(d.lost))
 	runs := 0
 	for _, c := range d.chunks {
 		req.Chunks = append(req.Chunks, c.tell())
@@ -276,7 +279,7 @@ func (d *driver) request(now time.Time) *fleetv1.ExchangeTaskRequest {
 	}
 	for _, m := range d.manifests {
 		if m.written {
-			req.Written = append(req.Written, &fleetv1.Manifest{Task: m.Task, Number: m.Number})
+			req.Written = append(req.Written, &fleetv1.Manifest{Task: m.Task, Number: m.Number, Version: m.Version})
 		}
 	}
 	if d.work != nil && d.address != "" && !d.stopped && d.leaving == nil && runs < maxRunning && len(d.chunks) < maxChunks {

@@ -37,7 +37,8 @@ type leader struct {
 	stop       bool
 	away       bool
 	last       map[string]*fleetv1.ExchangeTaskRequest
-	refused    int // packs of items that were committed
+	refused    int  // packs of items that were committed
+	again      bool // items whose packs are lost are run again
 }
 
 func newLeader(setup *fleetv1.TaskSetup, items int64) *leader {
@@ -107,6 +108,9 @@ func (l *leader) exchange(_ context.Context, req *fleetv1.ExchangeTaskRequest) (
 		}
 	}
 	l.writtenLocked(req.GetWritten())
+	if l.again {
+		l.loseLocked(req.GetLost())
+	}
 	if req.GetRoom() > 0 && !l.stop && !req.GetLeaving() {
 		if c := l.leaseLocked(id); c != nil {
 			resp.Chunks = append(resp.Chunks, &fleetv1.TaskChunk{Chunk: c, State: fleetv1.ChunkRunning})
@@ -163,8 +167,24 @@ func (l *leader) answerLocked(id string, tc *fleetv1.TaskChunk) *fleetv1.TaskChu
 func (l *leader) writtenLocked(written []*fleetv1.Manifest) {
 	for _, w := range written {
 		l.sealed = slices.DeleteFunc(l.sealed, func(m *fleetv1.Manifest) bool {
-			return m.GetTask() == w.GetTask() && m.GetNumber() == w.GetNumber()
+			return m.GetTask() == w.GetTask() && m.GetNumber() == w.GetNumber() && m.GetVersion() == w.GetVersion()
 		})
+	}
+}
+
+// loseLocked takes chunks out of the manifests that are to be written.
+func (l *leader) loseLocked(lost []string) {
+	for i, m := range l.sealed {
+		kept := slices.DeleteFunc(slices.Clone(m.GetChunks()), func(c *fleetv1.Chunk) bool { return slices.Contains(lost, c.GetAttempt()) })
+		if len(kept) < len(m.GetChunks()) {
+			l.sealed[i] = &fleetv1.Manifest{Task: m.GetTask(), Number: m.GetNumber(), Version: m.GetVersion() + 1, Chunks: kept}
+		}
+	}
+	for n, attempt := range l.committed {
+		if slices.Contains(lost, attempt) {
+			l.committed[n] = ""
+			delete(l.publishing, attempt)
+		}
 	}
 }
 

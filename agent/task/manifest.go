@@ -2,12 +2,15 @@ package task
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
+	"github.com/drover-fleet/drover/storage"
 )
 
 // manifestKey names a manifest.
@@ -38,7 +41,7 @@ func (d *driver) takeManifestsLocked(all []*fleetv1.Manifest) {
 			close(before)
 		} else if proto.Equal(old.Manifest, m) {
 			continue
-		} else { // it is of before the schedulers were restored from a backup
+		} else { // a pack was lost since, or it is of before the schedulers were restored from a backup
 			old.cancel()
 			before = old.over
 		}
@@ -69,8 +72,11 @@ func (d *driver) takeManifestsLocked(all []*fleetv1.Manifest) {
 	}
 }
 
+// found says of an error that it may pass by itself and isn't about a pack that isn't there.
+func found(err error) bool { return !errors.Is(err, storage.ErrNotFound) }
+
 // linesOf answers what a manifest says of a chunk, once its results are published: by this driver, which may be about
-// to, or from the pack.
+// to, or from the pack. A pack that isn't there is not waited for.
 func (d *driver) linesOf(ctx context.Context, c *fleetv1.Chunk) ([]byte, error) {
 	for {
 		d.mu.Lock()
@@ -82,7 +88,13 @@ func (d *driver) linesOf(ctx context.Context, c *fleetv1.Chunk) ([]byte, error) 
 		case published:
 			return lines, nil
 		case !inHand:
-			return d.publishPack(ctx, c)
+			lines, err := d.publishPack(ctx, c, found)
+			if err == nil { // not again for the sake of another chunk
+				d.mu.Lock()
+				d.published[c.GetAttempt()] = lines
+				d.mu.Unlock()
+			}
+			return lines, err
 		}
 		select {
 		case <-changed:
@@ -92,15 +104,35 @@ func (d *driver) linesOf(ctx context.Context, c *fleetv1.Chunk) ([]byte, error) 
 	}
 }
 
+// contentOf is what a manifest says. All packs are looked for before one that isn't there is waited for, so that the scheduler
+// hears of all of them.
+func (d *driver) contentOf(ctx context.Context, m *fleetv1.Manifest) ([]byte, error) {
+	defer func() {
+		for _, c := range m.GetChunks() {
+			d.misses(c, false)
+		}
+	}()
+	var content []byte
+	err := d.patient(ctx, always, func() (missing error) {
+		content = nil
+		for _, c := range m.GetChunks() {
+			lines, err := d.linesOf(ctx, c)
+			if err != nil && found(err) {
+				return err
+			}
+			missing = cmp.Or(missing, err)
+			content = append(content, lines...)
+		}
+		return missing
+	})
+	return content, err
+}
+
 // writeManifest has every result of a manifest under its final name before the manifest names it.
 func (d *driver) writeManifest(ctx context.Context, m *fleetv1.Manifest) error {
-	var content []byte
-	for _, c := range m.GetChunks() {
-		lines, err := d.linesOf(ctx, c)
-		if err != nil {
-			return err
-		}
-		content = append(content, lines...)
+	content, err := d.contentOf(ctx, m)
+	if err != nil {
+		return err
 	}
 	return d.patient(ctx, always, func() error {
 		w := d.working()

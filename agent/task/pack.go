@@ -105,22 +105,25 @@ func (d *driver) publishedNow(c *chunk, lines []byte) {
 
 // publishAgain publishes a chunk from its pack: who ran it is gone, or was this node's agent before it was restarted.
 func (d *driver) publishAgain(c *chunk) {
-	if lines, err := d.publishPack(c.ctx, c.lease); err == nil {
+	defer d.misses(c.lease, false)
+	if lines, err := d.publishPack(c.ctx, c.lease, always); err == nil {
 		d.publishedNow(c, lines)
 	}
 }
 
-// publishPack publishes what a pack holds.
-func (d *driver) publishPack(ctx context.Context, chunk *fleetv1.Chunk) ([]byte, error) {
+// publishPack publishes what a pack holds. When the pack isn't there, the scheduler is told so until misses is called: it may have
+// the items run again.
+func (d *driver) publishPack(ctx context.Context, chunk *fleetv1.Chunk, mayPass func(error) bool) ([]byte, error) {
 	var s *spool
 	var done []*ended
-	err := d.patient(ctx, always, func() (err error) {
+	err := d.patient(ctx, mayPass, func() (err error) {
 		if s == nil {
 			if s, err = newSpool(d.m.cfg.Dir); err != nil {
 				return err
 			}
 		}
 		done, err = d.readPack(ctx, chunk, s)
+		d.misses(chunk, errors.Is(err, storage.ErrNotFound))
 		return err
 	})
 	if s != nil {
@@ -130,6 +133,18 @@ func (d *driver) publishPack(ctx context.Context, chunk *fleetv1.Chunk) ([]byte,
 		return nil, err
 	}
 	return d.publishResults(ctx, chunk.GetTask(), s, done)
+}
+
+// misses notes whether the pack of a chunk isn't there.
+func (d *driver) misses(chunk *fleetv1.Chunk, yes bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if yes && !d.lost[chunk.GetAttempt()] {
+		d.tell()
+	}
+	if delete(d.lost, chunk.GetAttempt()); yes {
+		d.lost[chunk.GetAttempt()] = true
+	}
 }
 
 // readPack copies the results of a chunk from its pack into a spool.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -399,6 +400,73 @@ func TestAgentRestart(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestPacksAreLost: who has the results doesn't need their packs. Who hasn't says which ones aren't there, until they are, or
+// until it needs them no more.
+func TestPacksAreLost(t *testing.T) {
+	for name, c := range map[string]struct {
+		restarted, back bool
+		sent            int // how often the items of the lost packs are
+	}{
+		"it has the results": {sent: 1},
+		"they come back":     {restarted: true, back: true, sent: 1},
+		"they are gone":      {restarted: true, sent: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, &fleetv1.JobSpec{}, inputs(60)).add("a")
+				w.leader.seal = 100 // all in one manifest
+				w.asked(func(_ *container, body string, rw http.ResponseWriter, _ *http.Request) { answer200(body, rw) })
+				w.setFault(func(op string, u storage.URL) error { // results can't be published
+					if op == "write" && strings.Contains(u.Key, "infer-result") {
+						return &storage.Error{Op: op, URL: u, Kind: storage.ErrTemporary, Why: "of the test"}
+					}
+					return nil
+				})
+				w.begin()
+				time.Sleep(10 * time.Second)
+				packs, err := filepath.Glob(filepath.Join(w.dir, "out/.drover/job/pack-*"))
+				if err != nil || len(packs) != 3 {
+					t.Fatalf("the packs are %v, %v", packs, err)
+				}
+				for _, path := range packs[:2] {
+					if err := os.Rename(path, path+".away"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if c.restarted {
+					w.m.Drop("a")
+					w.containers["a"].tell(fleetv1.InstanceRunning, "a:80")
+				}
+				time.Sleep(20 * time.Second)
+				if lost := w.leader.lastOf("a").GetLost(); c.restarted != (len(lost) == 2) || !c.restarted && len(lost) > 0 {
+					t.Errorf("it says that %v are lost", lost)
+				}
+				if c.back {
+					for _, path := range packs[:2] {
+						if err := os.Rename(path+".away", path); err != nil {
+							t.Fatal(err)
+						}
+					}
+				} else {
+					w.leader.with(func(l *leader) { l.again = true })
+				}
+				w.setFault(nil)
+				w.echoed(w.finish(2 * time.Minute))
+				if lost := w.leader.lastOf("a").GetLost(); len(lost) > 0 {
+					t.Errorf("in the end it says that %v are lost", lost)
+				}
+				sent := map[int]int{}
+				for n := range 60 {
+					sent[w.times(n)]++
+				}
+				if want := map[int]int{c.sent: 40, 1: 20}; c.sent > 1 && !maps.Equal(sent, want) || c.sent == 1 && sent[1] != 60 {
+					t.Errorf("items by how often they were sent: %v", sent)
+				}
+			})
+		})
+	}
 }
 
 // TestTaken: what another task is to have of a chunk is given up, unless it has begun.

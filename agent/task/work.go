@@ -107,7 +107,7 @@ func (w *work) items(ctx context.Context, from, to int64) ([]batch.Item, error) 
 
 // packURL is where the pack of a chunk is.
 func (w *work) packURL(c *fleetv1.Chunk) (storage.URL, error) {
-	return w.directory.Join(fmt.Sprintf("pack-%d-%s", c.GetFrom(), c.GetAttempt()))
+	return w.directory.Join(batch.PackName(c.GetFrom(), c.GetAttempt()))
 }
 
 // resultURL is where the result of a task's item is.

@@ -29,6 +29,9 @@ func (e endless) List(_ context.Context, folder storage.URL, _ string) iter.Seq2
 func (endless) Read(context.Context, storage.URL, storage.ReadOptions) (io.ReadCloser, storage.Object, error) {
 	return nil, storage.Object{}, storage.ErrNotFound
 }
+func (endless) Stat(context.Context, storage.URL) (storage.Object, error) {
+	return storage.Object{}, storage.ErrNotFound
+}
 func (endless) Write(context.Context, storage.URL, io.ReaderAt, int64) error { return nil }
 func (endless) Delete(context.Context, storage.URL) error                    { return nil }
 func (endless) Close()                                                       {}

@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"maps"
 	"slices"
 	"sort"
 	"strconv"
@@ -39,10 +40,11 @@ type book struct {
 	open    bool // every task that may hold something has had its say
 	strays  bool // manifests may stand that the ledger doesn't have: no more are made before they are gone
 
-	written map[manifestID]bool    // and not yet committed
+	written map[manifestID]int32   // and not yet committed: of which version
 	writers map[manifestID]*holder // who was told to write it
 	oldest  map[string]time.Time   // since when a task has something in no manifest
 	pause   time.Duration          // before that is put into one
+	missing map[string]bool        // by attempt: packs that a task doesn't find, or that are known to be gone, which is true
 
 	lost       int64 // leases of tasks that fell silent
 	newAttempt func() string
@@ -79,7 +81,7 @@ type lease struct {
 }
 
 func newBook(now time.Time, newAttempt func() string) *book {
-	return &book{holders: map[string]*holder{}, began: now, written: map[manifestID]bool{}, writers: map[manifestID]*holder{},
+	return &book{holders: map[string]*holder{}, began: now, written: map[manifestID]int32{}, missing: map[string]bool{}, writers: map[manifestID]*holder{},
 		oldest: map[string]time.Time{}, pause: firstPause, newAttempt: newAttempt}
 }
 
@@ -92,23 +94,30 @@ func (b *book) learn(job *fleetv1.Job, ledger *fleetv1.JobLedger, now time.Time)
 	if ledger.GetItems() < b.ledger.GetItems() {
 		b.low = 0
 	}
+	before := b.chunks
 	b.ledger, b.chunks = ledger, map[string]*fleetv1.Chunk{}
 	for _, c := range ledger.GetUnsealed() {
 		b.chunks[c.GetAttempt()] = c
 	}
-	unwritten := map[manifestID]bool{}
+	unwritten := map[manifestID]int32{}
 	for _, m := range ledger.GetSealed() {
-		unwritten[idOf(m)] = true
+		unwritten[idOf(m)] = m.GetVersion()
 		for _, c := range m.GetChunks() {
 			b.chunks[c.GetAttempt()] = c
 		}
 	}
-	for id := range b.written {
-		if !unwritten[id] {
+	for id, version := range b.written {
+		if now, ok := unwritten[id]; !ok || now != version {
 			delete(b.written, id)
 		}
 	}
 	committed := state.Ranges(ledger.GetCommitted())
+	for attempt, c := range before {
+		if b.chunks[attempt] == nil && !committed.Overlaps(c.GetFrom(), c.GetTo()) { // its pack was lost
+			b.low = min(b.low, c.GetFrom())
+		}
+	}
+	maps.DeleteFunc(b.missing, func(attempt string, _ bool) bool { return b.chunks[attempt] == nil })
 	for _, l := range slices.Clone(b.leases) {
 		if committed.Overlaps(l.GetFrom(), l.GetTo()) {
 			b.drop(l)
@@ -152,12 +161,17 @@ func (b *book) exchange(req *fleetv1.ExchangeTaskRequest, leaving bool, ready fu
 		}
 	}
 	for _, m := range req.GetWritten() {
-		if slices.ContainsFunc(b.ledger.GetSealed(), func(s *fleetv1.Manifest) bool { return idOf(s) == idOf(m) }) {
-			b.written[idOf(m)] = true
+		if slices.ContainsFunc(b.ledger.GetSealed(), func(s *fleetv1.Manifest) bool { return idOf(s) == idOf(m) && s.GetVersion() == m.GetVersion() }) {
+			b.written[idOf(m)] = m.GetVersion()
+		}
+	}
+	for _, attempt := range req.GetLost() {
+		if b.chunks[attempt] != nil && !b.missing[attempt] {
+			b.missing[attempt] = false
 		}
 	}
 	for _, m := range h.manifests {
-		if !b.written[idOf(m)] {
+		if _, written := b.written[idOf(m)]; !written {
 			resp.Manifests = append(resp.Manifests, m)
 		}
 	}

@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -32,8 +33,10 @@ type world struct {
 	tasks    map[string]*task
 	made     int // tasks so far
 	commits  []time.Time
-	packs    map[string]*fleetv1.Chunk // by attempt: what is beside the output
-	written  map[manifestID][]*fleetv1.Chunk
+	packs    map[string]*fleetv1.Chunk // by attempt: what was put beside the output
+	gone     map[string]bool           // by attempt: packs that aren't there; they may come back
+	losses   int                       // chunks taken back
+	written  map[manifestID]*fleetv1.Manifest
 }
 
 // task is an instance as its driver would be.
@@ -47,7 +50,8 @@ type task struct {
 }
 
 func newWorld(t testing.TB, seed uint64, items, parts int64) *world {
-	w := &world{t: t, r: rand.New(rand.NewPCG(seed, 1)), store: state.New(), now: noon, tasks: map[string]*task{}, packs: map[string]*fleetv1.Chunk{}, written: map[manifestID][]*fleetv1.Chunk{}}
+	w := &world{t: t, r: rand.New(rand.NewPCG(seed, 1)), store: state.New(), now: noon, tasks: map[string]*task{}, packs: map[string]*fleetv1.Chunk{},
+		gone: map[string]bool{}, written: map[manifestID]*fleetv1.Manifest{}}
 	for _, m := range []proto.Message{
 		&fleetv1.Pool{Meta: &fleetv1.Meta{Name: "p", Id: "p"}, Spec: &fleetv1.PoolSpec{Type: fleetv1.PoolDedicated, Selector: map[string]string{"pool": "p"}}},
 		&fleetv1.Flavor{Meta: &fleetv1.Meta{Name: "f", Id: "f"}, Spec: &fleetv1.FlavorSpec{CpuMillis: 1}},
@@ -115,6 +119,7 @@ func (w *world) commit(unknown bool) {
 		return
 	}
 	w.commits = append(w.commits, w.now)
+	w.losses += len(c.GetLost())
 	r := w.apply(&fleetv1.Command{Op: &fleetv1.Command_JobCommit{JobCommit: proto.CloneOf(c)}})
 	w.learn()
 	if !unknown && len(r.Rejections) > 0 {
@@ -136,8 +141,20 @@ func (w *world) call(t *task, lose bool) {
 	for _, c := range t.chunks {
 		req.Chunks = append(req.Chunks, proto.CloneOf(c))
 	}
+	for _, m := range t.manifests {
+		for _, c := range m.GetChunks() {
+			if w.gone[c.GetAttempt()] {
+				req.Lost = append(req.Lost, c.GetAttempt())
+			}
+		}
+	}
 	slices.SortFunc(req.Chunks, func(a, b *fleetv1.TaskChunk) int { return int(a.GetChunk().GetFrom() - b.GetChunk().GetFrom()) })
 	resp := w.book.exchange(req, false, w.ready, w.now)
+	for a := range w.book.missing { // the leader looks for itself
+		if w.book.missing[a] = w.gone[a]; !w.gone[a] {
+			delete(w.book.missing, a)
+		}
+	}
 	if lose {
 		return
 	}
@@ -187,11 +204,14 @@ func (w *world) work(t *task) {
 		}
 	}
 	for _, m := range t.manifests {
-		if before := w.written[idOf(m)]; before != nil && !equalChunks(before, m.GetChunks()) {
+		if slices.ContainsFunc(m.GetChunks(), func(c *fleetv1.Chunk) bool { return w.gone[c.GetAttempt()] }) {
+			continue
+		}
+		if before := w.written[idOf(m)]; before != nil && before.GetVersion() == m.GetVersion() && !equalChunks(before.GetChunks(), m.GetChunks()) {
 			w.t.Fatalf("manifest %v is written again with other content: %v", m, before)
 		}
-		w.written[idOf(m)] = m.GetChunks()
-		t.written = append(t.written, &fleetv1.Manifest{Task: m.GetTask(), Number: m.GetNumber()})
+		w.written[idOf(m)] = m
+		t.written = append(t.written, &fleetv1.Manifest{Task: m.GetTask(), Number: m.GetNumber(), Version: m.GetVersion()})
 	}
 }
 
@@ -240,6 +260,7 @@ func (w *world) step(wild bool) {
 	if chance(50) {
 		w.lead()
 	}
+	w.losePack(chance)
 	if chance(60) {
 		w.desire(fleetv1.DesiredStopped)
 	} else if chance(10) {
@@ -248,6 +269,23 @@ func (w *world) step(wild bool) {
 	w.now = w.now.Add(time.Second + time.Duration(w.r.IntN(500))*time.Millisecond)
 	w.commit(chance(5))
 	w.check()
+}
+
+// losePack has a pack that somebody needs be gone, or come back.
+func (w *world) losePack(chance func(int) bool) {
+	if chance(2) {
+		for _, a := range slices.Sorted(maps.Keys(w.gone)) {
+			delete(w.gone, a)
+			break
+		}
+	}
+	all := w.ledger().GetUnsealed()
+	for _, m := range w.ledger().GetSealed() {
+		all = slices.Concat(all, m.GetChunks())
+	}
+	if len(all) > 0 && chance(5) {
+		w.gone[all[w.r.IntN(len(all))].GetAttempt()] = true
+	}
 }
 
 // check holds what must be so at every moment.
@@ -279,6 +317,7 @@ func (w *world) check() {
 
 // TestEveryItemOnce: whatever happens, in the end each item is committed once, and in one written manifest.
 func TestEveryItemOnce(t *testing.T) {
+	losses := 0
 	for seed := range uint64(60) {
 		const items = 3000
 		w := newWorld(t, seed, items, 700)
@@ -293,6 +332,10 @@ func TestEveryItemOnce(t *testing.T) {
 			w.step(false)
 		}
 		w.ended(seed, items)
+		losses += w.losses
+	}
+	if losses == 0 {
+		t.Error("no pack was lost")
 	}
 }
 
@@ -303,8 +346,8 @@ func (w *world) ended(seed uint64, items int64) {
 		w.t.Fatalf("seed %d: %d items of %d ended, %d chunks unsealed, %d manifests sealed", seed, l.GetSuccessful()+l.GetFailed(), items, len(l.GetUnsealed()), len(l.GetSealed()))
 	}
 	times := make([]int, items)
-	for id, chunks := range w.written {
-		for _, c := range chunks {
+	for id, m := range w.written {
+		for _, c := range m.GetChunks() {
 			pack := w.packs[c.GetAttempt()]
 			if pack == nil || pack.GetFrom() != c.GetFrom() || pack.GetTo() != c.GetTo() || pack.GetSuccessful() != c.GetSuccessful() || c.GetTask() != id.task {
 				w.t.Fatalf("seed %d: manifest %v has %v, and the pack is of %v", seed, id, c, pack)

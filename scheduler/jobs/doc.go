@@ -32,6 +32,20 @@
 // is readable at once, and at the end. A manifest goes to the task whose it is, else to any: its content is
 // given, so a second writer does no harm.
 //
+// # Packs
+//
+// Packs are removed when the ledger has every item in a manifest that stands, before package reconcile says that the job is
+// Completed: so Completed means that it was done, and a new leader looks at no more than the jobs that it runs. Also those
+// of chunks that were refused: what is listed goes by its name. It is listed before an empty commit and removed after it,
+// for a leader that was deposed meanwhile might take what a retry has packed since. Storage that fails to do it for 2 min is
+// left as it is.
+//
+// A task that doesn't find the pack of a committed chunk says so. The leader looks for itself, and for the part of the input
+// that names the items, for a directory that isn't mounted has lost nothing; then a commit takes the chunk back, and its items
+// are free. Its manifest, if it had one, keeps its number, and gets a version: what was written before counts
+// as not written, and one that is left with nothing is written empty, for it may stand already. Only a task that was cut off since
+// before that, with the results in memory, can bring such lines back. A pack that turns up again is nobody's.
+//
 // # Listing
 //
 // The input's names are written beside the output, 10,000 items in an object, and the ledger has a record of each. A lister
@@ -50,7 +64,7 @@
 // A retry lists the FAILED items of the manifests that stand once more, as parts marked "again", under the names of before and
 // without the ETags, for the input may have been put right. When all of them are in the ledger, their lines are taken out of those
 // manifests, and only then the input counts as listed: so a job that is completed has one line for each item, and one that is
-// interrupted here goes on from the ledger's position. Manifests are else never rewritten; a task that was cut
+// interrupted here goes on from the ledger's position. Manifests that stand are else never rewritten; a task that was cut
 // off from all schedulers since before the retry, and then writes a manifest of before, would bring such lines back.
 //
 // # Restores

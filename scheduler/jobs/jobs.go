@@ -270,6 +270,17 @@ func (c *Coordinator) Idle(jobID string) bool {
 	return r.book.open && len(r.book.leases) == 0
 }
 
+// Tidied says that the packs of a complete job are gone, or were tried to be removed for long enough.
+func (c *Coordinator) Tidied(jobID string) bool {
+	r := c.run(jobID)
+	if r == nil {
+		return false // who has just begun to lead doesn't know
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tidied
+}
+
 // Trouble is what most of the tasks that can't go on wait for, and the lister; empty when all goes well.
 func (c *Coordinator) Trouble(jobID string) string {
 	r := c.run(jobID)

@@ -41,6 +41,7 @@ type leader struct {
 	mu      sync.Mutex
 	index   uint64
 	commits []time.Time
+	events  []*fleetv1.Event
 	fail    func() error // of the next proposals; nil for none. What it refuses may still be applied
 	faults  func(op string, u storage.URL) error
 	keys    int // that the input is said to have instead of what it has; 0 for none
@@ -91,7 +92,8 @@ func (l *leader) write(m ...*fleetv1.Mutation) {
 func (l *leader) apply(cmd *fleetv1.Command) state.Result {
 	l.index++
 	cmd.Introduced = state.Introduced(cmd)
-	r, _ := l.store.Apply(l.index, cmd)
+	r, events := l.store.Apply(l.index, cmd)
+	l.events = append(l.events, events...)
 	return r
 }
 
@@ -161,6 +163,13 @@ func (f *faulty) Read(ctx context.Context, u storage.URL, opts storage.ReadOptio
 		return nil, storage.Object{}, err
 	}
 	return f.Storage.Read(ctx, u, opts)
+}
+
+func (f *faulty) Stat(ctx context.Context, u storage.URL) (storage.Object, error) {
+	if err := f.fault("stat", u); err != nil {
+		return storage.Object{}, err
+	}
+	return f.Storage.Stat(ctx, u)
 }
 
 func (f *faulty) Write(ctx context.Context, u storage.URL, r io.ReaderAt, size int64) error {

@@ -16,10 +16,11 @@ import (
 	"github.com/drover-fleet/drover/storage"
 )
 
-// Storage is what a lister needs of one; *storage.Storage is one.
+// Storage is what a run needs of one; *storage.Storage is one.
 type Storage interface {
 	List(ctx context.Context, folder storage.URL, after string) iter.Seq2[storage.Object, error]
 	Read(ctx context.Context, u storage.URL, opts storage.ReadOptions) (io.ReadCloser, storage.Object, error)
+	Stat(ctx context.Context, u storage.URL) (storage.Object, error)
 	Write(ctx context.Context, u storage.URL, r io.ReaderAt, size int64) error
 	Delete(ctx context.Context, u storage.URL) error
 	Close()
@@ -67,10 +68,7 @@ func (r *run) list() {
 		} else {
 			r.setTrouble("the input can't be listed: " + err.Error())
 		}
-		select {
-		case <-r.ctx.Done():
-		case <-time.After(retry):
-		}
+		r.pause(retry)
 		retry = min(2*retry, lastRetry)
 	}
 }

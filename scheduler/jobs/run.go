@@ -39,6 +39,10 @@ type run struct {
 	found     []found       // what the lister waits to see committed, in order
 	listing   bool          // a lister is at work
 	clearing  bool          // strays are being removed, or have been
+	looking   bool          // for packs that are missing
+	looked    time.Time     // when that began last
+	tidying   bool          // packs are being removed
+	tidied    bool          // and have been, or can't be
 	overtaken bool          // somebody else has listed something else
 	settled   chan struct{} // capacity 1; receives when found is shorter, or overtaken
 	failure   string        // to be committed
@@ -99,6 +103,12 @@ func (r *run) work() {
 		}
 		if r.clears() {
 			others.Go(r.clear)
+		}
+		if missing := r.looks(); len(missing) > 0 {
+			others.Go(func() { r.look(missing) })
+		}
+		if r.tidies() {
+			others.Go(r.tidy)
 		}
 		if wait := commitEvery - time.Since(last); wait > 0 && !last.IsZero() {
 			timer.Reset(wait)
@@ -170,6 +180,7 @@ func (r *run) next() (c *fleetv1.JobCommit, listed int) {
 		return nil, 0
 	}
 	c.Failure = r.failure
+	c.Events = r.lostEvents(c.GetLost(), now)
 	for _, f := range r.found {
 		if f.part != nil {
 			c.Parts = append(c.Parts, f.part)

@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -25,9 +26,16 @@ func (b *book) commit(now time.Time) *fleetv1.JobCommit {
 			c.Chunks = append(c.Chunks, l.Chunk)
 		}
 	}
-	c.Seal = b.seals(c.GetChunks(), runs, now)
-	for id := range b.written {
-		c.Written = append(c.Written, &fleetv1.Manifest{Task: id.task, Number: id.number})
+	for id, version := range b.written {
+		c.Written = append(c.Written, &fleetv1.Manifest{Task: id.task, Number: id.number, Version: version})
+	}
+	for _, attempt := range slices.Sorted(maps.Keys(b.missing)) {
+		if b.missing[attempt] {
+			c.Lost = append(c.Lost, attempt)
+		}
+	}
+	if len(c.GetLost()) == 0 { // else when it's known what there is still
+		c.Seal = b.seals(c.GetChunks(), runs, now)
 	}
 	slices.SortFunc(c.Written, func(x, y *fleetv1.Manifest) int {
 		if x.GetTask() != y.GetTask() {
@@ -35,7 +43,7 @@ func (b *book) commit(now time.Time) *fleetv1.JobCommit {
 		}
 		return int(x.GetNumber() - y.GetNumber())
 	})
-	if len(c.GetChunks())+len(c.GetSeal())+len(c.GetWritten()) == 0 {
+	if len(c.GetChunks())+len(c.GetSeal())+len(c.GetWritten())+len(c.GetLost()) == 0 {
 		return nil
 	}
 	return c

@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"strings"
-	"time"
 
 	"github.com/drover-fleet/drover/batch"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -42,10 +41,7 @@ func (r *run) clear() {
 			return
 		}
 		r.setTrouble("manifests of after the backup can't be removed: " + err.Error())
-		select {
-		case <-r.ctx.Done():
-		case <-time.After(retry):
-		}
+		r.pause(retry)
 	}
 }
 

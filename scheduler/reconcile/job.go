@@ -21,6 +21,8 @@ type Work interface {
 	TasksFor(jobID string) int
 	// Idle says that no task of the job has anything in hand that isn't in the ledger.
 	Idle(jobID string) bool
+	// Tidied says that what a complete job needs no more is removed, or was tried to be for long enough.
+	Tidied(jobID string) bool
 	// Trouble is one line about what keeps a job from going on; empty when nothing does.
 	Trouble(jobID string) string
 	// OnProgress calls f when one of these may have changed.
@@ -32,6 +34,7 @@ type noWork struct{}
 
 func (noWork) TasksFor(string) int            { return 0 }
 func (noWork) Idle(string) bool               { return true }
+func (noWork) Tidied(string) bool             { return true }
 func (noWork) Trouble(string) string          { return "" }
 func (noWork) OnProgress(func(string)) func() { return func() {} }
 
@@ -256,8 +259,12 @@ func (s *jobStep) run() (gone bool) {
 		s.next.Status = &fleetv1.JobStatus{State: fleetv1.JobDeploying, StateTime: timestamppb.New(s.now), StartTime: timestamppb.New(s.now), Run: s.job.GetDesired().GetRun()}
 	}
 	switch failure := s.ledger.GetFailure(); {
-	case complete(s.ledger) && desired != fleetv1.DesiredDeleted:
-		s.over(fleetv1.JobCompleted, "")
+	case state.JobComplete(s.ledger) && desired != fleetv1.DesiredDeleted:
+		if s.cfg.Work.Tidied(s.id()) {
+			s.over(fleetv1.JobCompleted, "")
+		} else if trouble := s.cfg.Work.Trouble(s.id()); trouble != "" {
+			s.next.Status.Reason = trouble
+		}
 	case desired == fleetv1.DesiredRunning && failure == "":
 		s.m.stopping = time.Time{}
 		s.deploy()
@@ -272,11 +279,6 @@ func (s *jobStep) run() (gone bool) {
 		s.over(fleetv1.JobStopped, "")
 	}
 	return false
-}
-
-// complete says that every item is in a manifest that stands.
-func complete(l *fleetv1.JobLedger) bool {
-	return l.GetListed() && l.GetFailure() == "" && state.Ranges(l.GetCommitted()).Items() == l.GetItems() && len(l.GetUnsealed())+len(l.GetSealed()) == 0
 }
 
 // woundDown says that what tasks had begun is in manifests, or that it has been waited for long enough: then those

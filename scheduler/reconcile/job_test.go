@@ -20,6 +20,7 @@ type fakeWork struct {
 	tasks   int
 	busy    bool
 	trouble string
+	untidy  bool   // packs are being removed
 	asked   func() // when it's asked whether a job is idle
 	moved   func(string)
 }
@@ -33,6 +34,7 @@ func (w *fakeWork) Idle(string) bool {
 	}
 	return !w.busy
 }
+func (w *fakeWork) Tidied(string) bool               { w.mu.Lock(); defer w.mu.Unlock(); return !w.untidy }
 func (w *fakeWork) Trouble(string) string            { w.mu.Lock(); defer w.mu.Unlock(); return w.trouble }
 func (w *fakeWork) OnProgress(f func(string)) func() { w.moved = f; return func() {} }
 func (w *fakeWork) set(job string, change func(*fakeWork)) {
@@ -136,7 +138,15 @@ func TestJobCompletes(t *testing.T) {
 		c.quiet()
 		c.jobCommit(&fleetv1.JobCommit{JobId: "jid", Chunks: []*fleetv1.Chunk{chunkOf(0, 10)}, Seal: []string{"0"}})
 		c.expectJob("jid", fleetv1.JobRunning, "")
+		w.set("jid", func(w *fakeWork) { w.untidy = true })
 		c.jobCommit(&fleetv1.JobCommit{JobId: "jid", Written: []*fleetv1.Manifest{{Task: "0"}}})
+		c.after(15 * time.Second)
+		c.expectJob("jid", fleetv1.JobRunning, "")
+		w.set("jid", func(w *fakeWork) { w.trouble = "packs can't be removed" })
+		c.after(15 * time.Second)
+		c.expectJob("jid", fleetv1.JobRunning, "packs can't be removed")
+		w.set("jid", func(w *fakeWork) { w.untidy, w.trouble = false, "" })
+		c.after(time.Second)
 		if st := c.expectJob("jid", fleetv1.JobCompleted, ""); st.GetEndTime() == nil || st.GetRun() != 1 || st.GetServiceId() != "" {
 			t.Errorf("its status is %v", st)
 		}

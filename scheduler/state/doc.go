@@ -24,7 +24,9 @@
 // instances that its node holds. A device never gets a second holder, whoever asks.
 //
 // A JobCommit changes one job's ledger: each chunk of items is applied or refused by itself, and refused when an item of it
-// is committed already. That is the fence between two tasks that both believe they have the items.
+// is committed already. That is the fence between two tasks that both believe they have the items. What it says is lost
+// is committed no more, unless a manifest that stands has it; one that doesn't stand yet gets a new version, and only who has
+// written that has written it.
 //
 // # One writer for each field
 //

@@ -29,6 +29,9 @@ func (a *applying) jobCommit(c *fleetv1.JobCommit) []Rejection {
 	for _, m := range c.GetWritten() {
 		l.wrote(m)
 	}
+	for _, attempt := range c.GetLost() {
+		l.lose(attempt)
+	}
 	if c.GetFailure() != "" {
 		l.Failure, l.changed = c.GetFailure(), true
 	}
@@ -134,12 +137,43 @@ func (l *nextLedger) seal(task string) {
 	l.Unsealed, l.Sealed, l.changed = others, append(slices.Clip(l.Sealed), &fleetv1.Manifest{Task: task, Number: number, Chunks: mine}), true
 }
 
-// wrote forgets a manifest that stands.
+// wrote forgets a manifest that stands as it is now.
 func (l *nextLedger) wrote(m *fleetv1.Manifest) {
-	i := slices.IndexFunc(l.Sealed, func(s *fleetv1.Manifest) bool { return s.GetTask() == m.GetTask() && s.GetNumber() == m.GetNumber() })
+	i := slices.IndexFunc(l.Sealed, func(s *fleetv1.Manifest) bool {
+		return s.GetTask() == m.GetTask() && s.GetNumber() == m.GetNumber() && s.GetVersion() == m.GetVersion()
+	})
 	if i >= 0 {
 		l.Sealed, l.changed = slices.Delete(slices.Clone(l.Sealed), i, i+1), true
 	}
+}
+
+// lose takes back a commit whose results are gone, unless a manifest that stands has them. A manifest that is left with nothing
+// keeps its number and is written empty: it may have been written before.
+func (l *nextLedger) lose(attempt string) {
+	is := func(c *fleetv1.Chunk) bool { return c.GetAttempt() == attempt }
+	if i := slices.IndexFunc(l.Unsealed, is); i >= 0 {
+		l.takeBack(l.Unsealed[i])
+		l.Unsealed = slices.Delete(slices.Clone(l.Unsealed), i, i+1)
+		return
+	}
+	for n, m := range l.Sealed {
+		if i := slices.IndexFunc(m.GetChunks(), is); i >= 0 {
+			l.takeBack(m.GetChunks()[i])
+			l.Sealed = slices.Clone(l.Sealed)
+			l.Sealed[n] = &fleetv1.Manifest{Task: m.GetTask(), Number: m.GetNumber(), Version: m.GetVersion() + 1,
+				Chunks: slices.Delete(slices.Clone(m.GetChunks()), i, i+1)}
+			return
+		}
+	}
+}
+
+func (l *nextLedger) takeBack(c *fleetv1.Chunk) {
+	l.Committed = Ranges(l.Committed).Without(c.GetFrom(), c.GetTo())
+	l.Successful -= c.GetSuccessful()
+	l.Failed -= c.GetFailed()
+	l.InputBytes -= c.GetInputBytes()
+	l.OutputBytes -= c.GetOutputBytes()
+	l.changed = true
 }
 
 // VersionOfJob is what a service that places the tasks of a job asks for.
@@ -149,6 +183,11 @@ func VersionOfJob(s *fleetv1.JobSpec) *fleetv1.ServiceVersion {
 		TimeoutMinutes: s.GetTimeoutMinutes(), Mounts: s.GetMounts(), Limits: s.GetLimits(), Placement: s.GetPlacement(), Priority: s.GetPriority(),
 		Nodes: s.GetNodes(), Preemptible: true,
 	}
+}
+
+// JobComplete says that every item is in a manifest that stands.
+func JobComplete(l *fleetv1.JobLedger) bool {
+	return l.GetListed() && l.GetFailure() == "" && len(l.GetUnsealed())+len(l.GetSealed()) == 0 && Ranges(l.GetCommitted()).Items() == l.GetItems()
 }
 
 // JobEnded says whether the last run that was asked for is over.

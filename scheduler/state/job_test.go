@@ -37,6 +37,17 @@ func TestRanges(t *testing.T) {
 				have[n] = true
 			}
 			checkRanges(t, ranges, have, numbers+8)
+			from, before = r.Int64N(numbers), fmt.Sprint(ranges)
+			to = from + r.Int64N(5)
+			next = ranges.Without(from, to)
+			if fmt.Sprint(ranges) != before {
+				t.Fatalf("%s has become %v", before, ranges)
+			}
+			ranges = next
+			for n := from; n < to; n++ {
+				delete(have, n)
+			}
+			checkRanges(t, ranges, have, numbers+8)
 		}
 	}
 }
@@ -163,6 +174,45 @@ func TestManifests(t *testing.T) {
 	f.must(commitCommand(&fleetv1.JobCommit{JobId: "id-j", Failure: "the output is gone"}))
 	if got := f.View().JobLedger("id-j").GetFailure(); got != "the output is gone" {
 		t.Errorf("failure %q", got)
+	}
+}
+
+// TestLostResults: a commit is taken back as long as no manifest that stands has it, and everything that it has changed with it.
+func TestLostResults(t *testing.T) {
+	f := jobFixture(t)
+	chunk := func(from, to int64, task, attempt string) *fleetv1.Chunk {
+		c := testChunk(from, to, task)
+		c.Attempt = attempt
+		return c
+	}
+	f.must(commitCommand(&fleetv1.JobCommit{JobId: "id-j", Chunks: []*fleetv1.Chunk{chunk(0, 10, "t0", "a"), chunk(10, 20, "t0", "b"), chunk(20, 30, "t1", "c"), chunk(30, 40, "t2", "d")}, Seal: []string{"t0", "t1"}}))
+	before := f.View().JobLedger("id-j")
+	saved := proto.CloneOf(before)
+	_, events := f.apply(commitCommand(&fleetv1.JobCommit{JobId: "id-j", Lost: []string{"b", "c", "d", "b", "none"}, Events: []*fleetv1.Event{{Reason: "JobResultsLost"}}}))
+	l := f.View().JobLedger("id-j")
+	if fmt.Sprint(l.GetCommitted()) != fmt.Sprint([]*fleetv1.ItemRange{{To: 10}}) || l.GetSuccessful() != 9 || l.GetFailed() != 1 || l.GetInputBytes() != 10 || l.GetOutputBytes() != 20 || len(l.GetUnsealed()) != 0 || len(events) != 1 {
+		t.Errorf("the ledger is %v, events %v", l, events)
+	}
+	want := []*fleetv1.Manifest{{Task: "t0", Version: 1, Chunks: []*fleetv1.Chunk{chunk(0, 10, "t0", "a")}}, {Task: "t1", Version: 1}}
+	if fmt.Sprint(l.GetSealed()) != fmt.Sprint(want) || len(l.GetTasks()) != 2 {
+		t.Errorf("the manifests are %v, want %v; %v", l.GetSealed(), want, l.GetTasks())
+	}
+	if !proto.Equal(before, saved) {
+		t.Errorf("a view's ledger has become %v", before)
+	}
+	// Who wrote the manifest with what was lost has to write it again.
+	f.must(commitCommand(&fleetv1.JobCommit{JobId: "id-j", Written: []*fleetv1.Manifest{{Task: "t0"}, {Task: "t1", Version: 1}}}))
+	if l := f.View().JobLedger("id-j"); len(l.GetSealed()) != 1 || l.GetSealed()[0].GetTask() != "t0" {
+		t.Errorf("the ledger is %v", l)
+	}
+	// What stands is lost no more, also when both are told at once. Other items may take the place of the lost ones.
+	_, events = f.apply(commitCommand(&fleetv1.JobCommit{JobId: "id-j", Chunks: []*fleetv1.Chunk{chunk(10, 40, "t1", "e")}, Written: []*fleetv1.Manifest{{Task: "t0", Version: 1}}, Lost: []string{"a"}, Seal: []string{"t1"}}))
+	if l := f.View().JobLedger("id-j"); len(events) != 0 || Ranges(l.GetCommitted()).Items() != 40 || len(l.GetSealed()) != 1 || l.GetSealed()[0].GetNumber() != 1 {
+		t.Errorf("the ledger is %v", l)
+	}
+	index := f.View().Index()
+	if f.apply(commitCommand(&fleetv1.JobCommit{JobId: "id-j", Lost: []string{"a"}, Events: []*fleetv1.Event{{Reason: "JobResultsLost"}}})); f.View().JobLedger("id-j").GetMeta().GetRevision() > index {
+		t.Error("the loss of what nobody needs has changed the ledger")
 	}
 }
 

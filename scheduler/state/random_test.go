@@ -277,8 +277,16 @@ func randomJob(r *rand.Rand, i int, v ReadView) *fleetv1.Command {
 		return writeCommand(int64(i), Delete(stored.GetMeta().GetRevision(), JobKey("default", "j")), Delete(l.GetMeta().GetRevision(), JobLedgerKey("id-j")))
 	}
 	from, task := r.Int64N(200), string(rune('a'+r.IntN(3)))
-	c := commitCommand(&fleetv1.JobCommit{JobId: "id-j", Chunks: []*fleetv1.Chunk{testChunk(from, from+1+r.Int64N(9), task)}, Events: []*fleetv1.Event{{Reason: "JobMoved"}}})
-	switch r.IntN(4) {
+	chunk := testChunk(from, from+1+r.Int64N(9), task)
+	chunk.Attempt = fmt.Sprint("x", i)
+	c := commitCommand(&fleetv1.JobCommit{JobId: "id-j", Chunks: []*fleetv1.Chunk{chunk}, Events: []*fleetv1.Event{{Reason: "JobMoved"}}})
+	switch r.IntN(5) {
+	case 4:
+		for _, m := range append(v.JobLedger("id-j").GetSealed(), &fleetv1.Manifest{Chunks: v.JobLedger("id-j").GetUnsealed()}) {
+			if n := len(m.GetChunks()); n > 0 {
+				c.GetJobCommit().Lost = append(c.GetJobCommit().Lost, m.GetChunks()[r.IntN(n)].GetAttempt())
+			}
+		}
 	case 0:
 		c.GetJobCommit().Parts = []*fleetv1.InputPart{{From: v.JobLedger("id-j").GetItems(), Items: 1 + r.Int64N(20), Object: "o"}}
 	case 1:

@@ -39,6 +39,22 @@ func (r Ranges) With(from, to int64) Ranges {
 	return slices.Concat(r[:first], Ranges{{From: from, To: to}}, r[last:])
 }
 
+// Without answers r less from ≤ n < to; r stays as it is.
+func (r Ranges) Without(from, to int64) Ranges {
+	if from >= to {
+		return r
+	}
+	var out Ranges
+	for _, one := range r {
+		for _, left := range []*fleetv1.ItemRange{{From: one.GetFrom(), To: min(one.GetTo(), from)}, {From: max(one.GetFrom(), to), To: one.GetTo()}} {
+			if left.GetFrom() < left.GetTo() {
+				out = append(out, left)
+			}
+		}
+	}
+	return out
+}
+
 // Next is the first range of numbers in from ≤ n < to that are not in r, or an empty one.
 func (r Ranges) Next(from, to int64) (int64, int64) {
 	for i := r.after(from + 1); i < len(r) && r[i].GetFrom() < to; i++ {

@@ -944,13 +944,15 @@ func (x *Chunk) GetOutputBytes() int64 {
 	return 0
 }
 
-// Manifest is what belongs in one manifest. Its content follows from it: whoever writes it writes the same.
+// Manifest is what belongs in one manifest. Its content follows from it: whoever writes the same version writes the same.
 type Manifest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Task  string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
 	// infer-result-TASK.manifest for 0, infer-result-TASK_1.manifest for 1, and so on.
-	Number        int32    `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
-	Chunks        []*Chunk `protobuf:"bytes,3,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	Number int32    `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	Chunks []*Chunk `protobuf:"bytes,3,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	// How often lost chunks were taken out of it: one that was written before is to be written again.
+	Version       int32 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1004,6 +1006,13 @@ func (x *Manifest) GetChunks() []*Chunk {
 		return x.Chunks
 	}
 	return nil
+}
+
+func (x *Manifest) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
 }
 
 type TaskManifests struct {
@@ -1073,11 +1082,13 @@ type JobCommit struct {
 	Chunks []*Chunk `protobuf:"bytes,5,rep,name=chunks,proto3" json:"chunks,omitempty"`
 	// The unsealed chunks of these tasks become a manifest each.
 	Seal []string `protobuf:"bytes,6,rep,name=seal,proto3" json:"seal,omitempty"`
-	// Manifests that have been written: with task and number alone.
+	// Manifests that have been written: with task, number and version alone.
 	Written []*Manifest `protobuf:"bytes,7,rep,name=written,proto3" json:"written,omitempty"`
 	// Set with a failure.
-	Failure       string   `protobuf:"bytes,8,opt,name=failure,proto3" json:"failure,omitempty"`
-	Events        []*Event `protobuf:"bytes,9,rep,name=events,proto3" json:"events,omitempty"`
+	Failure string   `protobuf:"bytes,8,opt,name=failure,proto3" json:"failure,omitempty"`
+	Events  []*Event `protobuf:"bytes,9,rep,name=events,proto3" json:"events,omitempty"`
+	// Attempts of chunks whose packs are gone. Those that are in no written manifest are committed no more.
+	Lost          []string `protobuf:"bytes,10,rep,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1175,6 +1186,13 @@ func (x *JobCommit) GetEvents() []*Event {
 	return nil
 }
 
+func (x *JobCommit) GetLost() []string {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
 // ExchangeTaskRequest is all that a task has in hand.
 type ExchangeTaskRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1190,7 +1208,9 @@ type ExchangeTaskRequest struct {
 	Room     int64         `protobuf:"varint,6,opt,name=room,proto3" json:"room,omitempty"`
 	Progress *TaskProgress `protobuf:"bytes,7,opt,name=progress,proto3" json:"progress,omitempty"`
 	// It takes no more: its instance is being stopped.
-	Leaving       bool `protobuf:"varint,8,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Leaving bool `protobuf:"varint,8,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// Attempts of committed chunks whose packs it can't find.
+	Lost          []string `protobuf:"bytes,9,rep,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1279,6 +1299,13 @@ func (x *ExchangeTaskRequest) GetLeaving() bool {
 		return x.Leaving
 	}
 	return false
+}
+
+func (x *ExchangeTaskRequest) GetLost() []string {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
 }
 
 // TaskChunk is a chunk in the hands of a task.
@@ -3774,14 +3801,15 @@ const file_fleet_v1_job_proto_rawDesc = "" +
 	"\x06failed\x18\x06 \x01(\x03R\x06failed\x12\x1f\n" +
 	"\vinput_bytes\x18\a \x01(\x03R\n" +
 	"inputBytes\x12!\n" +
-	"\foutput_bytes\x18\b \x01(\x03R\voutputBytes\"_\n" +
+	"\foutput_bytes\x18\b \x01(\x03R\voutputBytes\"y\n" +
 	"\bManifest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x05R\x06number\x12'\n" +
-	"\x06chunks\x18\x03 \x03(\v2\x0f.fleet.v1.ChunkR\x06chunks\"A\n" +
+	"\x06chunks\x18\x03 \x03(\v2\x0f.fleet.v1.ChunkR\x06chunks\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x05R\aversion\"A\n" +
 	"\rTaskManifests\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x1c\n" +
-	"\tmanifests\x18\x02 \x01(\x05R\tmanifests\"\xaf\x02\n" +
+	"\tmanifests\x18\x02 \x01(\x05R\tmanifests\"\xc3\x02\n" +
 	"\tJobCommit\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12)\n" +
 	"\x05parts\x18\x02 \x03(\v2\x13.fleet.v1.InputPartR\x05parts\x12\x16\n" +
@@ -3791,7 +3819,9 @@ const file_fleet_v1_job_proto_rawDesc = "" +
 	"\x04seal\x18\x06 \x03(\tR\x04seal\x12,\n" +
 	"\awritten\x18\a \x03(\v2\x12.fleet.v1.ManifestR\awritten\x12\x18\n" +
 	"\afailure\x18\b \x01(\tR\afailure\x12'\n" +
-	"\x06events\x18\t \x03(\v2\x0f.fleet.v1.EventR\x06events\"\xac\x02\n" +
+	"\x06events\x18\t \x03(\v2\x0f.fleet.v1.EventR\x06events\x12\x12\n" +
+	"\x04lost\x18\n" +
+	" \x03(\tR\x04lost\"\xc0\x02\n" +
 	"\x13ExchangeTaskRequest\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x12\n" +
@@ -3801,7 +3831,8 @@ const file_fleet_v1_job_proto_rawDesc = "" +
 	"\awritten\x18\x05 \x03(\v2\x12.fleet.v1.ManifestR\awritten\x12\x12\n" +
 	"\x04room\x18\x06 \x01(\x03R\x04room\x122\n" +
 	"\bprogress\x18\a \x01(\v2\x16.fleet.v1.TaskProgressR\bprogress\x12\x18\n" +
-	"\aleaving\x18\b \x01(\bR\aleaving\"\\\n" +
+	"\aleaving\x18\b \x01(\bR\aleaving\x12\x12\n" +
+	"\x04lost\x18\t \x03(\tR\x04lost\"\\\n" +
 	"\tTaskChunk\x12%\n" +
 	"\x05chunk\x18\x01 \x01(\v2\x0f.fleet.v1.ChunkR\x05chunk\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x12\n" +

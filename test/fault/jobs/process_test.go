@@ -96,6 +96,54 @@ func TestAgentIsKilled(t *testing.T) {
 	}
 	l.ends("job", fleetv1.JobCompleted, 2*limit)
 	l.check("job", items, nil)
+	l.noPacks("job")
+}
+
+// packs are the results beside a job's output that wait for their names.
+func (l *lab) packs(jobName string) []string {
+	l.t.Helper()
+	all, err := filepath.Glob(filepath.Join(l.shared, "out-"+jobName, ".drover", "*", "pack-*"))
+	l.must(err)
+	return all
+}
+
+// noPacks checks that nothing stays of them when the job is Completed, and that what a retry needs does.
+func (l *lab) noPacks(jobName string) {
+	l.t.Helper()
+	if left := l.packs(jobName); len(left) > 0 {
+		l.t.Errorf("packs that nobody needs are there: %v", left)
+	}
+	index, err := filepath.Glob(filepath.Join(l.shared, "out-"+jobName, ".drover", "*", "input-*"))
+	if err != nil || len(index) == 0 {
+		l.t.Errorf("the index is gone: %v", err)
+	}
+}
+
+// Results are committed and can't be given their names; then the agent that has them is killed, and somebody deletes the packs.
+func TestPacksAreDeleted(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, machine.Options{})
+	const items = 60
+	l.items(items, every("sleep:50ms"))
+	l.submit("job", func(s *fleetv1.JobSpec) { s.MaxConcurrency = 2 })
+	block := filepath.Join(l.shared, "out-job", "infer-result-0")
+	l.must(os.WriteFile(block, nil, 0o600))
+	l.underway("job", 5)
+	l.Agent.Kill()
+	packs := l.packs("job")
+	if len(packs) == 0 {
+		t.Fatal("there are no packs")
+	}
+	for _, path := range append(packs, block) {
+		l.must(os.Remove(path))
+	}
+	l.StartAgent()
+	l.ends("job", fleetv1.JobCompleted, 2*limit)
+	l.check("job", items, nil)
+	l.noPacks("job")
+	if out, errs, code := l.Drover("job", "events", "job"); code != 0 || !strings.Contains(out, "JobResultsLost") {
+		t.Errorf("its events: %s%s", out, errs)
+	}
 }
 
 func TestLeaderIsKilled(t *testing.T) {

@@ -74,6 +74,7 @@ func TestStorageFails(t *testing.T) {
 		}
 		return ""
 	})
+	l.noPacks("job")
 }
 
 func TestOutputIsFull(t *testing.T) {
