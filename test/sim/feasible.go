@@ -95,12 +95,19 @@ func (l *ledger) checkWaiting() {
 	left := mostLooks / len(l.w.agents)
 	for _, svc := range view.Services("") {
 		a := l.services[svc.GetMeta().GetId()]
-		if a == nil || len(a.since) == 0 || left == 0 || l.held(a) {
+		if a == nil || left == 0 {
+			continue
+		}
+		if len(a.since) == 0 || l.held(a) {
+			a.room = time.Time{}
 			continue
 		}
 		v := svc.GetSpec().GetVersions()[0]
 		left--
-		if nodes := l.room(view, a, v, reserved); len(nodes) >= max(int(v.GetNodes()), 1) && !l.overQuota(view, svc, v, nodes[0]) {
+		nodes := l.room(view, a, v, reserved)
+		if len(nodes) < max(int(v.GetNodes()), 1) || l.overQuota(view, svc, v, nodes[0]) {
+			a.room = time.Time{}
+		} else if !l.aboutToPlan(a) {
 			reason := ""
 			for _, st := range svc.GetStatus().GetVersions() {
 				reason = st.GetWaitingReason()
@@ -109,6 +116,19 @@ func (l *ledger) checkWaiting() {
 				len(a.since), v.GetFlavor(), a.since[0].Sub(l.w.start), nodes[0], l.devicesOf(svc.GetMeta().GetProject()), reason)
 		}
 	}
+}
+
+// aboutToPlan says that room has just come, and that the loops pause before they plan again; then everything is checked again.
+func (l *ledger) aboutToPlan(a *account) bool {
+	const pause, slack = time.Second, 5 * time.Second
+	if next := l.w.wake.Sub(l.w.now); next <= 0 || next > pause || !a.room.IsZero() && l.w.now.Sub(a.room) >= slack {
+		return false
+	}
+	if a.room.IsZero() {
+		a.room = l.w.now
+	}
+	l.w.due = true
+	return true
 }
 
 func (l *ledger) devicesOf(project string) int64 {

@@ -46,6 +46,7 @@ type account struct {
 	since     []time.Time      // of each instance that is missing
 	failed    time.Time        // when an instance gave up last
 	moved     time.Time        // when it changed last
+	room      time.Time        // when a check found room for what is missing, while the loops paused before they plan again
 	preempted int              // how many of its instances were
 	quota     bool             // what is missing has waited for the project's quota
 }
