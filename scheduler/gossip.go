@@ -94,15 +94,16 @@ func (s *Server) followGossip(ctx context.Context) {
 	defer retry.Stop()
 	stop := func() {}
 	defer func() { stop() }()
-	running := false
+	running, failed := false, false
 	var last *fleetv1.Cluster
 	for {
-		if cluster := s.state.View().Cluster(); cluster != last {
+		if cluster := s.state.View().Cluster(); cluster != last && !failed {
 			if last != nil && cluster.GetMeta().GetId() != last.GetMeta().GetId() { // it was restored from a backup, and has another label
 				stop()
 				running, stop = false, func() {}
 			}
 			if err := s.takeGossipKeys(cluster); err != nil {
+				failed = true // until it is time to try again: the store may change a thousand times a second
 				s.log.Error("the schedulers' gossip can't be followed, trying again", "error", err)
 			} else {
 				last = cluster
@@ -123,6 +124,7 @@ func (s *Server) followGossip(ctx context.Context) {
 				g.Nudge()
 			}
 		case <-retry.C:
+			failed = false
 		}
 	}
 }

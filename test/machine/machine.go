@@ -300,14 +300,25 @@ func dialable(addr string) error {
 	return conn.Close()
 }
 
+// givenAddrs are those that freeAddr has answered: a port is free until its process listens, and is none for another one by then.
+var givenAddrs sync.Map
+
+// freeAddr is an address of this machine that nobody listens on, and that it answers once.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := l.Addr().String()
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, before := givenAddrs.LoadOrStore(addr, true); !before {
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 var build struct {
