@@ -377,17 +377,20 @@ func TestLeaveInTime(t *testing.T) {
 	}
 }
 
+// unpublishable is a fault for which results get no names.
+func unpublishable(op string, u storage.URL) error {
+	if op == "write" && strings.Contains(u.Key, "infer-result") {
+		return &storage.Error{Op: op, URL: u, Kind: storage.ErrTemporary, Why: "of the test"}
+	}
+	return nil
+}
+
 // TestAgentRestart: an agent that begins anew has nothing in hand; what is committed is published from its packs.
 func TestAgentRestart(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, &fleetv1.JobSpec{}, inputs(60)).add("a")
 		w.asked(func(_ *container, body string, rw http.ResponseWriter, _ *http.Request) { answer200(body, rw) })
-		w.setFault(func(op string, u storage.URL) error { // results can't be published
-			if op == "write" && strings.Contains(u.Key, "infer-result") {
-				return &storage.Error{Op: op, URL: u, Kind: storage.ErrTemporary, Why: "of the test"}
-			}
-			return nil
-		})
+		w.setFault(unpublishable)
 		w.begin()
 		time.Sleep(10 * time.Second)
 		w.m.Drop("a")
@@ -418,12 +421,7 @@ func TestPacksAreLost(t *testing.T) {
 				w := newWorld(t, &fleetv1.JobSpec{}, inputs(60)).add("a")
 				w.leader.seal = 100 // all in one manifest
 				w.asked(func(_ *container, body string, rw http.ResponseWriter, _ *http.Request) { answer200(body, rw) })
-				w.setFault(func(op string, u storage.URL) error { // results can't be published
-					if op == "write" && strings.Contains(u.Key, "infer-result") {
-						return &storage.Error{Op: op, URL: u, Kind: storage.ErrTemporary, Why: "of the test"}
-					}
-					return nil
-				})
+				w.setFault(unpublishable)
 				w.begin()
 				time.Sleep(10 * time.Second)
 				packs, err := filepath.Glob(filepath.Join(w.dir, "out/.drover/job/pack-*"))
