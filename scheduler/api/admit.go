@@ -15,7 +15,7 @@ import (
 )
 
 // admit checks a new service against everything that it refers to, and fills in the model versions.
-func admit(view state.ReadView, s *fleetv1.Service) error {
+func (a *API) admit(view state.ReadView, s *fleetv1.Service) error {
 	spec, at := s.GetSpec(), "service.spec"
 	pool, err := admitPool(view, at, s)
 	if err != nil {
@@ -24,7 +24,7 @@ func admit(view state.ReadView, s *fleetv1.Service) error {
 	seen := map[string]int{}
 	for i, version := range spec.GetVersions() {
 		here := fmt.Sprintf("%s.versions[%d]", at, i)
-		if err := admitVersion(view, s, pool, here, "real-time", version); err != nil {
+		if err := a.admitVersion(view, s, pool, here, "real-time", version); err != nil {
 			return err
 		}
 		key := version.GetModel() + " " + version.GetModelVersion()
@@ -46,7 +46,7 @@ func admitPool(view state.ReadView, at string, s *fleetv1.Service) (*fleetv1.Poo
 }
 
 // admitVersion checks a version that is deployed as a type of SPEC §2, and fills in its model version. at is its field.
-func admitVersion(view state.ReadView, s *fleetv1.Service, pool *fleetv1.Pool, at, deployType string, version *fleetv1.ServiceVersion) error {
+func (a *API) admitVersion(view state.ReadView, s *fleetv1.Service, pool *fleetv1.Pool, at, deployType string, version *fleetv1.ServiceVersion) error {
 	flavor := view.Flavor(version.GetFlavor())
 	if flavor == nil {
 		return missing(at+".flavor", "flavor", version.GetFlavor(), namesOf(view.Flavors()))
@@ -73,7 +73,7 @@ func admitVersion(view state.ReadView, s *fleetv1.Service, pool *fleetv1.Pool, a
 		return err
 	}
 	request := place.NewRequest(s.GetMeta().GetId(), s.GetSpec(), version, flavor, model)
-	if reason, never := place.NeverFits(view, request); never {
+	if reason, never := a.possible.NeverFits(view, request); never {
 		return unfit(at+".flavor", "no node of pool %q can ever hold flavor %q: %s", s.GetSpec().GetPool(), version.GetFlavor(), reason)
 	}
 	return nil

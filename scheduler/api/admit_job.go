@@ -13,7 +13,7 @@ import (
 )
 
 // admitJob checks a new job against everything that it refers to, and fills in what depends on the model.
-func admitJob(view state.ReadView, j *fleetv1.Job) error {
+func (a *API) admitJob(view state.ReadView, j *fleetv1.Job) error {
 	const at = "job.spec"
 	spec, version := j.GetSpec(), state.VersionOfJob(j.GetSpec())
 	service := serviceOfJob(j, version)
@@ -21,7 +21,7 @@ func admitJob(view state.ReadView, j *fleetv1.Job) error {
 	if err != nil {
 		return err
 	}
-	if err := admitVersion(view, service, pool, at, "batch", version); err != nil {
+	if err := a.admitVersion(view, service, pool, at, "batch", version); err != nil {
 		return err
 	}
 	spec.ModelVersion = version.GetModelVersion()

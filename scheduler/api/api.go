@@ -19,6 +19,7 @@ import (
 	"github.com/drover-fleet/drover/registry"
 	"github.com/drover-fleet/drover/scheduler/auth"
 	"github.com/drover-fleet/drover/scheduler/authority"
+	"github.com/drover-fleet/drover/scheduler/place"
 	"github.com/drover-fleet/drover/scheduler/raftstore"
 	"github.com/drover-fleet/drover/scheduler/session"
 	"github.com/drover-fleet/drover/scheduler/state"
@@ -128,6 +129,7 @@ type API struct {
 	submitted submitted
 	looking   *shares // of the storage of projects
 	planner   planner
+	possible  place.Possible
 	joining   chan struct{} // holds one while a join is under way
 	making    chan struct{} // holds one while a credential is made
 }
@@ -309,8 +311,11 @@ func (a *API) withEvent(ctx context.Context, refusal error, now time.Time) error
 	return refusal
 }
 
-// begin checks a mutation's request ID and answers the request's digest.
+// begin checks a mutation's request ID and answers the request's digest; nil without an ID, for then nobody asks for it.
 func begin(req request) (digest []byte, err error) {
+	if req.GetRequestId() == "" {
+		return nil, nil
+	}
 	if n := len(req.GetRequestId()); n > maxRequestID {
 		return nil, invalid("request_id", "has %d characters, at most %d are allowed", n, maxRequestID)
 	}

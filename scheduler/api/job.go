@@ -88,7 +88,7 @@ func (s *submission) plan(ctx context.Context, view state.ReadView, now time.Tim
 	if err != nil {
 		return nil, err
 	}
-	if err := admitJob(view, after); err != nil {
+	if err := s.admitJob(view, after); err != nil {
 		return nil, err
 	}
 	if !s.looked { // not for a request that was carried out before

@@ -99,7 +99,7 @@ func (s *serviceServer) toPlan(ctx context.Context, view state.ReadView, asked *
 	if _, err := inProject(view, after.GetMeta()); old == nil && err != nil {
 		return nil, err
 	}
-	if err := admit(view, after); err != nil {
+	if err := s.admit(view, after); err != nil {
 		return nil, err
 	}
 	if refusal := s.refused(old, after); refusal != nil {

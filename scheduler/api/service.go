@@ -46,7 +46,7 @@ func (s *serviceServer) DeployService(ctx context.Context, req *fleetv1.DeploySe
 		if err != nil {
 			return nil, err
 		}
-		if err := admit(view, after); err != nil {
+		if err := s.admit(view, after); err != nil {
 			return nil, err
 		}
 		if err := place.take(nil, after); err != nil {

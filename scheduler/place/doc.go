@@ -113,5 +113,6 @@
 //
 // NeverFits answers "never" only when the pool has nodes and they would not do even when empty. A pool
 // without any node is not a reason to refuse a deployment: nodes join pools by their labels when their agents
-// start, often after the services were declared.
+// start, often after the services were declared. Every deployment asks, so Possible remembers nodes that would do,
+// for as long as neither they nor the pool change.
 package place

@@ -124,7 +124,7 @@ func TestExplanations(t *testing.T) {
 			if got := x.Explain(&c.request).GetSummary(); c.want != "" && got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
-			if _, never := NeverFits(view, c.request); never != c.never {
+			if _, never := new(Possible).NeverFits(view, c.request); never != c.never {
 				t.Errorf("never fits: %v", never)
 			}
 		})
@@ -189,7 +189,7 @@ func TestUnknownPoolWaits(t *testing.T) {
 	if got := NewIndex(view).Explain(&Request{Pool: "q"}); got.GetSummary() != `there is no pool "q"` {
 		t.Errorf("%+v", got)
 	}
-	if _, never := NeverFits(view, Request{Pool: "q"}); never {
+	if _, never := new(Possible).NeverFits(view, Request{Pool: "q"}); never {
 		t.Error("never")
 	}
 }

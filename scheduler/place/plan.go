@@ -2,7 +2,6 @@ package place
 
 import (
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
-	"github.com/drover-fleet/drover/scheduler/state"
 )
 
 // Placement answers one request.
@@ -190,31 +189,4 @@ func named(all []string, devices mask) []string {
 		out = append(out, all[d.first()])
 	}
 	return out
-}
-
-// NeverFits says whether the request's pool could not hold it even if nothing else ran there, and why. A
-// pool that does not exist or has no nodes yet makes a request wait, not fail.
-func NeverFits(view state.ReadView, r Request) (reason string, never bool) {
-	o := view.Pool(r.Pool)
-	if o == nil {
-		return "", false
-	}
-	p, s := newPool(o), &shape{request: r, rules: newRules(&r)}
-	var nodes []*node
-	left := r.members()
-	for m := range view.PoolMembers(o) {
-		n := newNode()
-		n.describe(m, func(t *topology) *topology { return t })
-		n = n.emptied()
-		s.fits = s.fits[:0]
-		if nodes = append(nodes, n); s.suits(n, p) {
-			if left--; left == 0 {
-				return "", false
-			}
-		}
-	}
-	if len(nodes) == 0 {
-		return "", false
-	}
-	return explain(nodes, &r), true
 }
