@@ -276,8 +276,7 @@ func (t *Table) apply(sets []state.ChangeSet, resync bool) {
 			case fleetv1.KindService:
 				if c.Before == nil || c.After == nil {
 					moved = append(moved, c)
-				}
-				if after := c.After.GetService(); !sameQuestion(c.Before.GetService(), after) {
+				} else if after := c.After.GetService(); !sameQuestion(c.Before.GetService(), after) {
 					dirty[after.GetMeta().GetId()] = true
 				}
 			case fleetv1.KindInstance:

@@ -2,8 +2,11 @@ package reconcile
 
 import (
 	"context"
+	"encoding/binary"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -44,7 +47,7 @@ type Config struct {
 	Logger *slog.Logger
 	// Now is the wall clock; default time.Now.
 	Now func() time.Time
-	// NewID makes the IDs of instances and gangs; default random UUIDs.
+	// NewID makes the IDs of instances and gangs; default as neighbours does.
 	NewID func() string
 	// LookupMaxAge is how long clients may use an endpoint that was withdrawn: instances serve that much
 	// longer. Default 3 s.
@@ -67,13 +70,26 @@ type Loops struct {
 	cfg Config
 }
 
+// neighbours makes UUIDs that are random but for their first four bytes, which count up from a random number. So what is
+// placed together stands together in the store's trees, of which it then copies fewer branches, and the names of
+// instances, which end in these bytes, differ.
+func neighbours() func() string {
+	var last atomic.Uint32
+	last.Store(rand.Uint32())
+	return func() string {
+		id := uuid.New()
+		binary.BigEndian.PutUint32(id[:], last.Add(1))
+		return id.String()
+	}
+}
+
 // New makes loops that do not run yet.
 func New(cfg Config) *Loops {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	if cfg.NewID == nil {
-		cfg.NewID = uuid.NewString
+		cfg.NewID = neighbours()
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

@@ -117,7 +117,11 @@ func (l *serviceLoop) refresh() state.ReadView {
 
 // requests are those of the wishes, one after the other.
 func (l *serviceLoop) requests(line []*wish, now time.Time) []place.Request {
-	var out []place.Request
+	n := 0
+	for _, w := range line {
+		n += w.asked
+	}
+	out := make([]place.Request, 0, n)
 	for _, w := range line {
 		r := w.request
 		r.Waited = !w.since.IsZero() && now.Sub(w.since) >= l.cfg.ReserveAfter

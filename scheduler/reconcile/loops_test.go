@@ -1,0 +1,40 @@
+package reconcile
+
+import (
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+)
+
+// IDs are UUIDs, the next one stands beside the last, and no two names, which have eight digits, are equal.
+func TestNeighbours(t *testing.T) {
+	next := neighbours()
+	const each, hands = 500, 4
+	ids := make([][]string, hands)
+	var all sync.WaitGroup
+	for h := range hands {
+		all.Go(func() {
+			for range each {
+				ids[h] = append(ids[h], next())
+			}
+		})
+	}
+	all.Wait()
+	names, tails := map[string]bool{}, map[string]bool{}
+	for _, mine := range ids {
+		if first, last := mine[0], mine[each-1]; first < last && !slices.IsSorted(mine) { // but where the number begins again at 0
+			t.Errorf("not in order: %v", mine)
+		}
+		for _, id := range mine {
+			if u, err := uuid.Parse(id); err != nil || u.Version() != 4 || u.Variant() != uuid.RFC4122 {
+				t.Fatalf("%s: version %v, variant %v, error %v", id, u.Version(), u.Variant(), err)
+			}
+			names[id[:8]], tails[id[8:]] = true, true
+		}
+	}
+	if len(names) != hands*each || len(tails) != hands*each {
+		t.Errorf("%d names and %d random parts of %d IDs differ", len(names), len(tails), hands*each)
+	}
+}
