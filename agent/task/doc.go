@@ -37,4 +37,6 @@
 //
 // Requests go to the container's own address. A certificate is not checked, for none can be valid there, redirects aren't
 // followed, and connections are kept.
+//
+// Dependencies: golang.org/x/sync/errgroup publishes several results at once until one fails.
 package task

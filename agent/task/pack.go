@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/drover-fleet/drover/batch"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -186,36 +187,28 @@ func (d *driver) readPack(ctx context.Context, chunk *fleetv1.Chunk, s *spool) (
 
 // publishResults writes each result under its final name, has them all on the disk, and answers what a manifest says of the items.
 func (d *driver) publishResults(ctx context.Context, task string, s *spool, done []*ended) ([]byte, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, publishers)
 	var lines []byte
-	for _, e := range done {
-		u, err := d.working().resultURL(task, e.Name)
-		if err != nil {
-			cancel(err)
-			break
+	names := make([]storage.URL, len(done))
+	for i, e := range done {
+		var err error
+		if names[i], err = d.working().resultURL(task, e.Name); err != nil {
+			return nil, err
 		}
-		line := e.ManifestLine(u.String())
+		line := e.ManifestLine(names[i].String())
 		lines = line.Append(lines)
-		if e.Result != batch.Successful {
-			continue
-		}
-		slots <- struct{}{}
-		if ctx.Err() != nil {
-			break
-		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			err := d.patient(ctx, always, func() error { return d.working().store.WriteUnsynced(ctx, u, s.section(e.result), e.result.size) })
-			if err != nil {
-				cancel(err)
-			}
-		})
 	}
-	wg.Wait()
-	if err := context.Cause(ctx); err != nil {
+	g, writing := errgroup.WithContext(ctx)
+	g.SetLimit(publishers)
+	for i, e := range done {
+		if e.Result == batch.Successful {
+			g.Go(func() error {
+				return d.patient(writing, always, func() error {
+					return d.working().store.WriteUnsynced(writing, names[i], s.section(e.result), e.result.size)
+				})
+			})
+		}
+	}
+	if err := g.Wait(); err != nil {
 		return nil, err
 	}
 	return lines, d.patient(ctx, always, func() error { w := d.working(); return w.store.Sync(ctx, w.directory) })

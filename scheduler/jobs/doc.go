@@ -78,5 +78,6 @@
 // A task is named by a number: the lowest that no living instance has, or the one that it had under an earlier leader.
 // Manifests and directories of results carry it. An instance's certificate must be that of the node where it is placed.
 //
-// Dependencies: prometheus/client_golang shows the figures of jobs; grpc is the tasks' protocol.
+// Dependencies: prometheus/client_golang shows the figures of jobs; grpc is the tasks' protocol; golang.org/x/sync/errgroup
+// deletes several packs at once until one fails.
 package jobs

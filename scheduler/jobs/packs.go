@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/drover-fleet/drover/batch"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -136,14 +137,13 @@ func (r *run) lostEvents(lost []string, now time.Time) []*fleetv1.Event {
 // tidies says that packs are to be removed now: when every item is in a manifest that stands, and an operator has confirmed the
 // restore if there was one.
 func (r *run) tidies() bool {
-	held := state.RemovalsHeld(r.cfg.State.View())
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.learn() || !state.JobComplete(r.book.ledger) {
 		r.tidied = false
 		return false
 	}
-	if held || r.tidying || r.tidied {
+	if r.tidying || r.tidied || state.RemovalsHeld(r.cfg.State.View()) {
 		return false
 	}
 	r.tidying = true
@@ -210,22 +210,10 @@ func (r *run) removePacks() error {
 
 // deleteAll deletes objects, and answers the first error.
 func deleteAll(ctx context.Context, store Storage, objects []storage.URL) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, mostDelete)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(mostDelete)
 	for _, u := range objects {
-		slots <- struct{}{}
-		if ctx.Err() != nil {
-			break
-		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			if err := store.Delete(ctx, u); err != nil {
-				cancel(err)
-			}
-		})
+		g.Go(func() error { return store.Delete(ctx, u) })
 	}
-	wg.Wait()
-	return context.Cause(ctx)
+	return g.Wait()
 }
