@@ -68,6 +68,14 @@ func either[M proto.Message](m, before M) M {
 	return m
 }
 
+// service takes what it can from the service before: its status is written far more often than the rest.
+func (x *alike) service(s, before *fleetv1.Service) {
+	x.meta(s.Meta, before.GetMeta())
+	if before != nil {
+		s.Spec, s.Desired = either(s.Spec, before.Spec), either(s.Desired, before.Desired)
+	}
+}
+
 // instance takes what it can from the instance before, or else from another one of its version.
 func (x *alike) instance(i, before *fleetv1.Instance) {
 	x.meta(i.Meta, before.GetMeta())

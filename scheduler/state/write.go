@@ -57,6 +57,7 @@ func (a *applying) writePut(expect uint64, put *fleetv1.Object) (RejectReason, s
 	case *fleetv1.Object_Quota:
 		k.Quota.Usage = nil
 	case *fleetv1.Object_Service:
+		a.alike.service(k.Service, before.GetService())
 		if missing := a.missing(k.Service, before.GetService()); missing != "" {
 			return RejectNotFound, fmt.Sprintf("service %s needs %s, which does not exist", key.Key, missing)
 		}
