@@ -31,7 +31,7 @@ const (
 	bigInstances     = 50_000
 	manyServices     = 1000
 	submitters       = 8
-	throughputRounds = 3
+	throughputRounds = 5
 	manyRounds       = 3               // for each of them: a round of many services is so short that one garbage collection decides it
 	quietTime        = 3 * time.Second // for what a round has left behind: events to write, garbage
 )
