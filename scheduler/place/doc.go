@@ -57,9 +57,8 @@
 //
 // At 50,000 nodes of which 90 % is taken, a placement and an end take 1.3 to 1.4 times the processor time that
 // they take at 1,000, at 10,000 nodes 1.1; with spreading over racks, an image and domains 1.3 to 1.5, and 1.2.
-// In fleets that are mostly empty it is within a tenth. That was on two cores at load averages of 4 to 9; on a quiet machine
-// both were 1.3 (the medians of five ratios, each of one moment: 1.28, 1.29); above,
-// where more work uses the same caches, 2.0 was seen. So the limit is the latency of memory: the counts of each
+// In fleets that are mostly empty it is within a tenth. That was on two cores at load averages of 4 to 9; at higher
+// ones, where more work uses the same caches, 2.0 was seen; on a quiet machine it was 1.28 without and 1.29 with spreading. So the limit is the latency of memory: the counts of each
 // version in each rack, and the one line of a node.
 //
 // # Gangs
@@ -115,5 +114,5 @@
 // NeverFits answers "never" only when the pool has nodes and they would not do even when empty. A pool
 // without any node is not a reason to refuse a deployment: nodes join pools by their labels when their agents
 // start, often after the services were declared. Every deployment asks, so Possible remembers nodes that would do,
-// for as long as neither they nor the pool change.
+// for as long as neither their facts nor the pool change.
 package place

@@ -44,8 +44,7 @@ func (x *Index) Explain(r *Request) *fleetv1.Explanation {
 
 // explainKey is equal for requests that have one explanation.
 func (x *Index) explainKey(r *Request) string {
-	b := shapeKey(r)
-	b = strconv.AppendInt(append(b, '#'), int64(r.members()), 10)
+	b := memberKey(r)
 	b = strconv.AppendInt(append(b, '#'), int64(r.Priority), 10)
 	mine := slices.ContainsFunc(x.kept, func(k kept) bool { return k.group.key == groupKey{r.Service, r.Version} })
 	if u := newRules(r); mine || u.apart || len(u.spread) > 0 {

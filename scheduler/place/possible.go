@@ -1,7 +1,6 @@
 package place
 
 import (
-	"strconv"
 	"sync"
 
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
@@ -11,13 +10,16 @@ import (
 // Possible says which requests could ever be placed. It remembers where they could, so that in a large fleet only
 // the first of many alike looks at nodes. The zero value is ready to use, from several goroutines.
 type Possible struct {
-	mu sync.Mutex
-	at map[string]possible // by what explainKey begins with
+	mu    sync.Mutex
+	known map[string]proof // by memberKey
 }
 
-// possible are as many nodes of a pool as a request has members, each of which would hold one if it were empty. That
-// holds as long as the pool and the nodes are what they were, whatever runs there: the store never changes an object.
-type possible struct {
+// maxProofs are kept at most; past it, they are found anew.
+const maxProofs = 1024
+
+// proof is as many nodes of a pool as a request has members, each of which would hold one if it were empty. That is true as long
+// as the pool and the nodes' facts are what they were, whatever runs there: the store never changes an object.
+type proof struct {
 	pool  *fleetv1.Pool
 	nodes []*fleetv1.Node
 }
@@ -29,40 +31,40 @@ func (p *Possible) NeverFits(view state.ReadView, r Request) (reason string, nev
 	if pool == nil {
 		return "", false
 	}
-	key := string(strconv.AppendInt(append(shapeKey(&r), '#'), int64(r.members()), 10))
+	key := string(memberKey(&r))
 	p.mu.Lock()
-	known := p.at[key]
+	known := p.known[key]
 	p.mu.Unlock()
 	if known.holds(view, pool) {
 		return "", false
 	}
-	found, reason := possibleAt(view, pool, &r)
+	found, reason := prove(view, pool, &r)
 	if len(found) == r.members() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if p.at == nil || len(p.at) >= maxExplained {
-			p.at = map[string]possible{}
+		if p.known == nil || len(p.known) >= maxProofs {
+			p.known = map[string]proof{}
 		}
-		p.at[key] = possible{pool, found}
+		p.known[key] = proof{pool, found}
 	}
 	return reason, reason != ""
 }
 
-func (k possible) holds(view state.ReadView, pool *fleetv1.Pool) bool {
-	if k.pool != pool {
+func (f proof) holds(view state.ReadView, pool *fleetv1.Pool) bool {
+	if f.pool != pool {
 		return false
 	}
-	for _, n := range k.nodes {
-		if view.Node(n.GetMeta().GetName()) != n {
+	for _, n := range f.nodes {
+		if now := view.Node(n.GetMeta().GetName()); now == nil || now.GetFacts() != n.GetFacts() {
 			return false
 		}
 	}
 	return true
 }
 
-// possibleAt answers nodes that would hold a member each if they were empty, and why there are fewer than the request
+// prove answers nodes that would hold a member each if they were empty, and why there are fewer than the request
 // needs; without a reason when the pool has no nodes.
-func possibleAt(view state.ReadView, pool *fleetv1.Pool, r *Request) (found []*fleetv1.Node, reason string) {
+func prove(view state.ReadView, pool *fleetv1.Pool, r *Request) (found []*fleetv1.Node, reason string) {
 	p, s := newPool(pool), &shape{request: *r, rules: newRules(r)}
 	var nodes []*node
 	for m := range view.PoolMembers(pool) {

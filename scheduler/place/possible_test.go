@@ -55,6 +55,13 @@ func TestWhatWasPossibleIsForgotten(t *testing.T) {
 	}
 }
 
+func apply(t *testing.T, s *state.Store, m ...*fleetv1.Mutation) {
+	t.Helper()
+	if r, _ := s.Apply(s.View().Index()+1, &fleetv1.Command{Introduced: 1, Op: &fleetv1.Command_Write{Write: &fleetv1.Write{Mutations: m}}}); len(r.Rejections) > 0 {
+		t.Fatal(r.Rejections)
+	}
+}
+
 func TestPossibleIsRemembered(t *testing.T) {
 	s := store(t, host("a", 1), host("b", 8), host("c", 8))
 	view := &counted{ReadView: s.View()}
@@ -70,10 +77,24 @@ func TestPossibleIsRemembered(t *testing.T) {
 	ask(0, Request{Service: "t", Version: "n@1", Accelerator: gpus(8)})
 	ask(3, Request{Nodes: 2, Accelerator: gpus(8)})
 	ask(0, Request{Nodes: 2, Accelerator: gpus(8)})
-	for i := range maxExplained {
+	// What runs there, and whether it is cordoned, is another matter; what it has isn't.
+	eight := Request{Accelerator: gpus(8)}
+	apply(t, s, state.Put(0, &fleetv1.Instance{Meta: &fleetv1.Meta{Id: "i"}, Desired: &fleetv1.InstanceDesired{State: fleetv1.DesiredRunning},
+		Spec: &fleetv1.InstanceSpec{Node: "b", ServiceId: "x", DeviceIds: []string{"b-0"}}}))
+	b := proto.CloneOf(s.View().Node("b"))
+	b.Spec.Cordoned = true
+	apply(t, s, state.Put(b.GetMeta().GetRevision(), b))
+	view.ReadView = s.View()
+	ask(0, eight)
+	b = proto.CloneOf(s.View().Node("b"))
+	b.Facts.CpuMillis = 4000
+	apply(t, s, state.Put(b.GetMeta().GetRevision(), b))
+	view.ReadView = s.View()
+	ask(2, eight)
+	for i := range maxProofs {
 		ask(1, Request{CPUMillis: int64(i)})
 	}
-	if n := len(p.at); n > maxExplained {
+	if n := len(p.known); n > maxProofs {
 		t.Errorf("%d are remembered", n)
 	}
 }

@@ -100,6 +100,11 @@ func shapeKey(r *Request) []byte {
 	return appendRules(b, r.Rules)
 }
 
+// memberKey is shapeKey with the number of members, of which that knows only whether it is a gang's.
+func memberKey(r *Request) []byte {
+	return strconv.AppendInt(append(shapeKey(r), '#'), int64(r.members()), 10)
+}
+
 // build makes the shape from nothing.
 func (s *shape) build(x *Index, p *pool) {
 	s.forgetTallies()
