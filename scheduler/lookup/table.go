@@ -320,7 +320,9 @@ func (t *Table) move(view state.ReadView, changes []state.Change) {
 			delete(t.live, m.GetId())
 			continue
 		}
-		t.add(view, next.services, c.After.GetService())
+		if s := view.ServiceByID(c.After.GetService().GetMeta().GetId()); s != nil { // else it is gone again
+			t.add(view, next.services, s)
+		}
 	}
 	t.now.Store(next)
 }
