@@ -94,7 +94,7 @@ func (s *serviceServer) toPlan(ctx context.Context, view state.ReadView, asked *
 			return nil, refuse(codes.FailedPrecondition, "service %q is being deleted: plan it under another name, or when it is gone", name)
 		}
 		keepVersions(after.Spec, old.GetSpec())
-		after.Meta, after.Status = old.GetMeta(), old.GetStatus()
+		after.Meta, after.Status = proto.CloneOf(old.GetMeta()), old.GetStatus()
 	}
 	if _, err := inProject(view, after.GetMeta()); old == nil && err != nil {
 		return nil, err
