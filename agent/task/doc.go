@@ -38,5 +38,5 @@
 // Requests go to the container's own address. A certificate is not checked, for none can be valid there, redirects aren't
 // followed, and connections are kept.
 //
-// Dependencies: golang.org/x/sync/errgroup publishes several results at once until one fails.
+// Dependencies: golang.org/x/sync/errgroup publishes several results at once.
 package task

@@ -47,7 +47,7 @@ type Config struct {
 	Logger *slog.Logger
 	// Now is the wall clock; default time.Now.
 	Now func() time.Time
-	// NewID makes the IDs of instances and gangs; default as neighbours does.
+	// NewID makes the IDs of instances, gangs and the services of jobs; default as neighbours does.
 	NewID func() string
 	// LookupMaxAge is how long clients may use an endpoint that was withdrawn: instances serve that much
 	// longer. Default 3 s.
@@ -72,7 +72,7 @@ type Loops struct {
 
 // neighbours makes UUIDs that are random but for their first four bytes, which count up from a random number. So what is
 // placed together stands together in the store's trees, of which it then copies fewer branches, and the names of
-// instances, which end in these bytes, differ.
+// instances, which end in these bytes, differ as long as this process leads.
 func neighbours() func() string {
 	var last atomic.Uint32
 	last.Store(rand.Uint32())

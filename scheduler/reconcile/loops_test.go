@@ -6,7 +6,29 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
+
+// A write of a service's status takes nothing from it, also not what only a newer version knows.
+func TestDraftIsWhole(t *testing.T) {
+	svc := &fleetv1.Service{}
+	m := svc.ProtoReflect()
+	for i := range m.Descriptor().Fields().Len() {
+		f := m.Descriptor().Fields().Get(i)
+		m.Set(f, m.NewField(f)) // each is a message
+	}
+	m.SetUnknown([]byte{0xf8, 0x07, 0x01})
+	next := draft(svc)
+	if !proto.Equal(next, svc) {
+		t.Errorf("%v is not %v", next, svc)
+	}
+	next.Desired.State, next.Status.State = "x", "y"
+	if svc.GetDesired().GetState() != "" || svc.GetStatus().GetState() != "" {
+		t.Error("the draft shares what is changed in it")
+	}
+}
 
 // IDs are UUIDs, the next one stands beside the last, and no two names, which have eight digits, are equal.
 func TestNeighbours(t *testing.T) {

@@ -33,7 +33,7 @@ func (l *serviceLoop) status(seen *look, now time.Time) []*fleetv1.Write {
 		l.forget(id)
 		return nil
 	}
-	s := &statusStep{serviceLoop: l, svc: svc, next: statusOnly(svc), c: seen.census, m: l.remembered(id), now: now}
+	s := &statusStep{serviceLoop: l, svc: svc, next: draft(svc), c: seen.census, m: l.remembered(id), now: now}
 	if s.next.Status == nil {
 		s.next.Status = &fleetv1.ServiceStatus{}
 	}
@@ -66,9 +66,11 @@ func (l *serviceLoop) status(seen *look, now time.Time) []*fleetv1.Write {
 	return []*fleetv1.Write{{Mutations: []*fleetv1.Mutation{state.Put(svc.GetMeta().GetRevision(), s.next)}, Events: s.events}}
 }
 
-// statusOnly is a copy of the service of which desired and status may be changed.
-func statusOnly(svc *fleetv1.Service) *fleetv1.Service {
-	return &fleetv1.Service{Meta: svc.GetMeta(), Spec: svc.GetSpec(), Desired: proto.CloneOf(svc.GetDesired()), Status: proto.CloneOf(svc.GetStatus())}
+// draft is a copy of a service of which desired and status may be changed; the rest is the store's own.
+func draft(svc *fleetv1.Service) *fleetv1.Service {
+	next := &fleetv1.Service{Meta: svc.GetMeta(), Spec: svc.GetSpec(), Desired: proto.CloneOf(svc.GetDesired()), Status: proto.CloneOf(svc.GetStatus())}
+	next.ProtoReflect().SetUnknown(svc.ProtoReflect().GetUnknown()) // of a newer version
+	return next
 }
 
 func (s *statusStep) event(kind, reason, message string) {
