@@ -27,8 +27,8 @@ type door struct {
 	limits    *limits
 	metrics   *metrics
 	auth      *auth.Authenticator
-	secret    string // of an operator
-	came      atomic.Int64
+	secret    string                       // of an operator
+	came      atomic.Pointer[atomic.Int64] // bytes on the newest connection: those before may still bring some
 	addr      string
 }
 
@@ -83,10 +83,10 @@ func (watched) WatchEvents(_ *fleetv1.WatchEventsRequest, stream grpc.ServerStre
 	return status.FromContextError(stream.Context().Err()).Err()
 }
 
-// meter counts what comes.
+// meter counts what comes on each connection.
 type meter struct {
 	net.Listener
-	came *atomic.Int64
+	newest *atomic.Pointer[atomic.Int64]
 }
 
 func (m meter) Accept() (net.Conn, error) {
@@ -94,7 +94,9 @@ func (m meter) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return meteredConn{c, m.came}, nil
+	came := new(atomic.Int64)
+	m.newest.Store(came)
+	return meteredConn{c, came}, nil
 }
 
 type meteredConn struct {
