@@ -58,8 +58,8 @@
 // At 50,000 nodes of which 90 % is taken, a placement and an end take 1.3 to 1.4 times the processor time that
 // they take at 1,000, at 10,000 nodes 1.1; with spreading over racks, an image and domains 1.3 to 1.5, and 1.2.
 // In fleets that are mostly empty it is within a tenth. That was on two cores at load averages of 4 to 9; at higher
-// ones, where more work uses the same caches, 2.0 was seen; on a quiet machine it was 1.28 without and 1.29 with spreading. So the limit is the latency of memory: the counts of each
-// version in each rack, and the one line of a node.
+// ones, where more work uses the same caches, 2.0 was seen; on a quiet machine it was 1.28 without and 1.29 with
+// spreading. So the limit is the latency of memory: the counts of each version in each rack, and the one line of a node.
 //
 // # Gangs
 //

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -117,12 +118,9 @@ func (l *serviceLoop) refresh() state.ReadView {
 
 // requests are those of the wishes, one after the other.
 func (l *serviceLoop) requests(line []*wish, now time.Time) []place.Request {
-	n := 0
+	var out []place.Request
 	for _, w := range line {
-		n += w.asked
-	}
-	out := make([]place.Request, 0, n)
-	for _, w := range line {
+		out = slices.Grow(out, w.asked)
 		r := w.request
 		r.Waited = !w.since.IsZero() && now.Sub(w.since) >= l.cfg.ReserveAfter
 		r.Yields = l.turnOf(w).Rests(now)
