@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -118,6 +119,21 @@ func (b *bench) measureGroups(groups []group) {
 		whole.Fatal(err)
 	}
 	fmt.Print(b.report.text())
+}
+
+// benchmark runs a package's own benchmark once, and answers the submatches of each line of its output that is a result.
+func (b *bench) benchmark(name, pkg string, result *regexp.Regexp, flags ...string) (results [][]string) {
+	args := append([]string{"test", "-run", "^$", "-bench", "^" + name + "$", "-count", "1"}, flags...)
+	out, err := exec.CommandContext(b.t.Context(), "go", append(args, "github.com/drover-fleet/drover/"+pkg)...).CombinedOutput()
+	if err != nil {
+		b.t.Fatalf("run %s of %s: %v\n%s", name, pkg, err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		if m := result.FindStringSubmatch(strings.TrimSuffix(line, "\n")); m != nil {
+			results = append(results, m)
+		}
+	}
+	return results
 }
 
 // prepare makes what services need: one flavor as large as the bare client's container, one small.

@@ -3,10 +3,7 @@
 package bench
 
 import (
-	"bufio"
-	"bytes"
 	"fmt"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
@@ -38,16 +35,7 @@ func (b *bench) planning() {
 	rates := map[string][]float64{}
 	var names []string
 	for range planRepeats {
-		out, err := exec.CommandContext(b.t.Context(), "go", "test", "-run", "^$", "-bench", "^BenchmarkPlan$", "-benchtime", "300ms", "-cpu", "1",
-			"-count", "1", "github.com/drover-fleet/drover/scheduler/place").CombinedOutput()
-		if err != nil {
-			b.t.Fatalf("run the planner's benchmarks: %v\n%s", err, out)
-		}
-		for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
-			m := planLine.FindStringSubmatch(lines.Text())
-			if m == nil {
-				continue
-			}
+		for _, m := range b.benchmark("BenchmarkPlan", "scheduler/place", planLine, "-benchtime", "300ms", "-cpu", "1") {
 			v, err := strconv.ParseFloat(m[2], 64)
 			b.must(err)
 			if rates[m[1]] == nil {

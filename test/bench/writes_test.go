@@ -3,10 +3,7 @@
 package bench
 
 import (
-	"bufio"
-	"bytes"
 	"fmt"
-	"os/exec"
 	"regexp"
 	"strconv"
 	"testing"
@@ -35,16 +32,7 @@ func (b *bench) writes() {
 	rates, costs := map[kind]map[string][]float64{}, map[kind]map[string][]float64{}
 	var kinds []kind
 	for range writeRounds {
-		out, err := exec.CommandContext(b.t.Context(), "go", "test", "-run", "^$", "-bench", "^BenchmarkWrites$", "-benchtime", "1s",
-			"github.com/drover-fleet/drover/scheduler/raftstore").CombinedOutput()
-		if err != nil {
-			b.t.Fatalf("run the log's benchmarks: %v\n%s", err, out)
-		}
-		for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
-			m := writeLine.FindStringSubmatch(lines.Text())
-			if m == nil {
-				continue
-			}
+		for _, m := range b.benchmark("BenchmarkWrites", "scheduler/raftstore", writeLine, "-benchtime", "1s") {
 			cost, err := strconv.ParseFloat(m[4], 64)
 			b.must(err)
 			rate, err := strconv.ParseFloat(m[5], 64)
