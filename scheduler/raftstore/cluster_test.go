@@ -17,7 +17,10 @@ type member struct {
 	st  *state.Store
 	cfg Config
 
-	mute atomic.Bool // it reaches none of the others, which reach it
+	mute    atomic.Bool                   // it reaches none of the others, which reach it
+	answers atomic.Pointer[chan struct{}] // answers to what it sends from now on come when this is closed
+	hearing atomic.Pointer[chan struct{}] // what others send comes when this is closed
+	sent    atomic.Int64                  // messages to the others
 }
 
 // mutable is the stream of a member.
@@ -30,19 +33,63 @@ func (s mutable) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 	if s.m.mute.Load() {
 		return nil, errors.New("mute")
 	}
-	return s.tcpStream.Dial(addr, timeout)
+	c, err := s.tcpStream.Dial(addr, timeout)
+	return &withheld{Conn: c, m: s.m}, err
 }
 
-// newCluster makes three schedulers; the first bootstraps and lets the others join.
-func newCluster(t *testing.T) []*member {
+func (s mutable) Accept() (net.Conn, error) {
+	c, err := s.tcpStream.Accept()
+	return &delayed{c, s.m}, err
+}
+
+// delayed is a connection from another, which may have to wait until it is heard.
+type delayed struct {
+	net.Conn
+	m *member
+}
+
+func (c *delayed) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if until := c.m.hearing.Load(); until != nil {
+		<-*until
+	}
+	return n, err
+}
+
+// withheld is a connection to another, whose answers wait.
+type withheld struct {
+	net.Conn
+	m     *member
+	until *chan struct{}
+}
+
+func (c *withheld) Write(b []byte) (int, error) {
+	c.until = c.m.answers.Load()
+	c.m.sent.Add(1)
+	return c.Conn.Write(b)
+}
+
+func (c *withheld) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.until != nil {
+		<-*c.until
+	}
+	return n, err
+}
+
+// newCluster makes three schedulers; the first bootstraps and lets the others join. They run an election when they hear
+// nothing for timeout.
+func newCluster(t *testing.T, timeout time.Duration) []*member {
 	t.Helper()
 	var members []*member
 	for i := range 3 {
 		cfg := testConfig(t.TempDir())
 		cfg.Bootstrap = i == 0
 		cfg.TrailingLogs = 5
-		// Slower than alone: three elect on a machine that may be busy.
-		cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLease = 400*time.Millisecond, 400*time.Millisecond, 300*time.Millisecond
+		cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLease = timeout, timeout, busy*3/4
+		if i == 0 {
+			cfg.LeaderLease = timeout * 3 / 4
+		}
 		m := &member{}
 		cfg.Stream = func(l net.Listener, _ string) (StreamLayer, error) { return mutable{tcpStream{l}, m}, nil }
 		m.Store, m.st = mustOpen(t, cfg, nil)
@@ -58,6 +105,9 @@ func newCluster(t *testing.T) []*member {
 	}
 	return members
 }
+
+// busy is slower than a scheduler alone: three elect on a machine that may be busy.
+const busy = 400 * time.Millisecond
 
 // leaderOf waits until one of the members leads.
 func leaderOf(t *testing.T, members []*member) *member {
@@ -105,7 +155,7 @@ func awaitFlavors(t *testing.T, st *state.Store, n int) {
 }
 
 func TestThreeSchedulersFailOver(t *testing.T) {
-	members := newCluster(t)
+	members := newCluster(t, busy)
 	first := leaderOf(t, members)
 	for i := range 10 {
 		propose(t, first.Store, fmt.Sprint("a", i))
@@ -149,7 +199,7 @@ func TestThreeSchedulersFailOver(t *testing.T) {
 
 // Who is to take over gets no vote: another is elected, and that isn't called a success.
 func TestATransferThatFails(t *testing.T) {
-	members := newCluster(t)
+	members := newCluster(t, busy)
 	first := leaderOf(t, members)
 	propose(t, first.Store, "a")
 	to := members[0]
@@ -165,7 +215,7 @@ func TestATransferThatFails(t *testing.T) {
 
 // With its followers gone a leader can't answer, and says that it doesn't know.
 func TestWritesWithoutMajorityAreUnknown(t *testing.T) {
-	members := newCluster(t)
+	members := newCluster(t, busy)
 	leader := leaderOf(t, members)
 	propose(t, leader.Store, "a")
 	for _, m := range members {

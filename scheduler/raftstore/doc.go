@@ -11,9 +11,28 @@
 // failure that could be a success: send it again with the same request ID. A *NotLeaderError means that nothing
 // was done, and so does ErrDiskFull. LeaderChanges says true only after a barrier: all that earlier leaders
 // committed is in the store by then. ReadIndex makes the next View linearizable without writing to the log: commit
-// index, VerifyLeader, wait for the apply.
+// index, proof that this scheduler leads, wait for the apply.
 //
 // Restore replaces the state on all schedulers, as Raft's own operation, at an index above all that was.
+//
+// # What is made safe in hashicorp/raft
+//
+// Three things that it does break what callers rely on; transport stands between it and the network and mends them.
+//
+// It looks at heartbeats beside its own goroutine, and one of a newer term changes the term under the feet of a leader
+// that still takes proposals. They become entries of a term that another scheduler leads: logs of the same terms with
+// different entries, which nothing ever notices, and states that differ for good (hashicorp/raft issue 695, open with
+// v1.7.3). It took a leader stopped for seconds, under load, every hundredth time. All heartbeats go through its own
+// goroutine here, so that the term is one all through an append. But that goroutine also waits for the disk and installs
+// snapshots, and a leader that hears nothing meanwhile would step down: a heartbeat that changes nothing, of the leader
+// that is followed anyway, is answered beside it while it is busy. The leader's own goroutines send them, as ever.
+//
+// It takes all that a follower has for committed up to the leader's commit index, even what is beyond the message's
+// entries, which may be left of another leader. No message says more than its entries here.
+//
+// VerifyLeader counts answers to messages that were sent before it was called, which a leader that was stopped finds
+// waiting when it goes on, and answers of schedulers without a vote. The transport notes who has confirmed which message
+// in which term, and a read asks until a majority has confirmed one that is younger than itself.
 //
 // # What is on disk, and how damage is found
 //

@@ -13,7 +13,7 @@ import (
 func TestRecoverFromLostMajority(t *testing.T) {
 	for _, snapshot := range []bool{false, true} {
 		t.Run(fmt.Sprint("snapshot=", snapshot), func(t *testing.T) {
-			members := newCluster(t)
+			members := newCluster(t, busy)
 			leader := leaderOf(t, members)
 			for i := range 10 {
 				propose(t, leader.Store, fmt.Sprint("f", i))

@@ -12,7 +12,7 @@ import (
 // the index. Only the leader can. When it returns without an error a majority has it on disk; commands that were
 // under way have an unknown outcome. After an error the state may be the old or the new one: ask the store.
 func (s *Store) Restore(ctx context.Context, index uint64, size int64, snapshot io.Reader) error {
-	if !s.leading.Load() {
+	if !s.IsLeader() {
 		return fmt.Errorf("restore: %w", s.mapped(raft.ErrNotLeader))
 	}
 	meta := &raft.SnapshotMeta{Version: raft.SnapshotVersionMax, Index: index, Term: s.raft.CurrentTerm(), Size: size}

@@ -11,7 +11,7 @@ import (
 
 // A restored state reaches every scheduler, survives their restarts, and is written on.
 func TestRestoreReachesEveryScheduler(t *testing.T) {
-	members := newCluster(t)
+	members := newCluster(t, busy)
 	leader := leaderOf(t, members)
 	propose(t, leader.Store, "before")
 	source := state.New()

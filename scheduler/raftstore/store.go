@@ -34,12 +34,12 @@ type Store struct {
 	id    string
 	lock  *os.File
 	logs  *logStore
-	trans *raft.NetworkTransport
+	trans *transport
 	raft  *raft.Raft
 	fsm   *fsm
 	stall *stallWatch
 
-	leading  atomic.Bool
+	leads    atomic.Uint64 // the term in which this scheduler leads and has applied what came before; 0 is none
 	leaderCh chan bool
 	failed   chan error
 	failing  sync.Once
@@ -100,9 +100,9 @@ func (s *Store) start(snapshots raft.SnapshotStore) error {
 			return errors.Join(err, l.Close())
 		}
 	}
-	s.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	s.trans = newTransport(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: raftStream{stream, s.cfg.Advertise}, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: logger,
-	})
+	}))
 	conf := s.raftConfig()
 	notify := make(chan bool, 16)
 	conf.NotifyCh = notify
@@ -114,6 +114,7 @@ func (s *Store) start(snapshots raft.SnapshotStore) error {
 	if s.raft, err = raft.NewRaft(conf, s.fsm, s.logs, s.logs, snapshots, s.trans); err != nil {
 		return err
 	}
+	s.trans.raft.Store(s.raft)
 	s.watching.Go(func() { s.followLeadership(notify) })
 	return s.hurryAlone()
 }
@@ -181,13 +182,16 @@ func (s *Store) followLeadership(notify <-chan bool) {
 		case <-ending: // Raft panics when a vote can't be written
 			ending = nil
 			s.raft.Shutdown()
-			s.leading.Store(false)
+			s.leads.Store(0)
 			pending, value = s.leaderCh, false
 		case leads := <-notify:
-			if leads && !s.caughtUp() {
-				continue // lost again, which comes next
+			term := uint64(0)
+			if leads {
+				if term = s.caughtUp(); term == 0 {
+					continue // lost again, which comes next
+				}
 			}
-			s.leading.Store(leads)
+			s.leads.Store(term)
 			pending, value = s.leaderCh, leads
 		case pending <- value:
 			pending = nil
@@ -195,19 +199,20 @@ func (s *Store) followLeadership(notify <-chan bool) {
 	}
 }
 
-// caughtUp waits for a barrier for as long as this scheduler leads.
-func (s *Store) caughtUp() bool {
+// caughtUp waits for a barrier for as long as this scheduler leads, and answers the term of both, or 0.
+func (s *Store) caughtUp() uint64 {
 	for s.raft.State() == raft.Leader {
-		if s.barrier() == nil {
-			return true
+		term := s.raft.CurrentTerm()
+		if s.barrier() == nil && s.raft.CurrentTerm() == term {
+			return term
 		}
 		select {
 		case <-s.stop:
-			return false
+			return 0
 		case <-time.After(s.cfg.HeartbeatTimeout):
 		}
 	}
-	return false
+	return 0
 }
 
 // barrier waits until everything committed so far is applied here.
@@ -225,7 +230,7 @@ func (s *Store) barrier() error {
 // Close leaves without telling the others, and unlocks the data directory.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
-		s.leading.Store(false)
+		s.leads.Store(0)
 		s.closed = s.release()
 	})
 	return s.closed
@@ -272,7 +277,7 @@ func (s *Store) Propose(ctx context.Context, cmd *fleetv1.Command) (state.Result
 	if err := ctx.Err(); err != nil {
 		return state.Result{}, fmt.Errorf("propose: %w", err)
 	}
-	if s.leading.Load() && s.logs.spare.full.Load() {
+	if s.IsLeader() && s.logs.spare.full.Load() {
 		return state.Result{}, fmt.Errorf("propose: %w", ErrDiskFull)
 	}
 	data, err := encodeFrame(cmd)
@@ -339,39 +344,3 @@ func (s *Store) isClosed() bool {
 		return false
 	}
 }
-
-// ReadIndex returns when the store shows everything that was committed when it was called: a View taken
-// afterwards is linearizable. It works on the leader alone and costs no log entry.
-func (s *Store) ReadIndex(ctx context.Context) error {
-	if !s.leading.Load() {
-		return fmt.Errorf("read index: %w", s.mapped(raft.ErrNotLeader))
-	}
-	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
-	defer cancel()
-	commit := s.raft.CommitIndex()
-	if err := s.await(ctx, s.raft.VerifyLeader()); err != nil {
-		if errors.Is(err, raft.ErrLeadershipLost) {
-			err = raft.ErrNotLeader // a read has no outcome that could be unknown
-		}
-		return fmt.Errorf("read index: %w", s.mapped(err))
-	}
-	short, cancelShort := context.WithTimeout(ctx, s.cfg.HeartbeatTimeout)
-	defer cancelShort()
-	err := s.fsm.progress.wait(short, commit)
-	if err == nil {
-		return nil
-	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("read index: %w", ctx.Err())
-	}
-	// The last entry is one that Raft keeps to itself: a barrier tells that all before it are applied.
-	if err := s.await(ctx, barrierFuture{s}); err != nil {
-		return fmt.Errorf("read index: %w", s.mapped(err))
-	}
-	return nil
-}
-
-// barrierFuture makes barrier something to await.
-type barrierFuture struct{ s *Store }
-
-func (b barrierFuture) Error() error { return b.s.barrier() }

@@ -137,9 +137,11 @@ func bareCluster(b *testing.B, voters int) func(writer int) error {
 		if s.logs, err = openLog(c); err != nil {
 			b.Fatal(err)
 		}
-		if s.trans, err = raft.NewTCPTransport("127.0.0.1:0", nil, 3, 10*time.Second, io.Discard); err != nil {
+		trans, err := raft.NewTCPTransport("127.0.0.1:0", nil, 3, 10*time.Second, io.Discard)
+		if err != nil {
 			b.Fatal(err)
 		}
+		s.trans = newTransport(trans)
 		conf := s.raftConfig()
 		snapshots, err := raft.NewFileSnapshotStoreWithLogger(filepath.Join(cfg.DataDir, "snapshots"), 1, conf.Logger)
 		if err != nil {
@@ -159,6 +161,9 @@ func bareCluster(b *testing.B, voters int) func(writer int) error {
 				b.Error(err)
 			}
 			s.trans.CloseStreams()
+			if err := s.trans.Close(); err != nil {
+				b.Error(err)
+			}
 			s.stall.close()
 			if err := s.logs.Close(); err != nil {
 				b.Error(err)

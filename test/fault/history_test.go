@@ -23,13 +23,14 @@ import (
 // which holds one number. Every client talks to one scheduler, and sends a write again under its request ID
 // until it is acknowledged, so a write lasts from its first sending to its acknowledgement.
 type load struct {
-	t     *testing.T
-	begin time.Time
-	stop  context.CancelFunc
-	work  sync.WaitGroup
-	next  atomic.Int64 // value of the next write
-	acks  atomic.Int64
-	last  atomic.Int64 // UnixNano of the last acknowledgement
+	t       *testing.T
+	clients []*client.Client
+	begin   time.Time
+	stop    context.CancelFunc
+	work    sync.WaitGroup
+	next    atomic.Int64 // value of the next write
+	acks    atomic.Int64
+	last    atomic.Int64 // UnixNano of the last acknowledgement
 
 	mu  sync.Mutex
 	ops []porcupine.Operation
@@ -71,7 +72,7 @@ var registerModel = porcupine.Model{
 // startLoad has writers and as many readers work on each of the clients until finish.
 func startLoad(t *testing.T, clients []*client.Client, writers int) *load {
 	t.Helper()
-	l := &load{t: t, begin: time.Now()}
+	l := &load{t: t, clients: clients, begin: time.Now()}
 	ctx, stop := context.WithCancel(t.Context())
 	l.stop = stop
 	t.Cleanup(func() { stop(); l.work.Wait() })
@@ -178,6 +179,7 @@ func (l *load) finish(c *client.Client) {
 		}
 		op.Output, op.Return = value, l.now()
 		l.record(op)
+		l.alike(c, r)
 	}
 	acked, unknown := 0, 0
 	for i, op := range l.ops {
@@ -196,8 +198,63 @@ func (l *load) finish(c *client.Client) {
 	switch porcupine.CheckOperationsTimeout(registerModel, l.ops, time.Minute) {
 	case porcupine.Illegal:
 		l.t.Error("the history is not linearizable: an acknowledged write was lost, took effect twice, or a read was stale")
+		l.logStale()
 	case porcupine.Unknown:
 		l.t.Error("the history could not be checked within a minute")
+	}
+}
+
+// alike waits until every scheduler's own copy of a register is what they answer together: writes that were never
+// acknowledged may still happen.
+func (l *load) alike(c *client.Client, register int) {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.t.Context()), healed)
+	defer cancel()
+	stale := client.WithConsistency(ctx, fleetv1.ConsistencyStale)
+	var seen string
+	for ; ctx.Err() == nil; pause(ctx, 20*time.Millisecond) {
+		want, err := readRegister(ctx, c, register)
+		same := err == nil
+		now := fmt.Sprintf("together %d %v", want, err)
+		for i, c := range l.clients {
+			has, err := readRegister(stale, c, register)
+			same = same && err == nil && has == want
+			now += fmt.Sprintf(", scheduler %d %d %v", i+1, has, err)
+		}
+		if same {
+			return
+		}
+		if ctx.Err() == nil {
+			seen = now
+		}
+	}
+	l.t.Errorf("the schedulers' copies of register %d differ: %s", register, seen)
+}
+
+// logStale says which reads answered a value that an acknowledged write had replaced before they began, as the commonest
+// reason for which a history is wrong.
+func (l *load) logStale() {
+	written := map[int64]porcupine.Operation{0: {Return: -1}}
+	for _, op := range l.ops {
+		if in := op.Input.(operation); in.write {
+			written[in.value] = op
+		}
+	}
+	since := func(ns int64) string { return l.begin.Add(time.Duration(ns)).Format("05.000000") }
+	for _, read := range l.ops {
+		in := read.Input.(operation)
+		if in.write {
+			continue
+		}
+		old := written[read.Output.(int64)]
+		for _, w := range l.ops {
+			by := w.Input.(operation)
+			if by.write && by.register == in.register && w.Call > old.Return && w.Return < read.Call {
+				l.t.Logf("client %d read %d of register %d from %s to %s, which %d had replaced from %s to %s",
+					read.ClientId, read.Output, in.register, since(read.Call), since(read.Return), by.value, since(w.Call), since(w.Return))
+				break
+			}
+		}
 	}
 }
 
