@@ -88,7 +88,7 @@ func newCluster(t *testing.T, timeout time.Duration) []*member {
 		cfg.TrailingLogs = 5
 		cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLease = timeout, timeout, busy*3/4
 		if i == 0 {
-			cfg.LeaderLease = timeout * 3 / 4
+			cfg.LeaderLease = timeout * 3 / 4 // not so for the others: a test may shorten their timeouts later, and not this
 		}
 		m := &member{}
 		cfg.Stream = func(l net.Listener, _ string) (StreamLayer, error) { return mutable{tcpStream{l}, m}, nil }

@@ -13,7 +13,7 @@ import (
 func (s *Store) ReadIndex(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
-	read, term := s.trans.reads.Add(1), s.leads.Load()
+	read, term := s.trans.reads.Add(1), s.ledTerm.Load()
 	commit := s.raft.CommitIndex()
 	if err := s.verify(ctx, term, read); err != nil {
 		if errors.Is(err, raft.ErrLeadershipLost) {
@@ -31,31 +31,29 @@ func (s *Store) ReadIndex(ctx context.Context) error {
 		return fmt.Errorf("read index: %w", ctx.Err())
 	}
 	// The last entry is one that Raft keeps to itself: a barrier tells that all before it are applied.
-	if err := s.await(ctx, barrierFuture{s}); err != nil {
+	if err := s.await(ctx, calling(s.barrier)); err != nil {
 		return fmt.Errorf("read index: %w", s.mapped(err))
 	}
 	return nil
 }
 
-// verify has the others asked, until it is certain that this scheduler led in the term after the read had begun. Each
-// time uses up at least one answer to an earlier message, and of these there are at most two for each other scheduler.
+// verify returns when it is certain that this scheduler led in the term after the read had begun. VerifyLeader has every
+// other scheduler asked at once; its own answer may come of earlier messages, or of schedulers without a vote.
 func (s *Store) verify(ctx context.Context, term, read uint64) error {
-	for term != 0 && s.raft.CurrentTerm() == term {
-		if err := s.await(ctx, s.raft.VerifyLeader()); err != nil {
+	for term != 0 && s.ledTerm.Load() == term && s.raft.CurrentTerm() == term {
+		if err := s.await(ctx, calling(func() error { return s.raft.VerifyLeader().Error() })); err != nil {
 			return err
 		}
 		f := s.raft.GetConfiguration()
 		if err := f.Error(); err != nil {
 			return err
 		}
-		if s.trans.leads(raft.ServerID(s.id), f.Configuration().Servers, term, read) {
+		round, cancel := context.WithTimeout(ctx, s.cfg.HeartbeatTimeout/10) // of Raft's heartbeats
+		confirmed := s.trans.awaitMajority(round, raft.ServerID(s.id), f.Configuration().Servers, term, read)
+		cancel()
+		if confirmed {
 			return nil
 		}
 	}
 	return raft.ErrNotLeader
 }
-
-// barrierFuture makes barrier something to await.
-type barrierFuture struct{ s *Store }
-
-func (b barrierFuture) Error() error { return b.s.barrier() }

@@ -32,8 +32,8 @@ func TestAnswersFromBeforeAReadDontCount(t *testing.T) {
 	}
 
 	stopped.answers.Store(&after)
-	sent, read := stopped.sent.Load(), make(chan error, 1)
-	go func() { read <- stopped.ReadIndex(testContext(t)) }()
+	ctx, sent, read := testContext(t), stopped.sent.Load(), make(chan error, 1)
+	go func() { read <- stopped.ReadIndex(ctx) }()
 	asked, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	for stopped.sent.Load() == sent && asked.Err() == nil { // a heartbeat may be under way, which it waits for
@@ -42,7 +42,10 @@ func TestAnswersFromBeforeAReadDontCount(t *testing.T) {
 	goOn()
 	select {
 	case err := <-read:
-		t.Fatalf("a read was answered without asking the others: %v", err)
+		if err == nil {
+			t.Error("a read was answered without asking the others")
+		}
+		return // it has asked, and been told, before it was stopped for good
 	case <-time.After(100 * time.Millisecond):
 	}
 	hear()

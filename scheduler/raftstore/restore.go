@@ -16,13 +16,8 @@ func (s *Store) Restore(ctx context.Context, index uint64, size int64, snapshot 
 		return fmt.Errorf("restore: %w", s.mapped(raft.ErrNotLeader))
 	}
 	meta := &raft.SnapshotMeta{Version: raft.SnapshotVersionMax, Index: index, Term: s.raft.CurrentTerm(), Size: size}
-	if err := s.await(ctx, restoring(func() error { return s.raft.Restore(meta, snapshot, enqueueTimeout(ctx)) })); err != nil {
+	if err := s.await(ctx, calling(func() error { return s.raft.Restore(meta, snapshot, enqueueTimeout(ctx)) })); err != nil {
 		return fmt.Errorf("restore: %w", s.mapped(err))
 	}
 	return nil
 }
-
-// restoring makes Raft's call something to await.
-type restoring func() error
-
-func (r restoring) Error() error { return r() }

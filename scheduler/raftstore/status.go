@@ -17,7 +17,7 @@ func (s *Store) ID() string { return s.id }
 func (s *Store) Addr() string { return string(s.trans.LocalAddr()) }
 
 // IsLeader says that this scheduler leads, as far as it knows, and has applied everything that came before.
-func (s *Store) IsLeader() bool { return s.leads.Load() != 0 }
+func (s *Store) IsLeader() bool { return s.ledTerm.Load() != 0 }
 
 // LeaderChanges has one reader. true means: this scheduler leads now and has applied everything that came
 // before. true after true is a new leadership: what is between was too short to be told. A reader that is

@@ -39,7 +39,7 @@ type Store struct {
 	fsm   *fsm
 	stall *stallWatch
 
-	leads    atomic.Uint64 // the term in which this scheduler leads and has applied what came before; 0 is none
+	ledTerm  atomic.Uint64 // the term in which this scheduler leads and has applied what came before; 0 is none
 	leaderCh chan bool
 	failed   chan error
 	failing  sync.Once
@@ -182,7 +182,7 @@ func (s *Store) followLeadership(notify <-chan bool) {
 		case <-ending: // Raft panics when a vote can't be written
 			ending = nil
 			s.raft.Shutdown()
-			s.leads.Store(0)
+			s.ledTerm.Store(0)
 			pending, value = s.leaderCh, false
 		case leads := <-notify:
 			term := uint64(0)
@@ -191,7 +191,7 @@ func (s *Store) followLeadership(notify <-chan bool) {
 					continue // lost again, which comes next
 				}
 			}
-			s.leads.Store(term)
+			s.ledTerm.Store(term)
 			pending, value = s.leaderCh, leads
 		case pending <- value:
 			pending = nil
@@ -209,7 +209,7 @@ func (s *Store) caughtUp() uint64 {
 		select {
 		case <-s.stop:
 			return 0
-		case <-time.After(s.cfg.HeartbeatTimeout):
+		case <-time.After(min(s.cfg.HeartbeatTimeout, time.Second)):
 		}
 	}
 	return 0
@@ -230,7 +230,7 @@ func (s *Store) barrier() error {
 // Close leaves without telling the others, and unlocks the data directory.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
-		s.leads.Store(0)
+		s.ledTerm.Store(0)
 		s.closed = s.release()
 	})
 	return s.closed
@@ -305,6 +305,11 @@ func enqueueTimeout(ctx context.Context) time.Duration {
 	}
 	return barrierTimeout
 }
+
+// calling makes a call something to await.
+type calling func() error
+
+func (c calling) Error() error { return c() }
 
 // await waits for a future, which itself can't be given up.
 func (s *Store) await(ctx context.Context, f raft.Future) error {

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 
@@ -18,8 +19,11 @@ type transport struct {
 	reads     atomic.Uint64 // how many have begun: the clock by which messages are told from earlier ones
 	mu        sync.Mutex
 	term      uint64                   // of what is in confirmed
-	confirmed map[raft.ServerID]uint64 // reads, at the sending of the newest message that the scheduler took from its leader
+	confirmed map[raft.ServerID]uint64 // the value of reads when the newest message that a scheduler has accepted was sent
+	changed   chan struct{}            // made by the first waiter, closed by the next change of confirmed
 }
+
+var _ raft.WithPreVote = (*transport)(nil) // Raft does without, and says so in its log alone
 
 // newTransport runs until Close.
 func newTransport(net *raft.NetworkTransport) *transport {
@@ -29,6 +33,9 @@ func newTransport(net *raft.NetworkTransport) *transport {
 		for {
 			select {
 			case rpc := <-net.Consumer():
+				if m, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+					m.LeaderCommitIndex = min(m.LeaderCommitIndex, m.PrevLogEntry+uint64(len(m.Entries)))
+				}
 				t.pass(rpc)
 			case <-t.stop:
 				return
@@ -65,22 +72,20 @@ func (t *transport) heartbeat(rpc raft.RPC) {
 	select {
 	case t.rpcs <- rpc:
 		return
-	default:
+	default: // Raft's own goroutine is busy
 	}
-	r := t.raft.Load()
-	if r == nil || !follows(r, rpc.Command) {
-		t.pass(rpc)
+	if beat, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && t.follows(beat) {
+		rpc.Respond(&raft.AppendEntriesResponse{Term: beat.Term, Success: true}, nil)
 		return
 	}
-	rpc.Respond(&raft.AppendEntriesResponse{
-		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}, Term: r.CurrentTerm(), LastLog: r.LastIndex(), Success: true,
-	}, nil)
+	t.pass(rpc)
 }
 
-// follows says whether a heartbeat is of the leader that is followed anyway.
-func follows(r *raft.Raft, command any) bool {
-	beat, ok := command.(*raft.AppendEntriesRequest)
-	if !ok || r.State() != raft.Follower {
+// follows says whether a heartbeat is of the leader that is followed anyway. Raft has stored a newer term, and shows it,
+// before it votes in it: what is answered by this is true.
+func (t *transport) follows(beat *raft.AppendEntriesRequest) bool {
+	r := t.raft.Load()
+	if r == nil || r.State() != raft.Follower {
 		return false
 	}
 	_, leader := r.LeaderWithID()
@@ -91,7 +96,6 @@ func follows(r *raft.Raft, command any) bool {
 func (t *transport) AppendEntries(
 	id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse,
 ) error {
-	args.LeaderCommitIndex = min(args.LeaderCommitIndex, args.PrevLogEntry+uint64(len(args.Entries)))
 	sent := t.reads.Load()
 	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
 	if err == nil && resp.Success {
@@ -100,22 +104,50 @@ func (t *transport) AppendEntries(
 	return err
 }
 
+// AppendEntriesPipeline would send them without being asked here.
+func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+	return nil, raft.ErrPipelineReplicationNotSupported
+}
+
 func (t *transport) confirm(id raft.ServerID, term, sent uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if term > t.term {
 		t.term, t.confirmed = term, map[raft.ServerID]uint64{}
 	}
-	if term == t.term {
-		t.confirmed[id] = max(t.confirmed[id], sent)
+	if term < t.term {
+		return
+	}
+	t.confirmed[id] = max(t.confirmed[id], sent)
+	if t.changed != nil {
+		close(t.changed)
+		t.changed = nil
 	}
 }
 
-// leads says whether a majority of the servers' votes, self among them, has taken a message from self as the leader of
-// the term that was sent after the read began.
-func (t *transport) leads(self raft.ServerID, servers []raft.Server, term, read uint64) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// awaitMajority answers true when most of the servers with a vote, self among them, have accepted a message from self as
+// the leader of the term that was sent after the read had begun, and false when ctx ends before.
+func (t *transport) awaitMajority(ctx context.Context, self raft.ServerID, servers []raft.Server, term, read uint64) bool {
+	for {
+		t.mu.Lock()
+		if t.majorityLocked(self, servers, term, read) {
+			t.mu.Unlock()
+			return true
+		}
+		if t.changed == nil {
+			t.changed = make(chan struct{})
+		}
+		changed := t.changed
+		t.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return false
+		case <-changed:
+		}
+	}
+}
+
+func (t *transport) majorityLocked(self raft.ServerID, servers []raft.Server, term, read uint64) bool {
 	votes, agree := 0, 0
 	for _, s := range servers {
 		if s.Suffrage != raft.Voter {

@@ -71,7 +71,13 @@ func TestHeartbeatsAreAnsweredBesideTheDisk(t *testing.T) {
 	awaitFlavors(t, follower.st, 1)
 	follower.logs.writing.Lock()
 	defer follower.logs.writing.Unlock()
-	propose(t, leader.Store, "b") // the third scheduler is enough
+	propose(t, leader.Store, "b")                                            // the third scheduler is enough
+	for ctx := testContext(t); follower.stall.longest(time.Now(), 0) == 0; { // Raft's own goroutine waits for the lock
+		if err := ctx.Err(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+	}
 	from, to := stranger(t), raft.ServerID(follower.ID())
 	var resp raft.AppendEntriesResponse
 	if err := from.AppendEntries(to, raft.ServerAddress(follower.Addr()), heartbeat(raft.ServerID(leader.ID()), leader.Term()), &resp); err != nil || !resp.Success {
@@ -109,5 +115,49 @@ func TestCommitIndexEndsWithTheMessage(t *testing.T) {
 	}
 	if commit := <-got; commit != 10 {
 		t.Errorf("a message up to entry 10 says that %d is committed", commit)
+	}
+}
+
+// What proves to a read that this scheduler leads.
+func TestMajority(t *testing.T) {
+	const term, read = 4, 7
+	voters := func(ids ...raft.ServerID) (out []raft.Server) {
+		for _, id := range ids {
+			out = append(out, raft.Server{ID: id})
+		}
+		return out
+	}
+	confirmed := func(ids ...raft.ServerID) map[raft.ServerID]uint64 {
+		out := map[raft.ServerID]uint64{}
+		for _, id := range ids {
+			out[id] = read
+		}
+		return out
+	}
+	three := voters("self", "a", "b")
+	for name, c := range map[string]struct {
+		servers   []raft.Server
+		term      uint64
+		confirmed map[raft.ServerID]uint64
+		want      bool
+	}{
+		"alone":                       {voters("self"), 0, nil, true},
+		"nobody":                      {three, term, nil, false},
+		"one of two":                  {three, term, confirmed("b"), true},
+		"one of two, in another term": {three, term - 1, confirmed("b"), false},
+		"one of two, to an older one": {three, term, map[raft.ServerID]uint64{"b": read - 1}, false},
+		"one of four":                 {voters("self", "a", "b", "c", "d"), term, confirmed("d"), false},
+		"two of four":                 {voters("self", "a", "b", "c", "d"), term, confirmed("a", "d"), true},
+		"one that has no vote":        {append(voters("self", "a", "b"), raft.Server{ID: "c", Suffrage: raft.Nonvoter}), term, confirmed("c"), false},
+		"one that is no member":       {three, term, confirmed("c"), false},
+		"one, and self is no member":  {voters("a", "b"), term, confirmed("a"), false},
+		"all, and self is no member":  {voters("a", "b"), term, confirmed("a", "b"), true},
+		"one of one":                  {voters("self", "a"), term, confirmed("a"), true},
+		"none of one":                 {voters("self", "a"), term, nil, false},
+	} {
+		tr := &transport{term: c.term, confirmed: c.confirmed}
+		if got := tr.majorityLocked("self", c.servers, term, read); got != c.want {
+			t.Errorf("%s: %t, want %t", name, got, c.want)
+		}
 	}
 }

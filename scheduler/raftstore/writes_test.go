@@ -156,14 +156,12 @@ func bareCluster(b *testing.B, voters int) func(writer int) error {
 		if err != nil {
 			b.Fatal(err)
 		}
+		s.trans.raft.Store(r)
 		b.Cleanup(func() {
 			if err := r.Shutdown().Error(); err != nil {
 				b.Error(err)
 			}
 			s.trans.CloseStreams()
-			if err := s.trans.Close(); err != nil {
-				b.Error(err)
-			}
 			s.stall.close()
 			if err := s.logs.Close(); err != nil {
 				b.Error(err)

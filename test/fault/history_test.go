@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -235,9 +236,11 @@ func (l *load) alike(c *client.Client, register int) {
 // reason for which a history is wrong.
 func (l *load) logStale() {
 	written := map[int64]porcupine.Operation{0: {Return: -1}}
+	var writes [registers][]porcupine.Operation
 	for _, op := range l.ops {
 		if in := op.Input.(operation); in.write {
 			written[in.value] = op
+			writes[in.register] = append(writes[in.register], op)
 		}
 	}
 	since := func(ns int64) string { return l.begin.Add(time.Duration(ns)).Format("05.000000") }
@@ -247,13 +250,11 @@ func (l *load) logStale() {
 			continue
 		}
 		old := written[read.Output.(int64)]
-		for _, w := range l.ops {
-			by := w.Input.(operation)
-			if by.write && by.register == in.register && w.Call > old.Return && w.Return < read.Call {
-				l.t.Logf("client %d read %d of register %d from %s to %s, which %d had replaced from %s to %s",
-					read.ClientId, read.Output, in.register, since(read.Call), since(read.Return), by.value, since(w.Call), since(w.Return))
-				break
-			}
+		by := slices.IndexFunc(writes[in.register], func(w porcupine.Operation) bool { return w.Call > old.Return && w.Return < read.Call })
+		if by >= 0 {
+			w := writes[in.register][by]
+			l.t.Logf("client %d read %d of register %d from %s to %s, which %d had replaced from %s to %s",
+				read.ClientId, read.Output, in.register, since(read.Call), since(read.Return), w.Input.(operation).value, since(w.Call), since(w.Return))
 		}
 	}
 }
