@@ -141,7 +141,7 @@ func bareCluster(b *testing.B, voters int) func(writer int) error {
 		if err != nil {
 			b.Fatal(err)
 		}
-		s.trans = newTransport(trans)
+		s.trans = &transport{NetworkTransport: trans} // not what Raft is given
 		conf := s.raftConfig()
 		snapshots, err := raft.NewFileSnapshotStoreWithLogger(filepath.Join(cfg.DataDir, "snapshots"), 1, conf.Logger)
 		if err != nil {
@@ -152,11 +152,10 @@ func bareCluster(b *testing.B, voters int) func(writer int) error {
 				b.Fatal(err)
 			}
 		}
-		r, err := raft.NewRaft(conf, noopFSM{}, s.logs, s.logs, snapshots, s.trans)
+		r, err := raft.NewRaft(conf, noopFSM{}, s.logs, s.logs, snapshots, trans)
 		if err != nil {
 			b.Fatal(err)
 		}
-		s.trans.raft.Store(r)
 		b.Cleanup(func() {
 			if err := r.Shutdown().Error(); err != nil {
 				b.Error(err)
