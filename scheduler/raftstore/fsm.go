@@ -166,36 +166,50 @@ func (a *ahead) take(entry []byte) *fleetv1.Command {
 
 // progress is up to which index everything is applied, with a way to wait for it.
 type progress struct {
-	mu      sync.Mutex
-	index   uint64
-	changed chan struct{} // made by the first waiter, closed by the next advance
+	awaited
+	index uint64
 }
 
 func (p *progress) advance(index uint64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if index <= p.index {
-		return
-	}
-	p.index = index
-	if p.changed != nil {
-		close(p.changed)
-		p.changed = nil
+	p.Lock()
+	defer p.Unlock()
+	if index > p.index {
+		p.index = index
+		p.changedLocked()
 	}
 }
 
 func (p *progress) wait(ctx context.Context, index uint64) error {
+	return p.until(ctx, func() bool { return p.index >= index })
+}
+
+// awaited is a lock, and a way to wait for what it guards.
+type awaited struct {
+	sync.Mutex
+	changed chan struct{} // made by the first waiter, closed by the next change
+}
+
+// changedLocked wakes all that wait.
+func (a *awaited) changedLocked() {
+	if a.changed != nil {
+		close(a.changed)
+		a.changed = nil
+	}
+}
+
+// until returns when ok does, which is asked with the lock held, at once and after each change.
+func (a *awaited) until(ctx context.Context, ok func() bool) error {
 	for {
-		p.mu.Lock()
-		if p.index >= index {
-			p.mu.Unlock()
+		a.Lock()
+		if ok() {
+			a.Unlock()
 			return nil
 		}
-		if p.changed == nil {
-			p.changed = make(chan struct{})
+		if a.changed == nil {
+			a.changed = make(chan struct{})
 		}
-		changed := p.changed
-		p.mu.Unlock()
+		changed := a.changed
+		a.Unlock()
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

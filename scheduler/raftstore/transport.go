@@ -16,11 +16,10 @@ type transport struct {
 	stop  chan struct{}
 	close func() error
 
-	reads     atomic.Uint64 // how many have begun: the clock by which messages are told from earlier ones
-	mu        sync.Mutex
+	reads     atomic.Uint64            // how many have begun: the clock by which messages are told from earlier ones
+	accepted  awaited                  // guards what follows
 	term      uint64                   // of what is in confirmed
 	confirmed map[raft.ServerID]uint64 // the value of reads when the newest message that a scheduler has accepted was sent
-	changed   chan struct{}            // made by the first waiter, closed by the next change of confirmed
 }
 
 var _ raft.WithPreVote = (*transport)(nil) // Raft does without, and says so in its log alone
@@ -110,41 +109,21 @@ func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (ra
 }
 
 func (t *transport) confirm(id raft.ServerID, term, sent uint64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.accepted.Lock()
+	defer t.accepted.Unlock()
 	if term > t.term {
 		t.term, t.confirmed = term, map[raft.ServerID]uint64{}
 	}
-	if term < t.term {
-		return
-	}
-	t.confirmed[id] = max(t.confirmed[id], sent)
-	if t.changed != nil {
-		close(t.changed)
-		t.changed = nil
+	if term == t.term {
+		t.confirmed[id] = max(t.confirmed[id], sent)
+		t.accepted.changedLocked()
 	}
 }
 
 // awaitMajority answers true when most of the servers with a vote, self among them, have accepted a message from self as
 // the leader of the term that was sent after the read had begun, and false when ctx ends before.
 func (t *transport) awaitMajority(ctx context.Context, self raft.ServerID, servers []raft.Server, term, read uint64) bool {
-	for {
-		t.mu.Lock()
-		if t.majorityLocked(self, servers, term, read) {
-			t.mu.Unlock()
-			return true
-		}
-		if t.changed == nil {
-			t.changed = make(chan struct{})
-		}
-		changed := t.changed
-		t.mu.Unlock()
-		select {
-		case <-ctx.Done():
-			return false
-		case <-changed:
-		}
-	}
+	return t.accepted.until(ctx, func() bool { return t.majorityLocked(self, servers, term, read) }) == nil
 }
 
 func (t *transport) majorityLocked(self raft.ServerID, servers []raft.Server, term, read uint64) bool {
