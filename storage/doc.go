@@ -12,6 +12,8 @@
 //     directory 65,536 to twice as many names are held at once; a larger one is read again for each part.
 //   - A file is found through os.Root, which no symbolic link leaves. It is written beside its place,
 //     flushed and renamed. A crash leaves a file whose name says that it is unfinished; listings skip it.
+//     One of many that wait for a common flush (WriteUnsynced) is made in its place when its name is new, for half the
+//     cost: whoever must not see half of one is told of it elsewhere, as by a manifest.
 //     Parts of objects that a crash leaves behind are for the bucket's life cycle rules.
 //   - A body ends with io.EOF only when all of it was there: sizes are compared, a file is looked at
 //     again, and a link whose server doesn't say where its content ends is refused.

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -126,10 +127,21 @@ func (f *files) stat(ctx context.Context, u URL) (Object, error) {
 	return object, body.Close()
 }
 
-// write makes the file beside its place, and moves it there once it is on the disk, or with the sync of all.
+// write makes the file beside its place, and moves it there once it is on the disk. Without sync one that is new is made
+// in its place, which costs half as much.
 func (f *files) write(ctx context.Context, u URL, r io.ReaderAt, size int64, sync bool) error {
 	if strings.HasPrefix(path.Base(u.Key), unfinished) {
 		return faultf(ErrInvalid, "names that begin with %q are those of unfinished files; choose another", unfinished)
+	}
+	if !sync {
+		d, _, file, err := f.create(u, "")
+		if err == nil {
+			f.folders.leave(d)
+			return fill(ctx, file, r, size, false) // what fails stays: the name may be that of another's file by now
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
 	}
 	temp := unfinished + rand.Text()
 	d, name, file, err := f.create(u, temp)
@@ -137,7 +149,7 @@ func (f *files) write(ctx context.Context, u URL, r io.ReaderAt, size int64, syn
 		return err
 	}
 	defer f.folders.leave(d)
-	err = fill(ctx, file, io.NewSectionReader(r, 0, size), size, sync)
+	err = fill(ctx, file, r, size, sync)
 	if err == nil {
 		err = d.Rename(temp, name)
 	}
@@ -150,14 +162,14 @@ func (f *files) write(ctx context.Context, u URL, r io.ReaderAt, size int64, syn
 	return nil
 }
 
-// create makes a file beside that of u, in a folder that is to be left.
+// create makes the file of u, or one beside it, in a folder that is to be left.
 func (f *files) create(u URL, beside string) (d *folder, name string, file *os.File, err error) {
 	for tries := 1; ; tries++ {
 		d, name, err = f.folder(u, true)
 		if err != nil {
 			return nil, "", nil, err
 		}
-		file, err = d.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		file, err = d.OpenFile(cmp.Or(beside, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 		if err == nil {
 			return d, name, file, nil
 		}
@@ -169,11 +181,21 @@ func (f *files) create(u URL, beside string) (d *folder, name string, file *os.F
 	}
 }
 
-func fill(ctx context.Context, file *os.File, content io.Reader, size int64, sync bool) error {
-	buf := make([]byte, min(size+1, 1<<18))
-	n, err := io.CopyBuffer(struct{ io.Writer }{file}, &interruptible{ctx, content}, buf)
-	if err == nil && n != size {
-		err = faultf(ErrInvalid, "the content has %d of the %d bytes announced", n, size)
+// fill writes size bytes of r into a file, and closes it.
+func fill(ctx context.Context, file *os.File, r io.ReaderAt, size int64, sync bool) error {
+	buf := make([]byte, min(size, 1<<18))
+	var err error
+	for at := int64(0); at < size && err == nil; at += int64(len(buf)) {
+		buf = buf[:min(size-at, int64(len(buf)))]
+		var n int
+		switch n, err = r.ReadAt(buf, at); {
+		case ctx.Err() != nil:
+			err = ctx.Err()
+		case n == len(buf):
+			_, err = file.Write(buf)
+		case errors.Is(err, io.EOF):
+			err = faultf(ErrInvalid, "the content has %d of the %d bytes announced", at+int64(n), size)
+		}
 	}
 	if err == nil && sync {
 		err = file.Sync()
@@ -182,19 +204,6 @@ func fill(ctx context.Context, file *os.File, content io.Reader, size int64, syn
 		err = closed
 	}
 	return err
-}
-
-// interruptible is a reader that fails once its context has ended.
-type interruptible struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r *interruptible) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
 }
 
 func (f *files) sync(_ context.Context, u URL) error {

@@ -279,3 +279,49 @@ func TestWriteIsInterrupted(t *testing.T) {
 	}
 	wantClean(t, above)
 }
+
+// A new file that needn't be durable yet is made in its place; whatever is there already is replaced as a whole.
+func TestUnsyncedFiles(t *testing.T) {
+	s, root, above := openDirs(t)
+	u := join(t, root, "dir/x")
+	unsynced := func(content io.ReaderAt, size int64) error { return s.WriteUnsynced(t.Context(), u, content, size) }
+	wantError(t, unsynced(halfReader("half"), 8), storage.ErrInvalid)
+	wantContent(t, s, u, "") // it may be short, until it's written again
+	if err := unsynced(strings.NewReader("all of it"), 9); err != nil {
+		t.Fatal(err)
+	}
+	body, _, err := s.Read(t.Context(), u, storage.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	wantError(t, unsynced(halfReader("gone"), 8), storage.ErrInvalid)
+	if err := unsynced(strings.NewReader("newer"), 5); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(body); err != nil || string(got) != "all of it" {
+		t.Errorf("read %q, error %v", got, err)
+	}
+	wantContent(t, s, u, "newer")
+	if err := os.Symlink("elsewhere", above+"/jobs/dir/y"); err != nil {
+		t.Fatal(err)
+	}
+	u = join(t, root, "dir/y")
+	if err := unsynced(strings.NewReader("no link"), 7); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Lstat(above + "/jobs/dir/y"); err != nil || !info.Mode().IsRegular() {
+		t.Errorf("%v, error %v", info, err)
+	}
+	wantClean(t, above)
+}
+
+// halfReader has its last byte, which is looked at first, but not all before it.
+type halfReader string
+
+func (h halfReader) ReadAt(p []byte, off int64) (int, error) {
+	if off > 0 {
+		return len(p), nil
+	}
+	return copy(p, h), io.EOF
+}

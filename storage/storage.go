@@ -195,8 +195,8 @@ func (s *Storage) Write(ctx context.Context, u URL, r io.ReaderAt, size int64) e
 	return s.write(ctx, u, r, size, true)
 }
 
-// WriteUnsynced is Write for one of many: in a directory it survives a power failure only after Sync, and what is found
-// under its name before that may be short.
+// WriteUnsynced is Write for one of many: in a directory it survives a power failure only after Sync. A name that is new
+// there may hold less until it returns nil, and for good when it doesn't: what was there before is replaced as a whole.
 func (s *Storage) WriteUnsynced(ctx context.Context, u URL, r io.ReaderAt, size int64) error {
 	return s.write(ctx, u, r, size, false)
 }

@@ -18,7 +18,7 @@ type Storage interface {
 	Read(ctx context.Context, u storage.URL, opts storage.ReadOptions) (io.ReadCloser, storage.Object, error)
 	// Write puts size bytes under a name, whole or not at all.
 	Write(ctx context.Context, u storage.URL, r io.ReaderAt, size int64) error
-	// WriteUnsynced survives a power failure after Sync of the folder's file system.
+	// WriteUnsynced survives a power failure after Sync of the folder's file system. A new name may be seen before all is there.
 	WriteUnsynced(ctx context.Context, u storage.URL, r io.ReaderAt, size int64) error
 	Sync(ctx context.Context, folder storage.URL) error
 	Close()
