@@ -32,6 +32,8 @@ type Deps struct {
 	Logger  *slog.Logger
 	// FaultPoint is called at named points, for crash tests.
 	FaultPoint func(name string)
+	// Busy is told when the agent begins to run items of jobs, and when it has none any more. It returns at once.
+	Busy func(bool)
 }
 
 // Agent is one node's agent. It must be made by New and run once.

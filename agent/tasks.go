@@ -20,7 +20,7 @@ func (a *Agent) newTasks() *task.Manager {
 		Exchange: func(ctx context.Context, req *fleetv1.ExchangeTaskRequest) (*fleetv1.ExchangeTaskResponse, error) {
 			return a.session.ExchangeTask(ctx, req)
 		},
-		Open: a.openStorage, Dir: a.spools(),
+		Open: a.openStorage, Dir: a.spools(), Busy: a.deps.Busy,
 	})
 }
 

@@ -31,6 +31,10 @@
 // items that wait for their turn; those are given back when a chunk is cut. Turns are given in the order of the items.
 // What is large goes through spools, and of answers above 1 MiB, which stay in memory, eight are taken in at a time.
 //
+// A job of small items on a fast model is limited by what each costs here. So requests are sent in one write, results are
+// made in their place, and while there is a task the program collects garbage less often (Config.Busy). As many items
+// are in hand as are done in a commit and a publication, or the container would wait for these.
+//
 // Spools are files without a name in the agent's data directory: they end with the process. Results reach the storage
 // twice, in a pack and under their names: a store renames nothing, and nothing that isn't committed may have a name. The
 // scheduler removes the packs: only it knows when nobody needs them.

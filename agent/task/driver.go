@@ -15,7 +15,7 @@ const (
 	// ahead is how many more items are begun than requests may be in flight: their inputs are read meanwhile.
 	ahead = 16
 	// maxRunning chunks, and chunks in all: what can't be published as fast as it is run isn't run.
-	maxRunning, maxChunks = 2, 6
+	maxRunning, maxChunks = 2, 12
 	// roomItems is how many items are asked for at most.
 	roomItems = 2000
 	// maxPack is the size of results from which on a chunk begins no more items.

@@ -99,9 +99,9 @@ func jsonBody(b []byte) func() (io.Reader, string, int64, error) {
 }
 
 // whole answers the request that an input is.
-func (f *form) whole(format string, source storage.URL, in *io.SectionReader) *request {
+func (f *form) whole(format string, source storage.URL, in input) *request {
 	return &request{body: func() (io.Reader, string, int64, error) {
-		again := io.NewSectionReader(in, 0, in.Size())
+		again := in.again()
 		switch {
 		case format == batch.File && f.field != "":
 			return batch.Multipart(f.field, path.Base(source.Key), again, in.Size())

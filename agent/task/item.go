@@ -97,7 +97,7 @@ func (d *driver) outcome(c *chunk, w *work, item batch.Item, o *batch.Outcome) (
 	if byRow(format) {
 		return d.byRow(c, w, format, item, in.SectionReader, &count)
 	}
-	return d.sendAndKeep(c.itemCtx, c, w, key{item: item.N}, w.form.whole(format, source, in.SectionReader), &count)
+	return d.sendAndKeep(c.itemCtx, c, w, key{item: item.N}, w.form.whole(format, source, in), &count)
 }
 
 // sendAndKeep sends a request and keeps its result in the spool.
@@ -120,7 +120,17 @@ func (d *driver) sendAndKeep(ctx context.Context, c *chunk, w *work, k key, r *r
 // input is what is read of an item. free gives its room back.
 type input struct {
 	*io.SectionReader
-	free func()
+	memory []byte // all of it, unless it's in a spool
+	free   func()
+}
+
+// again reads it from its start. What is in memory goes out together with the head of its request: net/http tells that by
+// the reader's type.
+func (in input) again() io.Reader {
+	if in.memory != nil {
+		return bytes.NewReader(in.memory)
+	}
+	return io.NewSectionReader(in, 0, in.Size())
 }
 
 // input reads the whole input: a large one into a spool of its own. The storage's troubles are waited out.
@@ -174,7 +184,7 @@ func (d *driver) takeIn(body io.Reader, size int64) (input, error) {
 		return input{}, err
 	}
 	if n < largeBytes {
-		return input{io.NewSectionReader(bytes.NewReader(buf.Bytes()), 0, n), func() {}}, nil
+		return input{io.NewSectionReader(bytes.NewReader(buf.Bytes()), 0, n), buf.Bytes(), func() {}}, nil
 	}
 	s, err := newSpool(d.m.cfg.Dir)
 	if err != nil {
@@ -185,7 +195,7 @@ func (d *driver) takeIn(body io.Reader, size int64) (input, error) {
 		s.close()
 		return input{}, err
 	}
-	return input{s.section(extent{0, n}), s.close}, nil
+	return input{s.section(extent{0, n}), nil, s.close}, nil
 }
 
 // byRow sends the rows of an input, several at a time, and answers their lines in order.

@@ -10,7 +10,7 @@ import (
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 )
 
-// Config is what a Manager needs; every field but Dial is required.
+// Config is what a Manager needs; every field but Dial and Busy is required.
 type Config struct {
 	// Exchange calls the scheduler.
 	Exchange func(context.Context, *fleetv1.ExchangeTaskRequest) (*fleetv1.ExchangeTaskResponse, error)
@@ -20,6 +20,8 @@ type Config struct {
 	Dir string
 	// Dial reaches containers; nil is the network's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Busy is told when there is a first task, and when there is none any more. It returns at once.
+	Busy func(bool)
 }
 
 // Labels say whose task it is.
@@ -89,6 +91,9 @@ func (m *Manager) Serve(inst *fleetv1.Instance, address string) {
 	if d == nil && address != "" {
 		d = newDriver(m, inst)
 		m.drivers[d.id] = d
+		if len(m.drivers) == 1 {
+			m.busyLocked(true)
+		}
 		if m.running != nil {
 			m.startLocked(d)
 		}
@@ -117,9 +122,20 @@ func (m *Manager) Drop(instance string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	d := m.drivers[instance]
-	delete(m.drivers, instance)
-	if d != nil && d.stop != nil {
+	if d == nil {
+		return
+	}
+	if delete(m.drivers, instance); len(m.drivers) == 0 {
+		m.busyLocked(false)
+	}
+	if d.stop != nil {
 		d.stop()
+	}
+}
+
+func (m *Manager) busyLocked(yes bool) {
+	if m.cfg.Busy != nil {
+		m.cfg.Busy(yes)
 	}
 }
 

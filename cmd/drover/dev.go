@@ -14,7 +14,6 @@ import (
 
 	"github.com/drover-fleet/drover/agent"
 	"github.com/drover-fleet/drover/client"
-	"github.com/drover-fleet/drover/devices"
 	fleetv1 "github.com/drover-fleet/drover/proto/fleet/v1"
 	"github.com/drover-fleet/drover/registry"
 	"github.com/drover-fleet/drover/runtime"
@@ -195,7 +194,7 @@ func (d *dev) startAgents(ctx context.Context, cfg devConfig, schedulerAddr stri
 			ac.AdvertiseAddress = "127.0.0.1"
 			rt = fakeruntime.New(fakeruntime.Options{Listen: true})
 		}
-		ag, err := newAgent(ac, rt, accelerators, log, nil)
+		ag, err := newAgent(ac, agent.Deps{Runtime: rt, Devices: accelerators, Logger: log})
 		if err != nil {
 			return errors.Join(err, rt.Close())
 		}
@@ -207,14 +206,12 @@ func (d *dev) startAgents(ctx context.Context, cfg devConfig, schedulerAddr stri
 }
 
 // newAgent puts an agent together.
-func newAgent(cfg agentConfig, rt runtime.Runtime, accelerators *devices.Registry, log *slog.Logger, fault func(string)) (*agent.Agent, error) {
+func newAgent(cfg agentConfig, deps agent.Deps) (*agent.Agent, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, about("configuration", err)
 	}
 	cfg.Version = programVersion()
-	return agent.New(cfg.Config, agent.Deps{
-		Runtime: rt, Devices: accelerators, Logger: log, FaultPoint: fault,
-	})
+	return agent.New(cfg.Config, deps)
 }
 
 // await waits for one part with a deadline.
