@@ -319,6 +319,29 @@ func TestJobFromInputToManifest(t *testing.T) {
 	})
 }
 
+// TestCallAfterCommit: who has packed a chunk is to call when it should be known whether that is committed.
+func TestCallAfterCommit(t *testing.T) {
+	lead(t, 30, func(l *leader) {
+		l.after(3 * time.Second)
+		l.instance("i1")
+		chunks := l.call(&fleetv1.ExchangeTaskRequest{InstanceId: "i1", Room: 1000}).GetChunks()
+		for i, since := range []time.Duration{time.Hour, 100 * time.Millisecond} { // the last commit
+			c := chunks[i]
+			c.State, c.Chunk.Successful = fleetv1.ChunkPacked, c.GetChunk().GetTo()-c.GetChunk().GetFrom()
+			req := &fleetv1.ExchangeTaskRequest{InstanceId: "i1", Task: "0", Chunks: chunks}
+			next := time.Duration(l.call(req).GetNextMillis()) * time.Millisecond
+			if want := max(commitEvery-since, 0) + commitTime; next != want {
+				t.Errorf("chunk %d: it is to call again in %v, want %v", i, next, want)
+			}
+			l.after(next)
+			if got := l.call(req).GetChunks()[i].GetState(); got != fleetv1.ChunkPublishing {
+				t.Errorf("chunk %d is %s", i, got)
+			}
+			l.after(100*time.Millisecond - commitTime)
+		}
+	})
+}
+
 func TestExchangeRefuses(t *testing.T) {
 	lead(t, 1, func(l *leader) {
 		synctest.Wait()

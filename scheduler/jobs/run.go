@@ -23,6 +23,9 @@ import (
 // commitEvery is how much time lies between two commits of a job at least.
 const commitEvery = time.Second
 
+// commitTime is when after a commit has begun it should be known what became of it.
+const commitTime = 30 * time.Millisecond
+
 // setupMillis is when a task that has just been told what to work by should ask for items.
 const setupMillis = 20
 
@@ -45,6 +48,7 @@ type run struct {
 	tidied    bool          // and have been, or can't be
 	overtaken bool          // somebody else has listed something else
 	settled   chan struct{} // capacity 1; receives when found is shorter, or overtaken
+	committed time.Time     // when the last commit was begun, or made
 	failure   string        // to be committed
 	trouble   string        // of the lister
 	setup     setup
@@ -90,7 +94,6 @@ func (r *run) work() {
 	defer r.end()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var last time.Time
 	for {
 		select {
 		case <-r.ctx.Done():
@@ -110,16 +113,26 @@ func (r *run) work() {
 		if r.tidies() {
 			others.Go(r.tidy)
 		}
-		if wait := commitEvery - time.Since(last); wait > 0 && !last.IsZero() {
+		if wait := r.untilCommit(time.Now()); wait > 0 {
 			timer.Reset(wait)
 			continue
 		}
 		if r.tick() {
-			last = time.Now()
 			r.wake()
 		}
 		timer.Reset(commitEvery)
 	}
+}
+
+// untilCommit is how long it takes until the next commit may be made.
+func (r *run) untilCommit(now time.Time) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.untilCommitLocked(now)
+}
+
+func (r *run) untilCommitLocked(now time.Time) time.Duration {
+	return r.committed.Add(commitEvery).Sub(now)
 }
 
 // unlisted says that a lister is needed and there is none. A job that has ended and is started or retried at once may still
@@ -147,6 +160,7 @@ func (r *run) tick() bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.committed = time.Now()
 	if !r.learn() {
 		return true
 	}
@@ -179,6 +193,7 @@ func (r *run) next() (c *fleetv1.JobCommit, listed int) {
 	if c == nil {
 		return nil, 0
 	}
+	r.committed = now
 	c.Failure = r.failure
 	c.Events = r.lostEvents(c.GetLost(), now)
 	for _, f := range r.found {
@@ -240,8 +255,13 @@ func (r *run) exchange(view state.ReadView, inst *fleetv1.Instance, req *fleetv1
 	if resp.Setup = r.setupFor(req.GetSetupVersion(), resp); resp.GetSetup() != nil && len(resp.GetChunks()) == 0 {
 		resp.NextMillis = setupMillis
 	}
-	if slices.ContainsFunc(resp.GetChunks(), func(c *fleetv1.TaskChunk) bool { return c.GetState() == fleetv1.ChunkPacked }) || len(req.GetWritten()) > 0 {
+	packed := slices.ContainsFunc(resp.GetChunks(), func(c *fleetv1.TaskChunk) bool { return c.GetState() == fleetv1.ChunkPacked })
+	if packed || len(req.GetWritten()) > 0 {
 		r.wake()
+	}
+	if packed && resp.GetNextMillis() <= 1000 { // else many call
+		known := max(r.untilCommitLocked(now), 0) + commitTime
+		resp.NextMillis = min(resp.GetNextMillis(), int32(known.Milliseconds()))
 	}
 	return resp
 }
