@@ -26,7 +26,7 @@ import (
 
 const (
 	jobReport      = "jobs"
-	jobItems       = 100_000 // enough for the commits at a job's end, one a second, to be a small part of its time
+	jobItems       = 200_000 // enough for the commits at a job's end, one a second, to be a small part of its time
 	resumedItems   = 10_000
 	jobConcurrency = 64
 	jobCPU         = 400 // millicores of an instance: four of them find room on two cores
@@ -69,6 +69,7 @@ func (j *jobBench) inputs(name string, items int, do string) (paths []string) {
 		paths = append(paths, filepath.Join(dir, fmt.Sprintf("%07d.json", i)))
 		j.must(os.WriteFile(paths[i], body, 0o644))
 	}
+	syscall.Sync() // else the first result that is to be durable waits for all of these
 	return paths
 }
 
