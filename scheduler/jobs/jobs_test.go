@@ -237,18 +237,38 @@ func (l *leader) instance(id string, change ...func(*fleetv1.Instance)) {
 // manifest has the job's input be one, and waits until it is listed.
 func (l *leader) manifest(in string) {
 	l.t.Helper()
+	l.relist(func() {
+		if err := os.WriteFile(filepath.Join(l.dir, "in", "a.manifest"), []byte(in), 0o600); err != nil {
+			l.t.Fatal(err)
+		}
+		job := proto.CloneOf(l.job())
+		job.Spec.Input += "a.manifest"
+		l.write(state.Put(job.GetMeta().GetRevision(), job))
+	})
+	l.after(5 * time.Second)
+}
+
+// relist has the input listed from its start, after a change: lead may have listed it before its test begins.
+func (l *leader) relist(change func()) {
+	l.t.Helper()
 	l.c.Resign()
-	if err := os.WriteFile(filepath.Join(l.dir, "in", "a.manifest"), []byte(in), 0o600); err != nil {
-		l.t.Fatal(err)
-	}
-	job := proto.CloneOf(l.job())
-	job.Spec.Input += "a.manifest"
-	l.write(state.Put(job.GetMeta().GetRevision(), job))
+	change()
 	led := proto.CloneOf(l.ledger())
 	led.Parts, led.Items, led.Listed, led.Position = nil, 0, false, ""
 	l.write(state.Put(led.GetMeta().GetRevision(), led))
 	l.c.Lead(l.t.Context())
-	l.after(5 * time.Second)
+}
+
+// failing has calls of a kind fail.
+func (l *leader) failing(kind string, fault error) {
+	l.set(func() {
+		l.faults = func(op string, _ storage.URL) error {
+			if op == kind {
+				return &storage.Error{Op: op, Kind: fault, Why: "because"}
+			}
+			return nil
+		}
+	})
 }
 
 func (l *leader) call(req *fleetv1.ExchangeTaskRequest) *fleetv1.ExchangeTaskResponse {
@@ -447,14 +467,7 @@ func TestListingInTrouble(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			lead(t, 5, func(l *leader) {
-				l.set(func() {
-					l.faults = func(op string, _ storage.URL) error {
-						if op == "write" {
-							return &storage.Error{Op: op, Kind: c.fault, Why: "because"}
-						}
-						return nil
-					}
-				})
+				l.relist(func() { l.failing("write", c.fault) })
 				l.after(time.Minute)
 				if l.ledger().GetFailure() != "" || !strings.Contains(l.c.Trouble("jid"), "because") {
 					t.Errorf("after a minute: failure %q, trouble %q", l.ledger().GetFailure(), l.c.Trouble("jid"))

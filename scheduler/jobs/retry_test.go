@@ -254,10 +254,12 @@ func TestListersArePerProject(t *testing.T) {
 		}
 	})
 	lead(t, 1, func(l *leader) {
+		l.relist(func() { l.failing("list", storage.ErrTemporary) })
 		tokens := l.c.current().listsFor("default")
 		for range listersOfProject {
 			tokens <- struct{}{}
 		}
+		l.set(func() { l.faults = nil })
 		l.after(3 * time.Second)
 		if l.ledger().GetListed() {
 			t.Error("a project has more inputs listed at once than it may")
