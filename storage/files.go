@@ -173,7 +173,9 @@ func (f *files) create(u URL, beside string) (d *folder, name string, file *os.F
 		if err == nil {
 			return d, name, file, nil
 		}
-		f.folders.forget(d) // it may have been removed meanwhile
+		if !errors.Is(err, fs.ErrExist) {
+			f.folders.forget(d) // it may have been removed meanwhile
+		}
 		f.folders.leave(d)
 		if tries == 2 || !errors.Is(err, fs.ErrNotExist) {
 			return nil, "", nil, err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -198,23 +197,16 @@ func (d *driver) publishResults(ctx context.Context, task string, s *spool, done
 		line := e.ManifestLine(names[i].String())
 		lines = line.Append(lines)
 	}
-	var next atomic.Int64
 	g, writing := errgroup.WithContext(ctx)
-	for range min(publishers, len(done)) {
-		g.Go(func() error {
-			for i := next.Add(1) - 1; i < int64(len(done)); i = next.Add(1) - 1 {
-				e := done[i]
-				if e.Result != batch.Successful {
-					continue
-				}
-				if err := d.patient(writing, always, func() error {
+	g.SetLimit(publishers)
+	for i, e := range done {
+		if e.Result == batch.Successful {
+			g.Go(func() error {
+				return d.patient(writing, always, func() error {
 					return d.working().store.WriteUnsynced(writing, names[i], s.section(e.result), e.result.size)
-				}); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+				})
+			})
+		}
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err

@@ -78,14 +78,9 @@ func TestRestoredLedger(t *testing.T) {
 					led.Position = fleetv1.PositionOfRetry
 					l.write(state.Put(led.GetMeta().GetRevision(), led))
 				}
-				l.set(func() {
-					l.faults = func(op string, u storage.URL) error {
-						if c.fault && op == "delete" {
-							return &storage.Error{Op: op, URL: u, Kind: storage.ErrTemporary, Why: "because"}
-						}
-						return nil
-					}
-				})
+				if c.fault {
+					l.failing("delete", storage.ErrTemporary)
+				}
 				l.restored(c.confirmed)
 				if c.deposed {
 					l.set(func() { l.fail = func() error { return errors.New("not the leader") } })
